@@ -1,0 +1,201 @@
+"""Base optimizers with an explicit curvature ``Q_uu = M / eta``.
+
+A base is an optax transformation with a third function. Given gradients
+``q`` that the curvature is observed from (the backward pass' ``Q_u``)::
+
+    init(params) -> state
+    update(g, state, params, observed=q) -> (step along g, state')
+    solve(v, state, params, observed=q) -> Q_uu^-1 v
+
+``M`` is ``I`` (sgd), ``diag(sqrt(E[q^2] + eps))`` (rmsprop) or
+``diag(sqrt(E[q^2]) + eps)`` with bias correction (adam). Momentum filters the
+step, not the curvature. Without ``observed`` a base is optax's own optimizer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import optax
+
+ScalarOrSchedule = optax.ScalarOrSchedule
+
+
+class Solve(Protocol):
+  """Applies ``Q_uu^-1`` to a pytree like the parameters."""
+
+  def __call__(
+    self, vectors: Any, state: Any, params: Any, *, observed: Any
+  ) -> Any:
+    """Returns ``Q_uu^-1 vectors``."""
+
+
+class Base(optax.GradientTransformationExtraArgs):
+  """An optax transformation with an explicit ``Q_uu``.
+
+  Attributes:
+    solve: applies ``Q_uu^-1`` (see the module's head).
+  """
+
+  solve: Solve
+
+  def __new__(
+    cls,
+    init: optax.TransformInitFn,
+    update: optax.TransformUpdateExtraArgsFn,
+    solve: Solve,
+  ) -> Base:
+    """Makes a base from its three functions."""
+    self = super().__new__(cls, init, update)
+    self.solve = solve
+    return self
+
+
+def sgd(
+  learning_rate: ScalarOrSchedule,
+  momentum: float | None = None,
+  nesterov: bool = False,
+) -> Base:
+  """``optax.sgd`` with ``Q_uu = I / eta``.
+
+  Args:
+    learning_rate: eta, a number or a schedule over steps.
+    momentum: decay of the trace of past gradients; None for none.
+    nesterov: whether to look ahead along the trace.
+
+  Returns:
+    The base.
+  """
+  trace = _trace(momentum, nesterov)
+  return _explicit([trace, optax.scale_by_learning_rate(learning_rate)], 1)
+
+
+def rmsprop(
+  learning_rate: ScalarOrSchedule,
+  decay: float = 0.9,
+  eps: float = 1e-8,
+  *,
+  initial_scale: float = 0.0,
+  eps_in_sqrt: bool = True,
+  momentum: float | None = None,
+  nesterov: bool = False,
+) -> Base:
+  """``optax.rmsprop`` with ``Q_uu = diag(sqrt(E[Q_u^2] + eps)) / eta``.
+
+  Args:
+    learning_rate: eta, a number or a schedule over steps.
+    decay: of the running second moment.
+    eps: added to the second moment, or to its root.
+    initial_scale: of the second moment.
+    eps_in_sqrt: which of the two ``eps`` is added to.
+    momentum: decay of the trace of past steps; None for none.
+    nesterov: whether to look ahead along the trace.
+
+  Returns:
+    The base.
+  """
+
+  def inverse(seen: Any) -> Any:
+    if eps_in_sqrt:
+      return jax.tree.map(lambda n: jax.lax.rsqrt(n + eps), seen.nu)
+    return jax.tree.map(lambda n: 1 / (jnp.sqrt(n) + eps), seen.nu)
+
+  scale = optax.scale_by_rms(decay, eps, initial_scale, eps_in_sqrt)
+  rate = optax.scale_by_learning_rate(learning_rate)
+  return _explicit([scale, rate, _trace(momentum, nesterov)], 1, inverse)
+
+
+def adam(
+  learning_rate: ScalarOrSchedule,
+  b1: float = 0.9,
+  b2: float = 0.999,
+  eps: float = 1e-8,
+  eps_root: float = 0.0,
+  *,
+  nesterov: bool = False,
+) -> Base:
+  """``optax.adam`` with ``Q_uu = diag(sqrt(E[Q_u^2]) + eps) / eta``.
+
+  Args:
+    learning_rate: eta, a number or a schedule over steps.
+    b1: decay of the first moment, which filters the step.
+    b2: decay of the second moment, which is the curvature.
+    eps: added to the root of the second moment.
+    eps_root: added under the root.
+    nesterov: whether to use Nesterov momentum.
+
+  Returns:
+    The base.
+  """
+
+  def inverse(seen: Any) -> Any:
+    nu_hat = optax.tree.bias_correction(seen.nu, b2, seen.count)
+    return jax.tree.map(lambda n: 1 / (jnp.sqrt(n + eps_root) + eps), nu_hat)
+
+  scale = optax.scale_by_adam(b1, b2, eps, eps_root, nesterov=nesterov)
+  rate = optax.scale_by_learning_rate(learning_rate)
+  return _explicit([scale, rate], 1, inverse)
+
+
+def _trace(momentum: float | None, nesterov: bool) -> Any:
+  if momentum is None:
+    return optax.identity()
+  return optax.trace(momentum, nesterov)
+
+
+def _explicit(
+  parts: Sequence[optax.GradientTransformation],
+  rate: int,
+  inverse: Callable[[Any], Any] | None = None,
+) -> Base:
+  """A chain of ``parts`` whose first part scales by ``inverse`` (if given).
+
+  Args:
+    parts: the chain, as optax' alias of the same name has it.
+    rate: position of the learning rate in it.
+    inverse: maps the first part's new state to the diagonal of ``M^-1``.
+
+  Returns:
+    The base.
+  """
+  chain = optax.chain(*parts)
+  learning_rate = optax.with_extra_args_support(parts[rate])
+
+  def update(
+    updates: Any,
+    state: Any,
+    params: Any = None,
+    *,
+    observed: Any = None,
+    **extra_args: Any,
+  ) -> tuple[Any, Any]:
+    del extra_args
+    if observed is None or inverse is None:
+      return chain.update(updates, state, params)
+    updates, scaled = parts[0].update(updates, state[0])
+    _, seen = parts[0].update(observed, state[0])
+    updates = jax.tree.map(
+      lambda g, new, old: g * (new / old),
+      updates,
+      inverse(seen),
+      inverse(scaled),
+    )
+    states = [scaled._replace(nu=seen.nu)]
+    for part, old in zip(parts[1:], state[1:], strict=True):
+      updates, new = part.update(updates, old, params)
+      states.append(new)
+    return updates, tuple(states)
+
+  def solve(
+    vectors: Any, state: Any, params: Any = None, *, observed: Any
+  ) -> Any:
+    if inverse is not None:
+      _, seen = parts[0].update(observed, state[0])
+      vectors = jax.tree.map(jnp.multiply, inverse(seen), vectors)
+    steps, _ = learning_rate.update(vectors, state[rate], params)
+    return jax.tree.map(jnp.negative, steps)
+
+  return Base(chain.init, update, solve)

@@ -1,0 +1,96 @@
+"""Errors, each documented by the smallest program that raises it.
+
+Every message has four parts: what failed (with the parameter path or the key),
+what was expected, what was got, and what to do about it.
+"""
+
+from __future__ import annotations
+
+
+class GtddpError(ValueError):
+  """Base class of all errors that this library raises on purpose."""
+
+
+class UnownedParameterError(GtddpError):
+  """A parameter does not influence the outputs, so no stage decides it.
+
+  ::
+
+    gt.trace(lambda p, x: x @ p['w'], {'w': w, 'unused': v}, x)
+  """
+
+
+class ControlDtypeError(GtddpError):
+  """A parameter leaf is not a floating-point array.
+
+  ::
+
+    gt.trace(apply_fn, {'w': w, 'step': jnp.int32(0)}, x)
+  """
+
+
+class BatchAxisError(GtddpError):
+  """An output, or a value at a cut, does not have the batch as leading axis.
+
+  ::
+
+    gt.trace(lambda p, x: (x @ p['w']).mean(axis=0), {'w': w}, x)
+  """
+
+
+class UncuttableStageError(GtddpError):
+  """One opaque equation reads parameters of several modules.
+
+  ::
+
+    @jax.custom_vjp
+    def block(p, x): ...            # reads p['a']['w'] and p['b']['w']
+
+    gt.trace(block, {'a': {'w': a}, 'b': {'w': b}}, x)
+  """
+
+
+class TraceMismatchError(GtddpError):
+  """The composed stages do not reproduce ``apply_fn``, as with side effects.
+
+  ::
+
+    gt.trace(lambda p, x: x @ p['w'] + next(counter), {'w': w}, x)
+  """
+
+
+class ParameterTreeError(GtddpError):
+  """The parameters given differ from those that the graph was traced with.
+
+  ::
+
+    graph = gt.trace(apply_fn, params, inputs)
+    graph({'other': params}, inputs)
+  """
+
+
+class LossError(GtddpError):
+  """A loss does not return one value per sample, or cannot be expanded.
+
+  ::
+
+    gt.gt_ddp(graph, lambda o, t: jnp.mean((o - t) ** 2), gt.sgd(0.1))
+  """
+
+
+class OptionError(GtddpError):
+  """An option of ``gt_ddp`` or of a base optimizer has no meaning.
+
+  ::
+
+    gt.gt_ddp(graph, loss, gt.sgd(0.1), value='belman')
+  """
+
+
+def check_option(name: str, got: object, supported: tuple[str, ...]) -> None:
+  """Raises ``OptionError`` unless ``got`` is one of the ``supported`` words."""
+  if got not in supported:
+    raise OptionError(
+      f'Invalid {name}: got {got!r}, expected one of '
+      f'{", ".join(map(repr, supported))}.'
+    )

@@ -1,0 +1,236 @@
+"""The layer graph: a network of any topology as one chain of stages.
+
+Stage ``t`` maps the state ``c_t`` (every value already computed and still
+needed) and its control ``u_t`` (the parameters of one module call) to the next
+state, ``c_{t+1} = F_t(c_t, u_t)``. A skip connection is a value that stays in
+the state; nothing here knows about topology. Within a stage only the *layer*
+sees the control, so ``F_t = leave . layer . enter``::
+
+    x = enter(c)        h = layer(x, u)        c' = leave(c, h)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gtddp_jax import errors
+
+Arrays = tuple[jax.Array, ...]
+Shapes = tuple[jax.ShapeDtypeStruct, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Fixed:
+  """What a stage reads besides state and control, and never differentiates.
+
+  Attributes:
+    aux: live values that have no derivative (integers, booleans).
+    inputs: the flat leaves of the network's inputs.
+  """
+
+  aux: Arrays
+  inputs: Arrays
+
+
+jax.tree_util.register_dataclass(Fixed, ['aux', 'inputs'], [])
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+  """One stage ``c' = F(c, u)``; ``v`` are controls that were decided earlier.
+
+  Attributes:
+    name: parameter path of the module that owns the control.
+    kind: 'dense', 'conv' or 'generic'; says which closed forms apply.
+    control: indices (into the flat parameters) of the leaves decided here.
+    kernel: position within ``control`` of the matrix or filter, for 'dense'
+      and 'conv'.
+    shared: indices of earlier controls that this stage reads again.
+    state: shapes of ``c``; the leading axis is the batch.
+    aux: shapes of the live values without derivative.
+    layer_in: shapes of ``x``.
+    layer_out: shapes of ``h``.
+    enter: ``(c, v, fixed) -> x``.
+    layer: ``(x, u, v, fixed) -> h``.
+    leave: ``(c, h, v, fixed) -> c'``.
+    carry: ``(c, u, v, fixed) -> aux'``.
+    equation: parameters of the contraction, for 'dense' and 'conv'.
+  """
+
+  name: str
+  kind: str
+  control: tuple[int, ...]
+  kernel: int | None
+  shared: tuple[int, ...]
+  state: Shapes
+  aux: Shapes
+  layer_in: Shapes
+  layer_out: Shapes
+  enter: Callable[[Arrays, Arrays, Fixed], Arrays]
+  layer: Callable[[Arrays, Arrays, Arrays, Fixed], Arrays]
+  leave: Callable[[Arrays, Arrays, Arrays, Fixed], Arrays]
+  carry: Callable[[Arrays, Arrays, Arrays, Fixed], Arrays]
+  equation: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+  def __call__(
+    self, c: Arrays, u: Arrays, v: Arrays, fixed: Fixed
+  ) -> tuple[Arrays, Arrays]:
+    """Runs the stage: ``(c', aux')``."""
+    h = self.layer(self.enter(c, v, fixed), u, v, fixed)
+    return self.leave(c, h, v, fixed), self.carry(c, u, v, fixed)
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerGraph:
+  """A network as a chain of stages; made by ``trace``.
+
+  Attributes:
+    stages: the stages in program order.
+    paths: one '/'-joined path per flat parameter leaf.
+    params: pytree of parameter shapes.
+    inputs: pytree of input shapes; leading axis = batch.
+    outputs: pytree of output shapes; leading axis = batch.
+    batch_size: B.
+    finish: ``(c, v, fixed) -> outputs`` as flat leaves; ``v`` = all parameters.
+    retrace: builds the graph of the same network for inputs of other shapes.
+  """
+
+  stages: tuple[Stage, ...]
+  paths: tuple[str, ...]
+  params: Any
+  inputs: Any
+  outputs: Any
+  batch_size: int
+  finish: Callable[[Arrays, Arrays, Fixed], Arrays]
+  retrace: Callable[[Any], LayerGraph] = dataclasses.field(repr=False)
+
+  def __call__(self, params: Any, inputs: Any) -> Any:
+    """Runs the composed stages; equals ``apply_fn(params, inputs)``.
+
+    Raises:
+      ParameterTreeError: if ``params`` is not the tree that was traced.
+    """
+    graph = self.for_inputs(inputs)
+    leaves = graph.flatten(params)
+    fixed = Fixed((), tuple(jax.tree.leaves(inputs)))
+    state: Arrays = ()
+    for stage in graph.stages:
+      state, aux = stage(
+        state, pick(leaves, stage.control), pick(leaves, stage.shared), fixed
+      )
+      fixed = dataclasses.replace(fixed, aux=aux)
+    return jax.tree.unflatten(
+      jax.tree.structure(self.outputs), graph.finish(state, leaves, fixed)
+    )
+
+  def flatten(self, params: Any) -> Arrays:
+    """The flat leaves of ``params``.
+
+    Raises:
+      ParameterTreeError: if structure, shapes or dtypes are not as traced.
+    """
+    expected = jax.tree.structure(self.params)
+    if jax.tree.structure(params) != expected:
+      raise errors.ParameterTreeError(
+        f'The parameters differ in structure from those that the graph was '
+        f'traced with: expected {expected}, got '
+        f'{jax.tree.structure(params)}. Trace the graph again.'
+      )
+    leaves = tuple(jax.tree.leaves(params))
+    for path, leaf, shape in zip(
+      self.paths, leaves, jax.tree.leaves(self.params), strict=True
+    ):
+      if (jnp.shape(leaf), jnp.result_type(leaf)) != (shape.shape, shape.dtype):
+        raise errors.ParameterTreeError(
+          f'Parameter {path!r}: expected {shape.dtype}{list(shape.shape)}, got '
+          f'{jnp.result_type(leaf)}{list(jnp.shape(leaf))}. Trace again.'
+        )
+    return leaves
+
+  def for_inputs(self, inputs: Any) -> LayerGraph:
+    """This graph, or the one of the same network for other input shapes.
+
+    Shapes are part of a trace; a batch of another size needs another trace
+    (at tracing time only: a jitted step pays for it once per shape).
+    """
+    shapes = jax.tree.map(shape_of, inputs)
+    return self if shapes == self.inputs else self.retrace(shapes)
+
+  def for_sample(self) -> LayerGraph:
+    """The graph of the same network for a batch of one sample."""
+    return self.for_inputs(
+      jax.tree.map(
+        lambda s: jax.ShapeDtypeStruct((1, *s.shape[1:]), s.dtype), self.inputs
+      )
+    )
+
+  def summary(self) -> str:
+    """A table: one row per stage, then totals."""
+    return summarize(self)
+
+
+def pick(leaves: Arrays, indices: tuple[int, ...]) -> Arrays:
+  """``leaves`` at ``indices``."""
+  return tuple(leaves[i] for i in indices)
+
+
+def shape_of(value: Any) -> jax.ShapeDtypeStruct:
+  """Shape and dtype of an array-like or abstract value."""
+  return jax.ShapeDtypeStruct(jnp.shape(value), jnp.result_type(value))
+
+
+_SUPPORT = {
+  'dense': 'identity diagonal kronecker',
+  'conv': 'identity diagonal kronecker',
+  'generic': 'identity diagonal',
+}
+
+
+def summarize(graph: LayerGraph) -> str:
+  """Renders ``graph`` as the table of ``LayerGraph.summary``.
+
+  Columns: stage number; parameter path of the owner, with ``+path`` for earlier
+  controls that the stage reads again; kind; shapes of the control leaves; size
+  of the state before the stage in numbers per sample; curvatures supported.
+  """
+  shapes = jax.tree.leaves(graph.params)
+  rows = [('stage', 'parameters', 'kind', 'control', 'state', 'curvature')]
+  for t, stage in enumerate(graph.stages):
+    again = sorted({graph.paths[i] for i in stage.shared})
+    rows.append(
+      (
+        str(t),
+        ' +'.join([stage.name, *again]),
+        stage.kind,
+        ' '.join(_show(shapes[i].shape) for i in stage.control),
+        f'{_per_sample(stage.state, graph.batch_size):,}',
+        _SUPPORT[stage.kind],
+      )
+    )
+  widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+  lines = [
+    '  '.join(cell.ljust(w) for cell, w in zip(row, widths, strict=True))
+    for row in rows
+  ]
+  lines.insert(1, '  '.join('-' * w for w in widths))
+  total = sum(math.prod(s.shape) for s in shapes)
+  largest = max(_per_sample(s.state, graph.batch_size) for s in graph.stages)
+  lines.append(
+    f'{len(graph.stages)} stages, {total:,} parameters, batch '
+    f'{graph.batch_size}, largest state {largest:,} numbers per sample'
+  )
+  return '\n'.join(line.rstrip() for line in lines)
+
+
+def _show(shape: tuple[int, ...]) -> str:
+  return 'x'.join(map(str, shape)) if shape else 'scalar'
+
+
+def _per_sample(shapes: Shapes, batch: int) -> int:
+  return sum(math.prod(s.shape) for s in shapes) // batch

@@ -1,0 +1,139 @@
+"""The closed-loop forward sweep: every stage answers what upstream has done.
+
+With ``c`` the nominal and ``c^`` the actual state, forward over the stages::
+
+    e  = <P_t, c^ - c>                        change of outcome achieved so far
+    w  = d + S e                              what remains for this stage
+    du = base step along combine(w)  =  -Q_uu^-1 (l_u + (1/B) sum w g)
+    c^ <- F(c^, u + du)
+
+``e`` includes what the coming uses of already updated controls contribute.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gtddp_jax import bellman
+from gtddp_jax import graph as graph_lib
+from gtddp_jax import trajectory as trajectory_lib
+
+Array = jax.Array
+Arrays = tuple[jax.Array, ...]
+
+
+class Rollout(NamedTuple):
+  """Result of the closed-loop sweep.
+
+  Attributes:
+    updates: one update per flat parameter leaf.
+    gradients: the re-weighted gradient of each leaf.
+    base_state: the base optimizer's new state.
+    feedback_ratio: root mean square of ``S e`` over that of ``d``.
+    clipped_share: share of feedback weights that the trust region shortened.
+  """
+
+  updates: list[Array]
+  gradients: list[Array]
+  base_state: Any
+  feedback_ratio: Array
+  clipped_share: Array
+
+
+def closed_loop(
+  problem: bellman.Problem,
+  sweep: bellman.Sweep,
+  trajectory: trajectory_lib.Trajectory,
+  directions: list[trajectory_lib.Directions],
+  *,
+  feedback: bool,
+) -> Rollout:
+  """Updates the controls in order, each with the feedback of those before.
+
+  Args:
+    problem: what the backward sweep worked on.
+    sweep: its result.
+    trajectory: the nominal trajectory.
+    directions: propagated to every stage.
+    feedback: whether ``e`` acts; without, the updates are the open gains.
+
+  Returns:
+    Updates, the base's new state and statistics.
+  """
+  batch, rank = problem.terminal.slope.shape
+  updates: dict[int, Array] = {}
+  gradients: dict[int, Array] = {}
+  count = 0
+  energy = jnp.zeros((2,))
+  clipped = sweep.clipped
+  state: Arrays = ()
+  aux: Arrays = ()
+
+  def gradient(i: int) -> Array:
+    """The final gradient of a leaf, or its open-loop one if still ahead."""
+    if i not in gradients:
+      t = next(t for t, c in enumerate(problem.controls) if i in c)
+      gains = bellman.open_gain(
+        problem,
+        problem.sensitivities[t],
+        problem.controls[t],
+        sweep.values[t].slope,
+      )
+      return gains[problem.controls[t].index(i)]
+    return gradients[i]
+
+  def observed(i: int) -> Array:
+    return sweep.observed.get(i, gradients.get(i))
+
+  for t, (point, control) in enumerate(
+    zip(trajectory.points, problem.controls, strict=True)
+  ):
+    slope, curvature = sweep.values[t]
+    weights = slope
+    if feedback and t > 0:
+      change = tuple(map(jnp.subtract, state, point.state))
+      e = jnp.zeros((batch, rank)) + sum(
+        problem.sensitivities[s].shared_change(
+          tuple(updates[i] for i in problem.controls[s]), after=t - 1
+        )
+        for s in range(t)
+      )
+      e += trajectory_lib.dot(directions[t].state, change, batch)
+      answer = jnp.einsum('brs,bs->br', curvature, e)
+      answer, shortened = bellman.shorten(answer, problem.radius)
+      weights = slope + answer
+      clipped += shortened
+      energy += jnp.stack([jnp.sum(answer**2), jnp.sum(slope**2)])
+      count += batch
+    total = bellman.open_gain(
+      problem, problem.sensitivities[t], control, weights
+    )
+    gradients.update(zip(control, total, strict=True))
+    step = problem.base.step(control, gradient, observed)
+    updates.update(zip(control, step, strict=True))
+    if feedback and t + 1 < len(problem.controls):
+      u = _updated(point.control, control, updates)
+      v = _updated(point.shared, point.stage.shared, updates)
+      fixed = dataclasses.replace(point.fixed, aux=aux)
+      state, aux = point.stage(state, u, v, fixed)
+  size = len(updates)
+  return Rollout(
+    [updates[i] for i in range(size)],
+    [gradients[i] for i in range(size)],
+    problem.base.finish(gradient, observed),
+    jnp.sqrt(energy[0] / jnp.maximum(energy[1], jnp.finfo(energy.dtype).tiny)),
+    clipped / max(count, 1),
+  )
+
+
+def _updated(
+  values: Arrays, indices: tuple[int, ...], updates: dict[int, Array]
+) -> Arrays:
+  return tuple(
+    (v + updates[i]).astype(v.dtype)
+    for v, i in zip(values, indices, strict=True)
+  )

@@ -1,0 +1,86 @@
+"""A base optimizer, one stage at a time.
+
+The closed loop needs the step of stage ``t`` before the gradients of later
+stages are final. The base's ``update`` is captured once over all parameters;
+the step of one stage is the slice of it that leads to that stage's updates. If
+the slice reads gradients of other stages (a global norm, say), it gets the best
+known ones: final upstream, open-loop downstream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from gtddp_jax import curvature
+from gtddp_jax import errors
+from gtddp_jax import graph as graph_lib
+from gtddp_jax import jaxprs
+
+Arrays = tuple[jax.Array, ...]
+Known = Callable[[int], jax.Array]  # flat parameter index -> gradient
+
+
+class Stagewise:
+  """Steps, solves and state of a base, by flat parameter index.
+
+  Gradients are given as functions of the parameter index, so that only those
+  that a step needs are computed.
+  """
+
+  def __init__(self, base: Any, state: Any, params: Any, extra_args: Any):
+    """Captures ``base.update`` at ``state`` and ``params``."""
+    explicit = isinstance(base, curvature.Base)
+    leaves, tree = jax.tree.flatten(params)
+    self._size = len(leaves)
+    shapes = jax.tree.map(graph_lib.shape_of, params)
+
+    def update(g: Any, q: Any) -> Any:
+      observed = {'observed': q} if explicit else {}
+      return base.update(g, state, params, **extra_args, **observed)
+
+    self._update = jaxprs.capture(update, shapes, shapes)
+    updates, self._new_state = self._update.out_shape
+    if jax.tree.structure(updates) != tree:
+      raise errors.OptionError(
+        f'The base optimizer returned updates of structure '
+        f'{jax.tree.structure(updates)}: expected that of the parameters, '
+        f'{tree}.'
+      )
+    if explicit:
+      self._solve = jaxprs.capture(
+        lambda v, q: base.solve(v, state, params, observed=q), shapes, shapes
+      )
+
+  def step(self, control: tuple[int, ...], g: Known, q: Known) -> Arrays:
+    """The base's updates of the leaves of one control."""
+    targets = [self._update.outputs[i] for i in control]
+    return self._run(self._update, targets, g, q)
+
+  def finish(self, g: Known, q: Known) -> Any:
+    """The base's new state, once all gradients are final."""
+    targets = self._update.outputs[self._size :]
+    leaves = self._run(self._update, targets, g, q)
+    return jax.tree.unflatten(jax.tree.structure(self._new_state), leaves)
+
+  def solve(self, control: tuple[int, ...], v: Arrays, q: Known) -> Arrays:
+    """``Q_uu^-1 v`` for one control; ``v`` holds one array per leaf."""
+    targets = [self._solve.outputs[i] for i in control]
+    known = dict(zip(control, v, strict=True))
+    return self._run(self._solve, targets, known.__getitem__, q)
+
+  def _run(
+    self, program: jaxprs.Program, targets: Any, first: Known, second: Known
+  ) -> Arrays:
+    """Runs a slice; the program's inputs are two trees of gradients."""
+    needed = program.slice(program.inputs, targets).needed
+    sources = [v for v in program.inputs if v in needed]
+    n = self._size
+    values = [
+      first(i) if i < n else second(i - n)
+      for i, v in enumerate(program.inputs)
+      if v in needed
+    ]
+    return program.slice(sources, targets)(*values)

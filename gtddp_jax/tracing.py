@@ -1,0 +1,335 @@
+"""Tracing: a pure function becomes a chain of stages.
+
+The function is captured as a program, its cuts are found (``cuts``), in each
+stage the layer that sees the control is found (``layers``), and the pieces of
+the program between them become the stage's functions. A second capture at twice
+the batch size tells which axis of each value is the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gtddp_jax import cuts as cuts_lib
+from gtddp_jax import errors
+from gtddp_jax import graph as graph_lib
+from gtddp_jax import jaxprs
+from gtddp_jax import layers
+
+KeyPath = tuple[Any, ...]
+ApplyFn = Callable[[Any, Any], Any]
+Owner = Callable[[KeyPath], Hashable]
+
+
+def module_of(path: KeyPath) -> Hashable:
+  """The default owner of a leaf: its path without the last key.
+
+  A leaf at the root of the tree owns itself. Wrappers that end a path in
+  ``.value`` (Flax nnx variables, linen's partitioned boxes) are looked through.
+  """
+  while path and getattr(path[-1], 'name', None) == 'value':
+    path = path[:-1]
+  return path[:-1] if len(path) > 1 else path
+
+
+def trace(
+  apply_fn: ApplyFn,
+  params: Any,
+  inputs: Any,
+  *,
+  owner: Owner = module_of,
+  verify: bool = True,
+) -> graph_lib.LayerGraph:
+  """Traces a network into its layer graph.
+
+  Args:
+    apply_fn: pure ``(params, inputs) -> outputs``; pytrees of arrays, the
+      leading axis of every input and output leaf is the batch.
+    params: pytree of floating-point arrays (or shapes).
+    inputs: pytree of arrays (or shapes), an example batch.
+    owner: maps a leaf's key path to its module; leaves with equal owners that
+      are read in a row form one control.
+    verify: whether to compare outputs and gradients of the graph with
+      ``apply_fn`` on the example (skipped for abstract values).
+
+  Returns:
+    The graph; ``graph(params, inputs)`` equals ``apply_fn``.
+
+  Raises:
+    UnownedParameterError: a parameter does not influence the outputs.
+    ControlDtypeError: a parameter is not floating-point.
+    BatchAxisError: an input, output or cut value has no leading batch axis.
+    UncuttableStageError: an opaque equation mixes parameters of modules.
+    TraceMismatchError: the graph does not reproduce ``apply_fn``.
+  """
+  shapes = jax.tree.map(graph_lib.shape_of, (params, inputs))
+  graph = _build(apply_fn, owner, *shapes)
+  abstract = (jax.ShapeDtypeStruct, jax.core.Tracer)
+  leaves = jax.tree.leaves((params, inputs))
+  if verify and not any(isinstance(x, abstract) for x in leaves):
+    _verify(apply_fn, graph, params, inputs)
+  return graph
+
+
+def _build(
+  apply_fn: ApplyFn, owner: Owner, params: Any, inputs: Any
+) -> graph_lib.LayerGraph:
+  """Builds the graph from shapes alone."""
+  keyed, _ = jax.tree_util.tree_flatten_with_path(params)
+  paths = tuple(_join(path) for path, _ in keyed)
+  for path, (_, leaf) in zip(paths, keyed, strict=True):
+    if not jnp.issubdtype(leaf.dtype, jnp.floating):
+      raise errors.ControlDtypeError(
+        f'Parameter {path!r}: expected a floating-point array, got '
+        f'{leaf.dtype}. Close over it in apply_fn instead of passing it as a '
+        f'parameter.'
+      )
+  if not keyed:
+    raise errors.UnownedParameterError(
+      'The network has no parameters: expected at least one leaf in params.'
+    )
+  owners = [owner(path) for path, _ in keyed]
+  batch = _batch_size(inputs)
+  program = _capture(apply_fn, params, inputs)
+  scales = _scales(program, _capture(apply_fn, params, _doubled(inputs)))
+  flow = cuts_lib.analyse(program, len(paths))
+  cuts = cuts_lib.find(program, flow, owners, paths, scales)
+  outputs = _check_outputs(program, flow, scales, batch)
+  ends = [c.position for c in cuts[1:]] + [len(program.equations)]
+  after = [(c.state, c.aux) for c in cuts[1:]] + [cuts_lib.split(outputs)]
+  builder = _Builder(program, flow, scales, paths)
+  stages = tuple(map(builder.stage, cuts, ends, after))
+  return graph_lib.LayerGraph(
+    stages=stages,
+    paths=paths,
+    params=params,
+    inputs=inputs,
+    outputs=program.out_shape,
+    batch_size=batch,
+    finish=builder.finish(*after[-1]),
+    retrace=lambda shapes: _build(apply_fn, owner, params, shapes),
+  )
+
+
+def _capture(apply_fn: ApplyFn, params: Any, inputs: Any) -> jaxprs.Program:
+  """Captures the network without dead equations or calls that hide controls."""
+  program = jaxprs.capture(apply_fn, params, inputs)
+  n_params = len(jax.tree.leaves(params))
+  while True:
+    live = program.slice(program.inputs, program.outputs).equations
+    program = dataclasses.replace(program, equations=live)
+    flow = cuts_lib.analyse(program, n_params)
+    hiding = {id(e) for e, read in zip(live, flow.reads, strict=True) if read}
+    expanded = program.expand(
+      lambda e, hiding=hiding: id(e) in hiding or jaxprs.is_plain_call(e)
+    )
+    if expanded is program:
+      return program
+    program = expanded
+
+
+def _doubled(inputs: Any) -> Any:
+  return jax.tree.map(
+    lambda s: jax.ShapeDtypeStruct((2 * s.shape[0], *s.shape[1:]), s.dtype),
+    inputs,
+  )
+
+
+def _batch_size(inputs: Any) -> int:
+  sizes = {s.shape[0] if s.shape else None for s in jax.tree.leaves(inputs)}
+  if len(sizes) != 1 or None in sizes:
+    shapes = [list(s.shape) for s in jax.tree.leaves(inputs)]
+    raise errors.BatchAxisError(
+      f'The input leaves have shapes {shapes}: expected one leading axis of '
+      f'equal size, the batch, on each. Close over arrays without batch axis.'
+    )
+  return sizes.pop()
+
+
+def _scales(
+  program: jaxprs.Program, doubled: jaxprs.Program
+) -> dict[jaxprs.Var, bool]:
+  """For each value, whether its leading axis is the batch.
+
+  Raises:
+    TraceMismatchError: if the two programs differ in more than shapes.
+  """
+  pairs = list(zip(program.inputs, doubled.inputs, strict=True))
+  kinds = [[e.primitive.name for e in p.equations] for p in (program, doubled)]
+  if kinds[0] != kinds[1]:
+    raise errors.TraceMismatchError(
+      f'apply_fn runs other operations at another batch size '
+      f'({len(kinds[0])} equations against {len(kinds[1])}): expected the batch '
+      f'size to change shapes only. Trace with a batch of at least two samples.'
+    )
+  for one, two in zip(program.equations, doubled.equations, strict=True):
+    pairs += zip(one.outvars, two.outvars, strict=True)
+  return {
+    a: bool(a.aval.shape)
+    and b.aval.shape == (2 * a.aval.shape[0], *a.aval.shape[1:])
+    for a, b in pairs
+  }
+
+
+def _check_outputs(
+  program: jaxprs.Program,
+  flow: cuts_lib.Flow,
+  scales: dict[jaxprs.Var, bool],
+  batch: int,
+) -> tuple[jaxprs.Var, ...]:
+  """The outputs that a control moves; every output must have a batch axis."""
+  keyed = jax.tree_util.tree_flatten_with_path(program.out_shape)[0]
+  for (path, shape), value in zip(keyed, program.outputs, strict=True):
+    if not (jaxprs.is_variable(value) and scales.get(value, False)):
+      raise errors.BatchAxisError(
+        f'Output {_join(path) or "(the whole)"!r} has shape '
+        f'{list(shape.shape)}: expected the batch ({batch}) as its leading '
+        f'axis. Return per-sample outputs; the loss takes their mean.'
+      )
+  return tuple(dict.fromkeys(v for v in program.outputs if v in flow.moving))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Builder:
+  """Turns cuts into stages by slicing the program between them."""
+
+  program: jaxprs.Program
+  flow: cuts_lib.Flow
+  scales: dict[jaxprs.Var, bool]
+  paths: tuple[str, ...]
+
+  def stage(
+    self,
+    cut: cuts_lib.Cut,
+    end: int,
+    after: tuple[tuple[jaxprs.Var, ...], tuple[jaxprs.Var, ...]],
+  ) -> graph_lib.Stage:
+    """The stage from ``cut`` to the next one, at equation ``end``."""
+    state, aux = after
+    live = (*cut.state, *cut.aux)
+    own = tuple(self.program.inputs[i] for i in cut.control)
+    needs = self.program.slice(live, (*state, *aux)).missing
+    leaves = self.program.inputs[: len(self.paths)]
+    shared = tuple(
+      i for i, v in enumerate(leaves) if v in needs and i not in cut.control
+    )
+    again = tuple(leaves[i] for i in shared)
+    rest = (*again, *self.program.inputs[len(leaves) :])
+    layer = layers.find(self.program, self.flow, cut, end, self.scales)
+    pieces = None
+    if layer:
+      enter = self.program.slice((*live, *rest), (layer.x,))
+      leave = self.program.slice((*live, layer.h, *rest), state)
+      if not enter.missing and not leave.missing:
+        body = self.program.slice((layer.x, *own), (layer.h,))
+        pieces = _affine(enter, body, leave)
+    if not layer or not pieces:
+      layer = None
+      whole = self.program.slice((*live, *own, *rest), state)
+      pieces = _whole(whole)
+    carry = self.program.slice((*live, *own, *rest), aux)
+    shapes = lambda values: tuple(map(jaxprs.abstract, values))
+    return graph_lib.Stage(
+      name=_name(cut, self.paths),
+      kind=layer.kind if layer else 'generic',
+      control=cut.control,
+      kernel=layer.kernel if layer else None,
+      shared=shared,
+      state=shapes(cut.state),
+      aux=shapes(cut.aux),
+      layer_in=shapes((layer.x,) if layer else cut.state),
+      layer_out=shapes((layer.h,) if layer else state),
+      enter=pieces[0],
+      layer=pieces[1],
+      leave=pieces[2],
+      carry=lambda c, u, v, fixed: carry(*c, *fixed.aux, *u, *v, *fixed.inputs),
+      equation=layer.equation if layer else {},
+    )
+
+  def finish(
+    self, state: tuple[jaxprs.Var, ...], aux: tuple[jaxprs.Var, ...]
+  ) -> Callable[..., graph_lib.Arrays]:
+    """The map from the last state (and all parameters) to the outputs."""
+    last = self.program.slice(
+      (*state, *aux, *self.program.inputs), self.program.outputs
+    )
+    return lambda c, v, fixed: last(*c, *fixed.aux, *v, *fixed.inputs)
+
+
+def _affine(
+  enter: jaxprs.Slice, body: jaxprs.Slice, leave: jaxprs.Slice
+) -> tuple[Callable[..., graph_lib.Arrays], ...]:
+  """Stage functions when the layer is a part of the stage."""
+  return (
+    lambda c, v, fixed: enter(*c, *fixed.aux, *v, *fixed.inputs),
+    lambda x, u, v, fixed: body(*x, *u),
+    lambda c, h, v, fixed: leave(*c, *fixed.aux, *h, *v, *fixed.inputs),
+  )
+
+
+def _whole(whole: jaxprs.Slice) -> tuple[Callable[..., graph_lib.Arrays], ...]:
+  """Stage functions when the layer is the whole stage."""
+  return (
+    lambda c, v, fixed: c,
+    lambda x, u, v, fixed: whole(*x, *fixed.aux, *u, *v, *fixed.inputs),
+    lambda c, h, v, fixed: h,
+  )
+
+
+def _name(cut: cuts_lib.Cut, paths: tuple[str, ...]) -> str:
+  if isinstance(cut.owner, tuple):
+    return _join(cut.owner) or paths[cut.control[0]] or '(root)'
+  return str(cut.owner)
+
+
+def _join(path: KeyPath) -> str:
+  return jax.tree_util.keystr(path, simple=True, separator='/')
+
+
+def _verify(
+  apply_fn: ApplyFn, graph: graph_lib.LayerGraph, params: Any, inputs: Any
+) -> None:
+  """Compares outputs and parameter gradients of graph and function.
+
+  Raises:
+    TraceMismatchError: if they differ by more than rounding.
+  """
+
+  @jax.jit
+  def both(params: Any) -> list[tuple[Any, Any]]:
+    results = []
+    for network in (apply_fn, graph):
+      outputs, pull = jax.vjp(
+        lambda p, f=network: _floats(f(p, inputs)), params
+      )
+      seeds = [jnp.cos(jnp.arange(o.size, dtype=o.dtype)) for o in outputs]
+      pulled = pull(
+        [s.reshape(o.shape) for s, o in zip(seeds, outputs, strict=True)]
+      )
+      results.append((outputs, jax.tree.leaves(pulled)))
+    return results
+
+  (outputs, grads), (graph_outputs, graph_grads) = both(params)
+  names = [f'output {i}' for i in range(len(outputs))]
+  names += [f'gradient of {path!r}' for path in graph.paths]
+  pairs = zip(names, outputs + grads, graph_outputs + graph_grads, strict=True)
+  for name, expected, got in pairs:
+    tolerance = min(1e3 * float(jnp.finfo(expected.dtype).eps), 0.1)
+    error = jnp.max(jnp.abs(expected - got), initial=0)
+    if error > tolerance * (jnp.max(jnp.abs(expected), initial=0) + tolerance):
+      raise errors.TraceMismatchError(
+        f'The traced graph does not reproduce apply_fn: {name} differs by '
+        f'{float(error):.3g}. Expected a pure function of (params, inputs); '
+        f'remove side effects and randomness that is not closed over.'
+      )
+
+
+def _floats(tree: Any) -> list[jax.Array]:
+  return [
+    x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)
+  ]
