@@ -4,21 +4,12 @@
 an optax transformation over a base (``sgd``, ``rmsprop``, ``adam``, or any).
 """
 
-from gtddp_jax import errors
-from gtddp_jax import losses
-from gtddp_jax.curvature import Base
-from gtddp_jax.curvature import adam
-from gtddp_jax.curvature import rmsprop
-from gtddp_jax.curvature import sgd
-from gtddp_jax.graph import LayerGraph
-from gtddp_jax.graph import Stage
-from gtddp_jax.terminal import Expansion
-from gtddp_jax.terminal import TerminalValue
-from gtddp_jax.tracing import module_of
-from gtddp_jax.tracing import trace
-from gtddp_jax.transform import GtDdpState
-from gtddp_jax.transform import gt_ddp
-from gtddp_jax.transform import metrics
+from gtddp_jax import errors, losses
+from gtddp_jax.curvature import Base, adam, rmsprop, sgd
+from gtddp_jax.graph import LayerGraph, Stage
+from gtddp_jax.terminal import Expansion, TerminalValue
+from gtddp_jax.tracing import module_of, trace
+from gtddp_jax.transform import GtDdpState, gt_ddp, metrics
 
 __version__ = '0.1.0'
 

@@ -16,6 +16,7 @@ with ``Q_uu`` taken from the base optimizer, backward over the stages::
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -50,12 +51,14 @@ class Sweep(NamedTuple):
       the base is taken from it. Empty if the level needs no curvature.
     smallest_factor: least eigenvalue of ``I - L^T N L / B`` before clamping.
     clipped: how many slopes the trust region shortened.
+    checked: how many it could have shortened.
   """
 
   values: Sequence[Value]
   observed: dict[int, Array]
   smallest_factor: Array
   clipped: Array
+  checked: int
 
 
 class Problem(NamedTuple):
@@ -89,6 +92,7 @@ def frozen(problem: Problem) -> Sweep:
     {},
     jnp.ones(()),
     jnp.zeros(()),
+    checked=0,
   )
 
 
@@ -107,7 +111,7 @@ def bellman(problem: Problem) -> Sweep:
     observed.update(zip(control, q_u, strict=True))
     k = problem.base.step(control, observed.__getitem__, observed.__getitem__)
     gram = operator.gram(
-      lambda v, c=control: problem.base.solve(c, v, observed.__getitem__)
+      functools.partial(problem.base.solve, control, q=observed.__getitem__)
     )
     move = jnp.einsum('brs,bs->br', curvature, operator.directional(k))
     moved, shortened = shorten(
@@ -119,7 +123,8 @@ def bellman(problem: Problem) -> Sweep:
     curvature = jnp.einsum('bri,bsi->brs', root, root)
     smallest = jnp.minimum(smallest, least)
     values.append(Value(slope, curvature))
-  return Sweep(values[::-1], observed, smallest, clipped)
+  checked = slope.shape[0] * (len(values) - 1)
+  return Sweep(values[::-1], observed, smallest, clipped, checked)
 
 
 def open_gain(

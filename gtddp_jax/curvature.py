@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-ScalarOrSchedule = optax.ScalarOrSchedule
+ScalarOrSchedule = float | jax.Array | Callable[[Any], Any]
 
 
 class Solve(Protocol):

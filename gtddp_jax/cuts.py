@@ -14,13 +14,12 @@ values derived from inputs and parameters alone are computed again on demand.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
 import dataclasses
+from collections.abc import Hashable, Sequence
 
 import jax.numpy as jnp
 
-from gtddp_jax import errors
-from gtddp_jax import jaxprs
+from gtddp_jax import errors, jaxprs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +58,9 @@ class Cut:
 def analyse(program: jaxprs.Program, n_params: int) -> Flow:
   """Computes the flow of a program whose first inputs are the parameters."""
   forced = _last_makers_of_dataless_outputs(program, n_params)
-  reads = {v: (i,) for i, v in enumerate(program.inputs[:n_params])}
+  reads: dict[jaxprs.Var, tuple[int, ...]] = {
+    v: (i,) for i, v in enumerate(program.inputs[:n_params])
+  }
   data = set(program.inputs[n_params:])
   moving: dict[jaxprs.Var, None] = {}
   made_by, last_read = {}, {}
@@ -189,9 +190,9 @@ def live_at(
       equation = program.equations[maker]
       if flow.reads[maker]:
         raise errors.BatchAxisError(
-          f'At {where}, the value made by {equation.primitive.name!r} has shape '
-          f'{list(value.aval.shape)}: expected the batch as its leading axis. '
-          f'Keep the batch axis first between modules.'
+          f'At {where}, a value made by {equation.primitive.name!r} has '
+          f'shape {list(jaxprs.abstract(value).shape)}: expected the batch as '
+          f'its leading axis. Keep the batch axis first between modules.'
         )
       del live[value]
       live.update(
@@ -204,7 +205,9 @@ def split(
   live: Sequence[jaxprs.Var],
 ) -> tuple[tuple[jaxprs.Var, ...], tuple[jaxprs.Var, ...]]:
   """Separates values with a derivative from those without."""
-  smooth = [jnp.issubdtype(v.aval.dtype, jnp.floating) for v in live]
+  smooth = [
+    jnp.issubdtype(jaxprs.abstract(v).dtype, jnp.floating) for v in live
+  ]
   return (
     tuple(v for v, s in zip(live, smooth, strict=True) if s),
     tuple(v for v, s in zip(live, smooth, strict=True) if not s),

@@ -11,9 +11,9 @@ sees the control, so ``F_t = leave . layer . enter``::
 
 from __future__ import annotations
 
-from collections.abc import Callable
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -135,23 +135,21 @@ class LayerGraph:
     Raises:
       ParameterTreeError: if structure, shapes or dtypes are not as traced.
     """
-    expected = jax.tree.structure(self.params)
-    if jax.tree.structure(params) != expected:
+    leaves, shapes = jax.tree.leaves(params), jax.tree.leaves(self.params)
+    got: Any = jax.tree.structure(params)
+    expected: Any = jax.tree.structure(self.params)
+    if got != expected:
       raise errors.ParameterTreeError(
         f'The parameters differ in structure from those that the graph was '
-        f'traced with: expected {expected}, got '
-        f'{jax.tree.structure(params)}. Trace the graph again.'
+        f'traced with: expected {expected}, got {got}. Trace the graph again.'
       )
-    leaves = tuple(jax.tree.leaves(params))
-    for path, leaf, shape in zip(
-      self.paths, leaves, jax.tree.leaves(self.params), strict=True
-    ):
+    for path, leaf, shape in zip(self.paths, leaves, shapes, strict=True):
       if (jnp.shape(leaf), jnp.result_type(leaf)) != (shape.shape, shape.dtype):
         raise errors.ParameterTreeError(
           f'Parameter {path!r}: expected {shape.dtype}{list(shape.shape)}, got '
           f'{jnp.result_type(leaf)}{list(jnp.shape(leaf))}. Trace again.'
         )
-    return leaves
+    return tuple(leaves)
 
   def for_inputs(self, inputs: Any) -> LayerGraph:
     """This graph, or the one of the same network for other input shapes.

@@ -10,8 +10,8 @@ This is the only file that touches ``jax.extend``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 import dataclasses
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -39,6 +39,7 @@ class Slice:
   needed: frozenset[Var]
   missing: frozenset[Var]
   constants: dict[Var, Any] = dataclasses.field(repr=False)
+  template: jex.Jaxpr = dataclasses.field(repr=False)
 
   def __call__(self, *values: Any) -> tuple[Any, ...]:
     """Maps one value per source to one value per target."""
@@ -47,11 +48,11 @@ class Slice:
     if len(values) != len(self.sources):
       raise TypeError(f'expected {len(self.sources)} values, got {len(values)}')
     constants = [v for v in self.constants if v in self.needed]
-    jaxpr = jex.Jaxpr(
+    jaxpr = self.template.replace(
       constvars=constants,
-      invars=self.sources,
-      outvars=self.targets,
-      eqns=self.equations,
+      invars=list(self.sources),
+      outvars=list(self.targets),
+      eqns=list(self.equations),
     )
     known = [self.constants[v] for v in constants]
     return tuple(jax.core.eval_jaxpr(jaxpr, known, *values))
@@ -65,6 +66,7 @@ class Program:
   outputs: tuple[Any, ...]  # variables, or literals
   equations: tuple[Equation, ...]
   constants: dict[Var, Any] = dataclasses.field(repr=False)
+  template: jex.Jaxpr = dataclasses.field(repr=False)
   out_shape: Any = None  # the output's pytree of shapes and dtypes
 
   def slice(self, sources: Sequence[Var], targets: Sequence[Any]) -> Slice:
@@ -83,6 +85,7 @@ class Program:
       frozenset(wanted),
       frozenset(v for v in self.inputs if v in wanted and v not in known),
       self.constants,
+      self.template,
     )
 
   def expand(self, which: Callable[[Equation], bool]) -> Program:
@@ -93,7 +96,7 @@ class Program:
 
     def run(*values: Any) -> list[Any]:
       env = dict(zip(self.inputs, values, strict=True)) | self.constants
-      return _run(self.equations, self.outputs, env, which)
+      return _run(self.template, self.equations, self.outputs, env, which)
 
     return dataclasses.replace(
       _program(jax.make_jaxpr(run)(*avals)), out_shape=self.out_shape
@@ -117,12 +120,12 @@ def capture(function: Callable[..., Any], *args: Any) -> Program:
 
 def is_variable(atom: Any) -> bool:
   """Whether ``atom`` is a variable rather than a literal."""
-  return not isinstance(atom, jex.Literal)
+  return isinstance(atom, jex.Var)
 
 
 def operands(equation: Equation) -> list[Var]:
   """The variables that an equation reads."""
-  return [v for v in equation.invars if is_variable(v)]
+  return [v for v in equation.invars if isinstance(v, jex.Var)]
 
 
 def is_plain_call(equation: Equation) -> bool:
@@ -146,7 +149,7 @@ def is_opaque(equation: Equation) -> bool:
 
 
 def abstract(var: Any) -> jax.ShapeDtypeStruct:
-  """Shape and dtype of a variable or literal."""
+  """Shape and dtype of a variable."""
   return jax.ShapeDtypeStruct(var.aval.shape, var.aval.dtype)
 
 
@@ -157,10 +160,12 @@ def _program(closed: jex.ClosedJaxpr) -> Program:
     tuple(jaxpr.outvars),
     tuple(jaxpr.eqns),
     dict(zip(jaxpr.constvars, closed.consts, strict=True)),
+    jaxpr,
   )
 
 
 def _run(
+  template: jex.Jaxpr,
   equations: Sequence[Equation],
   outputs: Sequence[Any],
   env: dict[Var, Any],
@@ -177,10 +182,15 @@ def _run(
       inner = dict(
         zip(body.invars, map(read, equation.invars), strict=True)
       ) | dict(zip(body.constvars, constants, strict=True))
-      values = _run(body.eqns, body.outvars, inner, which)
+      values = _run(template, body.eqns, body.outvars, inner, which)
     else:
       sources = list(dict.fromkeys(operands(equation)))
-      single = jex.Jaxpr([], sources, equation.outvars, [equation])
+      single = template.replace(
+        constvars=[],
+        invars=sources,
+        outvars=list(equation.outvars),
+        eqns=[equation],
+      )
       values = jax.core.eval_jaxpr(single, [], *map(read, sources))
     env.update(zip(equation.outvars, values, strict=True))
   return [read(v) for v in outputs]

@@ -12,8 +12,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from gtddp_jax import cuts
-from gtddp_jax import jaxprs
+from gtddp_jax import cuts, jaxprs
 
 _KINDS = {'dot_general': 'dense', 'conv_general_dilated': 'conv'}
 _SHAPE_ONLY = (
@@ -64,7 +63,8 @@ def find(
     return None
   x, h = sources[0], last.outvars[0]
   if not all(
-    scales[v] and jnp.issubdtype(v.aval.dtype, jnp.floating) for v in (x, h)
+    scales[v] and jnp.issubdtype(jaxprs.abstract(v).dtype, jnp.floating)
+    for v in (x, h)
   ):
     return None
   body = program.slice([x, *own], [h])

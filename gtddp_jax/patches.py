@@ -1,9 +1,9 @@
 """Per-sample kernel gradients of a convolution, as products of matrices.
 
 With ``x_s`` the input patch under output position ``s`` and ``h_s`` the
-cotangent there, sample ``i`` has the kernel gradient ``sum_s x_{i,s} h_{i,s}^T``
-(im2col). On a CPU one sample at a time stays in cache, and is many times faster
-than one batched product; elsewhere the batch is one product.
+cotangent there, sample ``i`` has the kernel gradient (im2col)
+``sum_s x_{i,s} h_{i,s}^T``. On a CPU one sample at a time stays in cache, and
+is many times faster than one batched product; elsewhere the batch is one.
 """
 
 from __future__ import annotations
@@ -14,14 +14,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from gtddp_jax import graph as graph_lib
+
 Array = jax.Array
 
 
-def supports(equation: dict[str, Any]) -> bool:
-  """Whether the rule covers a ``conv_general_dilated`` with these parameters.
+def supports(stage: graph_lib.Stage) -> bool:
+  """Whether the rule covers the layer of ``stage``.
 
   Grouped and transposed convolutions are left to differentiation.
   """
+  if stage.kind != 'conv':
+    return False
+  equation = stage.equation
   spec = equation['dimension_numbers']
   return (
     equation['feature_group_count'] == 1

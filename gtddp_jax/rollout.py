@@ -19,7 +19,6 @@ import jax
 import jax.numpy as jnp
 
 from gtddp_jax import bellman
-from gtddp_jax import graph as graph_lib
 from gtddp_jax import trajectory as trajectory_lib
 
 Array = jax.Array
@@ -67,7 +66,7 @@ def closed_loop(
   batch, rank = problem.terminal.slope.shape
   updates: dict[int, Array] = {}
   gradients: dict[int, Array] = {}
-  count = 0
+  checked = sweep.checked
   energy = jnp.zeros((2,))
   clipped = sweep.clipped
   state: Arrays = ()
@@ -87,7 +86,7 @@ def closed_loop(
     return gradients[i]
 
   def observed(i: int) -> Array:
-    return sweep.observed.get(i, gradients.get(i))
+    return sweep.observed[i] if i in sweep.observed else gradients[i]
 
   for t, (point, control) in enumerate(
     zip(trajectory.points, problem.controls, strict=True)
@@ -108,7 +107,7 @@ def closed_loop(
       weights = slope + answer
       clipped += shortened
       energy += jnp.stack([jnp.sum(answer**2), jnp.sum(slope**2)])
-      count += batch
+      checked += batch
     total = bellman.open_gain(
       problem, problem.sensitivities[t], control, weights
     )
@@ -126,7 +125,7 @@ def closed_loop(
     [gradients[i] for i in range(size)],
     problem.base.finish(gradient, observed),
     jnp.sqrt(energy[0] / jnp.maximum(energy[1], jnp.finfo(energy.dtype).tiny)),
-    clipped / max(count, 1),
+    clipped / max(checked, 1),
   )
 
 

@@ -1,7 +1,7 @@
 """Sensitivities: the per-sample gradients of one control, as an operator.
 
-``g^{i,r} = F_u^T P_{t+1}^{i,r}`` is the gradient of control ``t`` that direction
-``r`` of sample ``i`` gives. The Bellman recursion needs three products::
+``g^{i,r} = F_u^T P_{t+1}^{i,r}`` is the gradient of control ``t`` that
+direction ``r`` of sample ``i`` gives. The recursion needs three products::
 
     combine(w)      (1/B) sum_i sum_r w_i^r g^{i,r}     like u
     directional(k)  g^{i,r} . k                         [B, R]
@@ -16,8 +16,9 @@ gradients of all its uses.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
 import math
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -78,7 +79,7 @@ class Sensitivity:
   def directional(self, k: Arrays) -> Array:
     """``g^{i,r} . k``, ``[B, R]``."""
     if self._kept is not None:
-      return sum(
+      return _sum(
         jnp.tensordot(g, v.astype(g.dtype), axes=v.ndim)
         for g, v in zip(self._kept, k, strict=True)
       )
@@ -94,7 +95,7 @@ class Sensitivity:
     return total + self.shared_change(k, after=self._t)
 
   def shared_change(self, k: Arrays, after: int) -> Array:
-    """What the uses after stage ``after`` make of a change ``k``, ``[B, R]``."""
+    """What uses after stage ``after`` make of a change ``k``, ``[B, R]``."""
     batch = self._graph.batch_size
     own = dict(zip(self._point.stage.control, k, strict=True))
     total = jnp.zeros(())
@@ -118,12 +119,13 @@ class Sensitivity:
     solve_all = jax.vmap(jax.vmap(solve))
 
     def products(g: Arrays) -> Array:
-      return sum(
+      return _sum(
         jnp.einsum('brp,bsp->brs', _rows(a), _rows(b))
         for a, b in zip(g, solve_all(g), strict=True)
       )
 
-    if self.keep():
+    self.keep()
+    if self._kept is not None:
       return products(self._kept)
     batch, rank = self._graph.batch_size, self._rank
     block = max(1, LARGEST_KEPT // (rank * self._size()))
@@ -135,13 +137,11 @@ class Sensitivity:
       batch, rank, rank
     )
 
-  def keep(self) -> bool:
+  def keep(self) -> None:
     """Forms the per-sample gradients ``[B, R, ...]`` if they fit."""
-    if self._kept is None:
-      if self._graph.batch_size * self._rank * self._size() > LARGEST_KEPT:
-        return False
+    numbers = self._graph.batch_size * self._rank * self._size()
+    if self._kept is None and numbers <= LARGEST_KEPT:
       self._kept = self._gradients(self._samples())
-    return True
 
   def _size(self) -> int:
     return sum(math.prod(u.shape) for u in self._point.control)
@@ -214,7 +214,7 @@ class Sensitivity:
       return total
 
     gradients = jax.vmap(of_sample)(samples)
-    if stage.kind == 'conv' and patches.supports(stage.equation):
+    if stage.kernel is not None and patches.supports(stage):
       (x, _, h_bar), again = samples
       if not again:
         kernel = patches.kernel_gradients(
@@ -235,6 +235,10 @@ class Sensitivity:
       g + more[i] if i in more else g
       for i, g in zip(self._point.stage.control, total, strict=True)
     )
+
+
+def _sum(terms: Iterable[Array]) -> Array:
+  return functools.reduce(jnp.add, terms)
 
 
 def _like(value: Array, like: Array) -> Array:

@@ -14,10 +14,8 @@ from typing import Any
 
 import jax
 
-from gtddp_jax import curvature
-from gtddp_jax import errors
+from gtddp_jax import curvature, errors, jaxprs
 from gtddp_jax import graph as graph_lib
-from gtddp_jax import jaxprs
 
 Arrays = tuple[jax.Array, ...]
 Known = Callable[[int], jax.Array]  # flat parameter index -> gradient
@@ -33,8 +31,7 @@ class Stagewise:
   def __init__(self, base: Any, state: Any, params: Any, extra_args: Any):
     """Captures ``base.update`` at ``state`` and ``params``."""
     explicit = isinstance(base, curvature.Base)
-    leaves, tree = jax.tree.flatten(params)
-    self._size = len(leaves)
+    self._size = len(jax.tree.leaves(params))
     shapes = jax.tree.map(graph_lib.shape_of, params)
 
     def update(g: Any, q: Any) -> Any:
@@ -43,11 +40,12 @@ class Stagewise:
 
     self._update = jaxprs.capture(update, shapes, shapes)
     updates, self._new_state = self._update.out_shape
-    if jax.tree.structure(updates) != tree:
+    got: Any = jax.tree.structure(updates)
+    expected: Any = jax.tree.structure(params)
+    if got != expected:
       raise errors.OptionError(
-        f'The base optimizer returned updates of structure '
-        f'{jax.tree.structure(updates)}: expected that of the parameters, '
-        f'{tree}.'
+        f'The base optimizer returned updates of structure {got}: expected '
+        f'that of the parameters, {expected}.'
       )
     if explicit:
       self._solve = jaxprs.capture(
@@ -65,7 +63,7 @@ class Stagewise:
     leaves = self._run(self._update, targets, g, q)
     return jax.tree.unflatten(jax.tree.structure(self._new_state), leaves)
 
-  def solve(self, control: tuple[int, ...], v: Arrays, q: Known) -> Arrays:
+  def solve(self, control: tuple[int, ...], v: Arrays, *, q: Known) -> Arrays:
     """``Q_uu^-1 v`` for one control; ``v`` holds one array per leaf."""
     targets = [self._solve.outputs[i] for i in control]
     known = dict(zip(control, v, strict=True))

@@ -12,16 +12,15 @@ At the outputs ``c_T`` of sample ``i`` the value function is, with directions
 
 from __future__ import annotations
 
-from collections.abc import Callable
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gtddp_jax import errors
-from gtddp_jax import losses
+from gtddp_jax import errors, losses
 
 Array = jax.Array
 Loss = Callable[[Any, Any], Array]

@@ -8,18 +8,16 @@ the batch size tells which axis of each value is the batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
 import dataclasses
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from gtddp_jax import cuts as cuts_lib
-from gtddp_jax import errors
+from gtddp_jax import errors, jaxprs, layers
 from gtddp_jax import graph as graph_lib
-from gtddp_jax import jaxprs
-from gtddp_jax import layers
 
 KeyPath = tuple[Any, ...]
 ApplyFn = Callable[[Any, Any], Any]
@@ -125,12 +123,15 @@ def _capture(apply_fn: ApplyFn, params: Any, inputs: Any) -> jaxprs.Program:
     program = dataclasses.replace(program, equations=live)
     flow = cuts_lib.analyse(program, n_params)
     hiding = {id(e) for e, read in zip(live, flow.reads, strict=True) if read}
-    expanded = program.expand(
-      lambda e, hiding=hiding: id(e) in hiding or jaxprs.is_plain_call(e)
-    )
+    expanded = program.expand(_any_of(hiding))
     if expanded is program:
       return program
     program = expanded
+
+
+def _any_of(equations: set[int]) -> Callable[[jaxprs.Equation], bool]:
+  """Whether an equation is one of these, or only calls a function."""
+  return lambda e: id(e) in equations or jaxprs.is_plain_call(e)
 
 
 def _doubled(inputs: Any) -> Any:
@@ -141,14 +142,15 @@ def _doubled(inputs: Any) -> Any:
 
 
 def _batch_size(inputs: Any) -> int:
-  sizes = {s.shape[0] if s.shape else None for s in jax.tree.leaves(inputs)}
-  if len(sizes) != 1 or None in sizes:
+  leading = {s.shape[:1] for s in jax.tree.leaves(inputs)}
+  sizes = [size for axes in leading for size in axes]
+  if len(leading) != 1 or len(sizes) != 1:
     shapes = [list(s.shape) for s in jax.tree.leaves(inputs)]
     raise errors.BatchAxisError(
       f'The input leaves have shapes {shapes}: expected one leading axis of '
       f'equal size, the batch, on each. Close over arrays without batch axis.'
     )
-  return sizes.pop()
+  return int(sizes[0])
 
 
 def _scales(
@@ -163,17 +165,19 @@ def _scales(
   kinds = [[e.primitive.name for e in p.equations] for p in (program, doubled)]
   if kinds[0] != kinds[1]:
     raise errors.TraceMismatchError(
-      f'apply_fn runs other operations at another batch size '
-      f'({len(kinds[0])} equations against {len(kinds[1])}): expected the batch '
+      f'apply_fn runs other operations at another batch size ('
+      f'{len(kinds[0])} equations against {len(kinds[1])}): expected the batch '
       f'size to change shapes only. Trace with a batch of at least two samples.'
     )
   for one, two in zip(program.equations, doubled.equations, strict=True):
     pairs += zip(one.outvars, two.outvars, strict=True)
-  return {
-    a: bool(a.aval.shape)
-    and b.aval.shape == (2 * a.aval.shape[0], *a.aval.shape[1:])
-    for a, b in pairs
-  }
+
+  def grows(a: jaxprs.Var, b: jaxprs.Var) -> bool:
+    shape = jaxprs.abstract(a).shape
+    doubled = jaxprs.abstract(b).shape
+    return bool(shape) and doubled == (2 * shape[0], *shape[1:])
+
+  return {a: grows(a, b) for a, b in pairs}
 
 
 def _check_outputs(
@@ -233,17 +237,16 @@ class _Builder:
       whole = self.program.slice((*live, *own, *rest), state)
       pieces = _whole(whole)
     carry = self.program.slice((*live, *own, *rest), aux)
-    shapes = lambda values: tuple(map(jaxprs.abstract, values))
     return graph_lib.Stage(
       name=_name(cut, self.paths),
       kind=layer.kind if layer else 'generic',
       control=cut.control,
       kernel=layer.kernel if layer else None,
       shared=shared,
-      state=shapes(cut.state),
-      aux=shapes(cut.aux),
-      layer_in=shapes((layer.x,) if layer else cut.state),
-      layer_out=shapes((layer.h,) if layer else state),
+      state=_shapes(cut.state),
+      aux=_shapes(cut.aux),
+      layer_in=_shapes((layer.x,) if layer else cut.state),
+      layer_out=_shapes((layer.h,) if layer else state),
       enter=pieces[0],
       layer=pieces[1],
       leave=pieces[2],
@@ -279,6 +282,10 @@ def _whole(whole: jaxprs.Slice) -> tuple[Callable[..., graph_lib.Arrays], ...]:
     lambda x, u, v, fixed: whole(*x, *fixed.aux, *u, *v, *fixed.inputs),
     lambda c, h, v, fixed: h,
   )
+
+
+def _shapes(values: tuple[jaxprs.Var, ...]) -> graph_lib.Shapes:
+  return tuple(map(jaxprs.abstract, values))
 
 
 def _name(cut: cuts_lib.Cut, paths: tuple[str, ...]) -> str:

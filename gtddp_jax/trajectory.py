@@ -11,9 +11,9 @@ Arrays of directions have leading axes ``[R, B]``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -109,14 +109,9 @@ def linearize(
   for stage in graph.stages:
     u = graph_lib.pick(leaves, stage.control)
     v = graph_lib.pick(leaves, stage.shared)
-    enter = functools.partial(stage.enter, fixed=fixed)
-    layer = functools.partial(stage.layer, fixed=fixed)
-    leave = functools.partial(stage.leave, fixed=fixed)
-    x, pull_enter = jax.vjp(lambda c, v, f=enter: f(c, v), state, v)
-    h, pull_layer = jax.vjp(lambda x, u, v, f=layer: f(x, u, v), x, u, v)
-    after, pull_leave = jax.vjp(
-      lambda c, h, v, f=leave: f(c, h, v), state, h, v
-    )
+    x, pull_enter = jax.vjp(_bind(stage.enter, fixed), state, v)
+    h, pull_layer = jax.vjp(_bind(stage.layer, fixed), x, u, v)
+    after, pull_leave = jax.vjp(_bind(stage.leave, fixed), state, h, v)
     points.append(
       Point(stage, state, fixed, u, v, x, pull_enter, pull_layer, pull_leave)
     )
@@ -129,6 +124,12 @@ def linearize(
     state,
   )
   return Trajectory(tuple(points), outputs, lambda z: pull_outputs(z)[0])
+
+
+def _bind(
+  piece: Callable[..., Arrays], fixed: graph_lib.Fixed
+) -> Callable[..., Arrays]:
+  return lambda *values: piece(*values, fixed)
 
 
 def propagate(trajectory: Trajectory, terminal: Any) -> list[Directions]:
@@ -164,11 +165,11 @@ def weigh(weights: Array, directions: Arrays) -> Arrays:
   """``sum_r w_i^r P^{i,r}``: weights ``[B, R]``, result leaves ``[B, ...]``."""
 
   def combine(p: Array) -> Array:
-    total = None
-    for r in range(p.shape[0]):
-      scaled = _per_sample(weights[:, r].astype(p.dtype), p[r]) * p[r]
-      total = scaled if total is None else total + scaled
-    return total
+    scaled = [
+      _per_sample(weights[:, r].astype(p.dtype), p[r]) * p[r]
+      for r in range(p.shape[0])
+    ]
+    return functools.reduce(jnp.add, scaled)
 
   return tuple(map(combine, directions))
 

@@ -1,4 +1,4 @@
-"""``gt_ddp``: the backward sweep and the closed loop as an optax transformation.
+"""``gt_ddp``: backward sweep and closed loop as an optax transformation.
 
 One update is: linearise the network at the batch, expand the loss at the
 outputs, propagate the directions, sweep backward (``bellman``), roll out
@@ -15,15 +15,17 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gtddp_jax import bellman
-from gtddp_jax import curvature
-from gtddp_jax import errors
+from gtddp_jax import (
+  bellman,
+  curvature,
+  errors,
+  rollout,
+  sensitivity,
+  stagewise,
+  trajectory,
+)
 from gtddp_jax import graph as graph_lib
-from gtddp_jax import rollout
-from gtddp_jax import sensitivity
-from gtddp_jax import stagewise
 from gtddp_jax import terminal as terminal_lib
-from gtddp_jax import trajectory
 
 Array = jax.Array
 
@@ -231,7 +233,10 @@ def metrics(state: Any) -> dict[str, Array]:
   Raises:
     OptionError: if there is not exactly one such state.
   """
-  is_ours = lambda s: isinstance(s, GtDdpState)
+
+  def is_ours(part: Any) -> bool:
+    return isinstance(part, GtDdpState)
+
   found = [s for s in jax.tree.leaves(state, is_leaf=is_ours) if is_ours(s)]
   if len(found) != 1:
     raise errors.OptionError(
@@ -272,8 +277,8 @@ def _check(
 ) -> None:
   if not isinstance(graph, graph_lib.LayerGraph):
     raise errors.OptionError(
-      f'graph: expected a LayerGraph, got {type(graph).__name__}. Make one with '
-      f'trace(apply_fn, params, inputs).'
+      f'graph: expected a LayerGraph, got {type(graph).__name__}. Make one '
+      f'with trace(apply_fn, params, inputs).'
     )
   errors.check_option('value', value, tuple(_LEVELS))
   errors.check_option('cooperation', cooperation, ('none',))

@@ -1,0 +1,167 @@
+"""What a GT-DDP step costs, beside the same base in plain optax.
+
+::
+
+    python -m experiments.benchmark --base=sgd --rounds=15
+
+Times one step of each form on a residual CNN (28x28x1, 16 and 32 channels,
+projection shortcut), in turn within one run, and prints medians as ratios to
+plain optax, with compile time and compiled memory. Close other programs first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+import statistics
+import time
+from typing import Any, NamedTuple
+
+from absl import app
+from absl import flags
+import jax
+import jax.numpy as jnp
+import optax
+from rich import console as rich_console
+from rich import table as rich_table
+
+from experiments import models
+import gtddp_jax as gt
+
+BASE = flags.DEFINE_enum('base', 'sgd', ['sgd', 'rmsprop', 'adam'], 'Base.')
+BATCH = flags.DEFINE_integer('batch', 128, 'Batch size.', lower_bound=2)
+ROUNDS = flags.DEFINE_integer('rounds', 15, 'Timed steps.', lower_bound=3)
+RATE = flags.DEFINE_float('rate', 0.01, 'Learning rate.', lower_bound=0.0)
+
+# Form -> arguments of gt_ddp; None is plain optax.
+FORMS: dict[str, dict[str, Any] | None] = {
+  'plain optax': None,
+  'feedback=False': {'feedback': False},
+  'frozen, gradient': {},
+  'bellman, gradient': {'value': 'bellman'},
+  'frozen, gauss_newton': {'terminal': 'gauss_newton'},
+  'bellman, gauss_newton': {'terminal': 'gauss_newton', 'value': 'bellman'},
+}
+
+Step = Callable[[Any, Any], tuple[Any, Any]]
+
+
+class Cost(NamedTuple):
+  """Measured cost of one form: seconds, seconds, bytes."""
+
+  step: float
+  compile: float
+  memory: int
+
+
+class Compiled(NamedTuple):
+  """A compiled step with its arguments."""
+
+  step: Step
+  arguments: tuple[Any, Any]
+  seconds: float
+  memory: int
+
+
+def main(argv: Sequence[str]) -> None:
+  """Prints the table."""
+  del argv
+  costs = measure(
+    list(FORMS), BASE.value, BATCH.value, ROUNDS.value, RATE.value
+  )
+  rich_console.Console(width=88).print(table(costs, BASE.value, BATCH.value))
+
+
+def measure(
+  forms: Sequence[str], base: str, batch: int, rounds: int, rate: float
+) -> dict[str, Cost]:
+  """Compiles every form, then times them in turn; medians over rounds."""
+  network = models.ResNet((16, 32), 10, 'relu', 'none')
+  inputs = jax.random.normal(jax.random.key(0), (batch, 28, 28, 1))
+  targets = jnp.arange(batch) % 10
+  params = network.init(jax.random.key(1), inputs)
+  graph = gt.trace(network.apply, params, inputs)
+  compiled = {
+    form: _compile(
+      _step(form, base, rate, graph, network.apply, (inputs, targets)), params
+    )
+    for form in forms
+  }
+  seconds: dict[str, list[float]] = {form: [] for form in forms}
+  for turn in range(rounds + 1):
+    for form, one in compiled.items():
+      start = time.perf_counter()
+      jax.block_until_ready(one.step(*one.arguments))
+      if turn:  # the first turn warms up
+        seconds[form].append(time.perf_counter() - start)
+  return {
+    form: Cost(statistics.median(seconds[form]), one.seconds, one.memory)
+    for form, one in compiled.items()
+  }
+
+
+def _step(
+  form: str,
+  base: str,
+  rate: float,
+  graph: gt.LayerGraph,
+  apply_fn: Callable[[Any, Any], Any],
+  data: tuple[jax.Array, jax.Array],
+) -> tuple[Any, Step]:
+  """The transformation of a form, and its training step."""
+  options = FORMS[form]
+  loss = gt.losses.softmax_cross_entropy
+  if options is None:
+    tx = getattr(optax, base)(rate)
+
+    def gradients(params: Any) -> Any:
+      return jax.grad(lambda p: loss(apply_fn(p, data[0]), data[1]).mean())(
+        params
+      )
+
+    def step(params: Any, state: Any) -> tuple[Any, Any]:
+      updates, state = tx.update(gradients(params), state, params)
+      return optax.apply_updates(params, updates), state
+  else:
+    tx = gt.gt_ddp(graph, loss, getattr(gt, base)(rate), **options)
+
+    def step(params: Any, state: Any) -> tuple[Any, Any]:
+      updates, state = tx.update(None, state, params, batch=data)
+      return optax.apply_updates(params, updates), state
+
+  return tx, step
+
+
+def _compile(tx_and_step: tuple[Any, Step], params: Any) -> Compiled:
+  tx, step = tx_and_step
+  arguments = (params, tx.init(params))
+  start = time.perf_counter()
+  compiled = jax.jit(step).lower(*arguments).compile()
+  seconds = time.perf_counter() - start
+  analysis: Any = compiled.memory_analysis()
+  memory = analysis.temp_size_in_bytes + analysis.argument_size_in_bytes
+  return Compiled(compiled, arguments, seconds, memory)
+
+
+def table(costs: dict[str, Cost], base: str, batch: int) -> rich_table.Table:
+  """Renders costs; ratios are to the first form."""
+  first = next(iter(costs.values()))
+  result = rich_table.Table(
+    title=f'One step over {base}, batch {batch}, {jax.default_backend()}'
+  )
+  for heading in ('form', 'step ms', 'x', 'compile s', 'x', 'memory MB', 'x'):
+    result.add_column(heading, justify='left' if heading == 'form' else 'right')
+  for form, cost in costs.items():
+    result.add_row(
+      form,
+      f'{cost.step * 1e3:.1f}',
+      f'{cost.step / first.step:.2f}',
+      f'{cost.compile:.1f}',
+      f'{cost.compile / first.compile:.2f}',
+      f'{cost.memory / 1e6:.0f}',
+      f'{cost.memory / first.memory:.2f}',
+    )
+  return result
+
+
+if __name__ == '__main__':
+  app.run(main)
