@@ -160,11 +160,12 @@ class LayerGraph:
     shapes = jax.tree.map(shape_of, inputs)
     return self if shapes == self.inputs else self.retrace(shapes)
 
-  def for_sample(self) -> LayerGraph:
-    """The graph of the same network for a batch of one sample."""
+  def for_batch(self, size: int) -> LayerGraph:
+    """The graph of the same network for a batch of ``size`` samples."""
     return self.for_inputs(
       jax.tree.map(
-        lambda s: jax.ShapeDtypeStruct((1, *s.shape[1:]), s.dtype), self.inputs
+        lambda s: jax.ShapeDtypeStruct((size, *s.shape[1:]), s.dtype),
+        self.inputs,
       )
     )
 

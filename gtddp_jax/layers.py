@@ -105,4 +105,7 @@ def _kernel(
     (contracted, _), (batch, _) = first.params['dimension_numbers']
     if batch or 0 in contracted:
       return None
+  made = jaxprs.abstract(first.outvars[0]).shape
+  if made != jaxprs.abstract(body.targets[0]).shape:
+    return None
   return own.index(rhs)

@@ -48,8 +48,6 @@ def closed_loop(
   sweep: bellman.Sweep,
   trajectory: trajectory_lib.Trajectory,
   directions: list[trajectory_lib.Directions],
-  *,
-  feedback: bool,
 ) -> Rollout:
   """Updates the controls in order, each with the feedback of those before.
 
@@ -58,7 +56,6 @@ def closed_loop(
     sweep: its result.
     trajectory: the nominal trajectory.
     directions: propagated to every stage.
-    feedback: whether ``e`` acts; without, the updates are the open gains.
 
   Returns:
     Updates, the base's new state and statistics.
@@ -93,7 +90,7 @@ def closed_loop(
   ):
     slope, curvature = sweep.values[t]
     weights = slope
-    if feedback and t > 0:
+    if t > 0:
       change = tuple(map(jnp.subtract, state, point.state))
       e = jnp.zeros((batch, rank)) + sum(
         problem.sensitivities[s].shared_change(
@@ -114,7 +111,7 @@ def closed_loop(
     gradients.update(zip(control, total, strict=True))
     step = problem.base.step(control, gradient, observed)
     updates.update(zip(control, step, strict=True))
-    if feedback and t + 1 < len(problem.controls):
+    if t + 1 < len(problem.controls):
       u = _updated(point.control, control, updates)
       v = _updated(point.shared, point.stage.shared, updates)
       fixed = dataclasses.replace(point.fixed, aux=aux)

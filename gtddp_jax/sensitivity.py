@@ -19,13 +19,13 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from gtddp_jax import contractions
 from gtddp_jax import graph as graph_lib
-from gtddp_jax import patches
 from gtddp_jax import trajectory as trajectory_lib
 
 Array = jax.Array
@@ -33,6 +33,20 @@ Arrays = tuple[jax.Array, ...]
 Solve = Callable[[Arrays], Arrays]
 
 LARGEST_KEPT = 2**26
+
+Piece = tuple[Arrays, graph_lib.Fixed, Arrays]
+
+
+class Samples(NamedTuple):
+  """What per-sample gradients are made from, leading axis = samples.
+
+  Attributes:
+    own: input of the layer, what is fixed, cotangents of the layer's output.
+    again: for each later use, the state, what is fixed, cotangents after it.
+  """
+
+  own: Piece
+  again: list[Piece]
 
 
 class Sensitivity:
@@ -107,7 +121,7 @@ class Sensitivity:
         for i, v in zip(point.stage.shared, point.shared, strict=True)
       )
       _, change = jax.jvp(
-        lambda v, p=point: p.stage(p.state, p.control, v, p.fixed)[0],
+        _reader(point.stage, point.state, point.control, point.fixed),
         (point.shared,),
         (tangent,),
       )
@@ -116,26 +130,28 @@ class Sensitivity:
 
   def gram(self, solve: Solve) -> Array:
     """``g^{i,r} . Q_uu^-1 g^{i,s}``, ``[B, R, R]``; keeps ``g`` if it fits."""
-    solve_all = jax.vmap(jax.vmap(solve))
+    solve_all = jax.vmap(solve)
 
-    def products(g: Arrays) -> Array:
+    def products(g: Arrays) -> Array:  # leaves [R, ...] of one sample
       return _sum(
-        jnp.einsum('brp,bsp->brs', _rows(a), _rows(b))
-        for a, b in zip(g, solve_all(g), strict=True)
+        _rows(a) @ _rows(b).T for a, b in zip(g, solve_all(g), strict=True)
       )
 
     self.keep()
     if self._kept is not None:
-      return products(self._kept)
-    batch, rank = self._graph.batch_size, self._rank
-    block = max(1, LARGEST_KEPT // (rank * self._size()))
+      if self._rank == 1:
+        return jax.vmap(products)(self._kept)
+      return contractions.over_samples(products, self._kept)
+    batch = self._graph.batch_size
+    block = max(1, LARGEST_KEPT // (self._rank * self._size()))
     block = max(b for b in range(1, batch + 1) if batch % b == 0 and b <= block)
     blocks = jax.tree.map(
       lambda v: v.reshape(batch // block, block, *v.shape[1:]), self._samples()
     )
-    return jax.lax.map(lambda s: products(self._gradients(s)), blocks).reshape(
-      batch, rank, rank
+    grams = jax.lax.map(
+      lambda s: jax.vmap(products)(self._gradients(s)), blocks
     )
+    return grams.reshape(batch, self._rank, self._rank)
 
   def keep(self) -> None:
     """Forms the per-sample gradients ``[B, R, ...]`` if they fit."""
@@ -146,89 +162,74 @@ class Sensitivity:
   def _size(self) -> int:
     return sum(math.prod(u.shape) for u in self._point.control)
 
-  def _samples(self) -> Any:
+  def _samples(self) -> Samples:
     """What the gradients of each sample are made from, leading axis B."""
-    one = self._graph.for_sample().stages
     batch = self._graph.batch_size
 
-    def per_sample(values: Arrays, shapes: graph_lib.Shapes) -> Arrays:
+    def split(values: Arrays) -> Arrays:
+      return tuple(v.reshape(batch, -1, *v.shape[1:]) for v in values)
+
+    def bars(values: Arrays) -> Arrays:
       return tuple(
-        v.reshape(batch, *s.shape) for v, s in zip(values, shapes, strict=True)
+        jnp.moveaxis(v.reshape(v.shape[0], batch, -1, *v.shape[2:]), 0, 1)
+        for v in values
       )
 
-    def bars(values: Arrays, shapes: graph_lib.Shapes) -> Arrays:
-      return tuple(
-        jnp.moveaxis(v.reshape(v.shape[0], batch, *s.shape), 0, 1)
-        for v, s in zip(values, shapes, strict=True)
-      )
+    def fixed(point: trajectory_lib.Point) -> graph_lib.Fixed:
+      return graph_lib.Fixed(split(point.fixed.aux), split(point.fixed.inputs))
 
-    def fixed(point: trajectory_lib.Point, s: int) -> graph_lib.Fixed:
-      inputs = tuple(v[:, None] for v in point.fixed.inputs)
-      return graph_lib.Fixed(per_sample(point.fixed.aux, one[s].aux), inputs)
-
-    point, t = self._point, self._t
-    first = (
-      per_sample(point.x, one[t].layer_in),
-      fixed(point, t),
-      bars(self._directions.layer, one[t].layer_out),
+    own = self._point
+    return Samples(
+      (split(own.x), fixed(own), bars(self._directions.layer)),
+      [(split(p.state), fixed(p), bars(d.after)) for _, p, d in self._again],
     )
-    again = [
-      (
-        per_sample(p.state, one[s].state),
-        fixed(p, s),
-        bars(d.after, one[s + 1].state if s + 1 < len(one) else _last(d)),
-      )
-      for s, p, d in self._again
-    ]
-    return first, again
 
-  def _gradients(self, samples: Any) -> Arrays:
+  def _gradients(self, samples: Samples) -> Arrays:
     """Per-sample gradients ``[b, R, ...]`` of the samples given."""
-    one = self._graph.for_sample().stages
-    stage = one[self._t]
-
-    def of_sample(sample: Any) -> Arrays:
-      (x, fixed, h_bar), again = sample
-      _, pull = jax.vjp(
-        lambda u: stage.layer(x, u, self._point.shared, fixed),
-        self._point.control,
+    stage, control = self._point.stage, self._point.control
+    closed = None
+    if contractions.supports(stage) and not self._again:
+      closed = stage.kernel
+    gradients: list[Array] = []
+    if len(control) > (closed is not None):
+      gradients += jax.vmap(self._of_sample)(samples)
+    if closed is not None:
+      (x, _, h_bar), _ = samples
+      kernel = contractions.kernel_gradients(
+        stage, x[0], h_bar[0], control[closed].shape
       )
-      if h_bar:
-        total = jax.vmap(lambda bar: pull(bar)[0])(h_bar)
-      else:  # only later stages read this control
-        total = tuple(
-          jnp.zeros((self._rank, *u.shape), u.dtype)
-          for u in self._point.control
-        )
-      for (s, point, _), (c, fixed, bars) in zip(
-        self._again, again, strict=True
-      ):
-        _, pull = jax.vjp(
-          lambda v, s=s, c=c, p=point, f=fixed: one[s](c, p.control, v, f)[0],
-          point.shared,
-        )
-        pulled = jax.vmap(lambda bar, pull=pull: pull(bar)[0])(bars)
-        total = self._add(
-          total, dict(zip(point.stage.shared, pulled, strict=True))
-        )
-      return total
+      gradients[closed : closed + 1] = [kernel]
+    return tuple(gradients)
 
-    gradients = jax.vmap(of_sample)(samples)
-    if stage.kernel is not None and patches.supports(stage):
-      (x, _, h_bar), again = samples
-      if not again:
-        kernel = patches.kernel_gradients(
-          x[0],
-          h_bar[0],
-          self._point.control[stage.kernel].shape,
-          stage.equation,
-        )
-        gradients = (
-          *gradients[: stage.kernel],
-          kernel,
-          *gradients[stage.kernel + 1 :],
-        )
-    return gradients
+  def _of_sample(self, sample: Samples) -> Arrays:
+    """Gradients ``[R, ...]`` of one sample, by differentiation.
+
+    Stages are traced for whole batches. A batch of two, the sample twice with
+    a cotangent on the first, is the smallest that every network treats so.
+    """
+    pair = self._graph.for_batch(2).stages
+    (x, fixed, h_bar), again = sample
+    control = self._point.control
+    _, pull = jax.vjp(
+      lambda u: pair[self._t].layer(
+        _twice(x), u, self._point.shared, _twice(fixed)
+      ),
+      control,
+    )
+    total: Arrays = tuple(
+      jnp.zeros((self._rank, *u.shape), u.dtype) for u in control
+    )
+    if h_bar:  # else only later stages read this control
+      (total,) = jax.vmap(lambda bar: pull(_padded(bar)))(h_bar)
+    for (s, point, _), (c, fixed, bars) in zip(self._again, again, strict=True):
+      _, pull = jax.vjp(
+        _reader(pair[s], _twice(c), point.control, _twice(fixed)), point.shared
+      )
+      (pulled,) = jax.vmap(lambda bar, pull=pull: pull(_padded(bar)))(bars)
+      total = self._add(
+        total, dict(zip(point.stage.shared, pulled, strict=True))
+      )
+    return total
 
   def _add(self, total: Arrays, more: dict[int, Array]) -> Arrays:
     return tuple(
@@ -246,10 +247,19 @@ def _like(value: Array, like: Array) -> Array:
 
 
 def _rows(g: Array) -> Array:
-  return g.reshape(*g.shape[:2], -1)
+  return g.reshape(g.shape[0], -1)
 
 
-def _last(directions: trajectory_lib.Directions) -> graph_lib.Shapes:
-  return tuple(
-    jax.ShapeDtypeStruct((1, *v.shape[2:]), v.dtype) for v in directions.after
-  )
+def _twice(values: Any) -> Any:
+  return jax.tree.map(lambda v: jnp.concatenate([v, v]), values)
+
+
+def _padded(values: Any) -> Any:
+  return jax.tree.map(lambda v: jnp.concatenate([v, jnp.zeros_like(v)]), values)
+
+
+def _reader(
+  stage: graph_lib.Stage, c: Arrays, u: Arrays, fixed: graph_lib.Fixed
+) -> Callable[[Arrays], Arrays]:
+  """The stage as a function of the earlier controls that it reads again."""
+  return lambda v: stage(c, u, v, fixed)[0]

@@ -94,7 +94,7 @@ def _build(
   owners = [owner(path) for path, _ in keyed]
   batch = _batch_size(inputs)
   program = _capture(apply_fn, params, inputs)
-  scales = _scales(program, _capture(apply_fn, params, _doubled(inputs)))
+  scales = _scales(apply_fn, params, inputs, program)
   flow = cuts_lib.analyse(program, len(paths))
   cuts = cuts_lib.find(program, flow, owners, paths, scales)
   outputs = _check_outputs(program, flow, scales, batch)
@@ -154,30 +154,40 @@ def _batch_size(inputs: Any) -> int:
 
 
 def _scales(
-  program: jaxprs.Program, doubled: jaxprs.Program
+  apply_fn: ApplyFn, params: Any, inputs: Any, program: jaxprs.Program
 ) -> dict[jaxprs.Var, bool]:
   """For each value, whether its leading axis is the batch.
 
-  Raises:
-    TraceMismatchError: if the two programs differ in more than shapes.
+  It is if doubling the batch doubles it. A network that is written for one
+  batch size, or that takes another path at another size, cannot be asked; there
+  the leading axis is taken for the batch if it has the batch's size.
   """
-  pairs = list(zip(program.inputs, doubled.inputs, strict=True))
-  kinds = [[e.primitive.name for e in p.equations] for p in (program, doubled)]
-  if kinds[0] != kinds[1]:
-    raise errors.TraceMismatchError(
-      f'apply_fn runs other operations at another batch size ('
-      f'{len(kinds[0])} equations against {len(kinds[1])}): expected the batch '
-      f'size to change shapes only. Trace with a batch of at least two samples.'
-    )
-  for one, two in zip(program.equations, doubled.equations, strict=True):
-    pairs += zip(one.outvars, two.outvars, strict=True)
+  batch = _batch_size(inputs)
+  values = [*program.inputs, *_made(program)]
+  try:
+    doubled = _capture(apply_fn, params, _doubled(inputs))
+  except (TypeError, ValueError):
+    doubled = None
+  if doubled is None or _operations(program) != _operations(doubled):
+    return {v: jaxprs.abstract(v).shape[:1] == (batch,) for v in values}
+  pairs = zip(values, [*doubled.inputs, *_made(doubled)], strict=True)
 
   def grows(a: jaxprs.Var, b: jaxprs.Var) -> bool:
     shape = jaxprs.abstract(a).shape
-    doubled = jaxprs.abstract(b).shape
-    return bool(shape) and doubled == (2 * shape[0], *shape[1:])
+    return bool(shape) and jaxprs.abstract(b).shape == (
+      2 * shape[0],
+      *shape[1:],
+    )
 
   return {a: grows(a, b) for a, b in pairs}
+
+
+def _made(program: jaxprs.Program) -> list[jaxprs.Var]:
+  return [v for e in program.equations for v in e.outvars]
+
+
+def _operations(program: jaxprs.Program) -> list[str]:
+  return [e.primitive.name for e in program.equations]
 
 
 def _check_outputs(

@@ -100,8 +100,8 @@ def gt_ddp(
       'gauss_newton' (the loss' exact Hessian), or a ``TerminalValue``.
     value: 'frozen' (only feedback) or 'bellman' (the paper's recursion).
     cooperation: 'none'; joint decisions need a Kronecker curvature.
-    feedback: whether layers answer the layers upstream. Without it and with
-      ``value='frozen'`` the updates are the base's own.
+    feedback: whether layers answer each other. Without it every ``Q_ux`` is
+      zero, and the updates are the base's own at every ``value`` (Prop. 1, 4).
     trust_region: largest length of a sample's feedback ``S e`` (and of how far
       ``d`` may move), relative to the root mean square of ``d_T`` over the
       batch. None for no bound.
@@ -181,9 +181,7 @@ def gt_ddp(
       radius=_radius(trust_region, expansion.slope),
     )
     sweep = _LEVELS[value](problem)
-    result = rollout.closed_loop(
-      problem, sweep, nominal, directions, feedback=feedback
-    )
+    result = rollout.closed_loop(problem, sweep, nominal, directions)
     measured = {
       'loss': jnp.mean(losses),
       'gradient_norm': optax.tree.norm(result.gradients),
@@ -194,7 +192,7 @@ def gt_ddp(
     updates = jax.tree.unflatten(jax.tree.structure(params), result.updates)
     return _Step(updates, result.base_state, measured)
 
-  step = closed_loop if feedback or value != 'frozen' else open_loop
+  step = closed_loop if feedback else open_loop
 
   def update_fn(
     updates: Any,

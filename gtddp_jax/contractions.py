@@ -1,14 +1,17 @@
-"""Per-sample kernel gradients of a convolution, as products of matrices.
+"""Per-sample kernel gradients of dense and convolutional layers, closed form.
 
-With ``x_s`` the input patch under output position ``s`` and ``h_s`` the
-cotangent there, sample ``i`` has the kernel gradient (im2col)
-``sum_s x_{i,s} h_{i,s}^T``. On a CPU one sample at a time stays in cache, and
-is many times faster than one batched product; elsewhere the batch is one.
+With ``x_s`` the row (or input patch) at position ``s`` and ``h_s`` the
+cotangent there, sample ``i`` has the kernel gradient ``sum_s x_{i,s}
+h_{i,s}^T``. On a CPU one sample at a time stays in cache, and is many times
+faster than one batched product; elsewhere the batch is one product.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
+import string
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -19,13 +22,22 @@ from gtddp_jax import graph as graph_lib
 Array = jax.Array
 
 
+def over_samples(function: Callable[[Any], Any], samples: Any) -> Any:
+  """Maps over the leading axis: in turn on a CPU, at once elsewhere."""
+  return jax.lax.platform_dependent(
+    samples,
+    cpu=lambda s: jax.lax.map(function, s),
+    default=jax.vmap(function),
+  )
+
+
 def supports(stage: graph_lib.Stage) -> bool:
-  """Whether the rule covers the layer of ``stage``.
+  """Whether ``kernel_gradients`` covers the layer of ``stage``.
 
   Grouped and transposed convolutions are left to differentiation.
   """
   if stage.kind != 'conv':
-    return False
+    return stage.kind == 'dense'
   equation = stage.equation
   spec = equation['dimension_numbers']
   return (
@@ -38,23 +50,57 @@ def supports(stage: graph_lib.Stage) -> bool:
 
 
 def kernel_gradients(
+  stage: graph_lib.Stage,
+  x: Array,
+  h_bar: Array,
+  kernel_shape: tuple[int, ...],
+) -> Array:
+  """Gradients with respect to the kernel, per sample and direction.
+
+  Args:
+    stage: one that ``supports`` admits.
+    x: layer inputs ``[B, k, ...]``: k rows of the layer's batch axis for each
+      sample, then the other axes of the layer's input.
+    h_bar: cotangents of the layer's outputs ``[B, R, k, ...]``.
+    kernel_shape: shape of the kernel in its own layout.
+
+  Returns:
+    ``[B, R, *kernel_shape]``.
+  """
+  rule = _dense if stage.kind == 'dense' else _conv
+  return rule(x, h_bar, kernel_shape, stage.equation)
+
+
+def _dense(
   x: Array,
   h_bar: Array,
   kernel_shape: tuple[int, ...],
   equation: dict[str, Any],
 ) -> Array:
-  """Gradients with respect to the kernel, per sample and direction.
+  (contracted, rows), _ = equation['dimension_numbers']
+  letters = iter(string.ascii_lowercase)
+  lhs = [next(letters) for _ in range(x.ndim - 1)]
+  rhs = [next(letters) for _ in kernel_shape]
+  for axis, row in zip(contracted, rows, strict=True):
+    rhs[row] = lhs[axis]
+  out = [c for i, c in enumerate(lhs) if i not in contracted]
+  out += [c for i, c in enumerate(rhs) if i not in rows]
+  formula = f'{"".join(lhs)},Z{"".join(out)}->Z{"".join(rhs)}'
 
-  Args:
-    x: layer inputs ``[B, k, ...]``: k rows of the convolution's batch axis for
-      each sample, then the axes of the convolution's own layout.
-    h_bar: cotangents of the outputs ``[B, R, k, ...]``.
-    kernel_shape: shape of the kernel in its own layout.
-    equation: parameters of the ``conv_general_dilated``.
+  def of_sample(sample: tuple[Array, Array]) -> Array:
+    return jnp.einsum(formula, *sample)
 
-  Returns:
-    ``[B, R, *kernel_shape]``.
-  """
+  if x.size == x.shape[0] * math.prod(x.shape[1 + a] for a in contracted):
+    return jax.vmap(of_sample)((x, h_bar))  # one position: outer products
+  return over_samples(of_sample, (x, h_bar))
+
+
+def _conv(
+  x: Array,
+  h_bar: Array,
+  kernel_shape: tuple[int, ...],
+  equation: dict[str, Any],
+) -> Array:
   spec = equation['dimension_numbers']
 
   def channels_last(value: Array, axes: tuple[int, ...]) -> Array:
@@ -73,11 +119,7 @@ def kernel_gradients(
     rows = one_h.reshape(one_h.shape[0], -1, one_h.shape[-1])
     return jnp.einsum('sc,rso->rco', patches, rows)
 
-  gradients = jax.lax.platform_dependent(
-    (x, h_bar),
-    cpu=lambda samples: jax.lax.map(of_sample, samples),
-    default=jax.vmap(of_sample),
-  )
+  gradients = over_samples(of_sample, (x, h_bar))
   # [B, R, *window, C, O] to the kernel's own layout, which puts the output
   # feature on axis rhs_spec[0], the input feature on rhs_spec[1], then space.
   gradients = gradients.reshape(
