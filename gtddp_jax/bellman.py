@@ -1,10 +1,6 @@
-"""The Bellman backward sweep, on a few numbers per sample.
+"""The Bellman recursion of the paper, block-diagonal over the batch.
 
-At every cut the value function of sample ``i`` stays in the span of the
-back-propagated directions, ``V_x = P d`` and ``V_xx = P S P^T``, so that the
-recursion runs on ``d`` in R^R and ``S`` in R^(R x R) alone. ``frozen`` keeps
-both at their terminal values. ``bellman`` is block-diagonal dynamic programming
-with ``Q_uu`` taken from the base optimizer, backward over the stages::
+``Q_uu`` is taken from the base optimizer. Backward over the stages::
 
     Q_u = l_u + combine(d)            k = -Q_uu^-1 Q_u
     d  <- d + S (g . k)               N = g . Q_uu^-1 g
@@ -17,89 +13,19 @@ with ``Q_uu`` taken from the base optimizer, backward over the stages::
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from gtddp_jax import sensitivity
-from gtddp_jax import stagewise as stagewise_lib
+from gtddp_jax import values as values_lib
 
 Array = jax.Array
-Arrays = tuple[jax.Array, ...]
 
 
-class Value(NamedTuple):
-  """The value function after a stage, in the span of the directions.
-
-  Attributes:
-    slope: ``d``, ``[B, R]``.
-    curvature: ``S``, ``[B, R, R]``.
-  """
-
-  slope: Array
-  curvature: Array
-
-
-class Sweep(NamedTuple):
-  """What the backward sweep leaves for the rollout.
-
-  Attributes:
-    values: the value function after each stage.
-    observed: ``Q_u`` of each leaf, by flat parameter index; the curvature of
-      the base is taken from it. Empty if the level needs no curvature.
-    smallest_factor: least eigenvalue of ``I - L^T N L / B`` before clamping.
-    clipped: how many slopes the trust region shortened.
-    checked: how many it could have shortened.
-  """
-
-  values: Sequence[Value]
-  observed: dict[int, Array]
-  smallest_factor: Array
-  clipped: Array
-  checked: int
-
-
-class Problem(NamedTuple):
-  """What a level of the recursion works on.
-
-  Attributes:
-    terminal: the value function at the outputs.
-    sensitivities: one operator per stage.
-    controls: flat parameter indices of each stage's control.
-    base: the base optimizer, one stage at a time.
-    given: open-loop gradients by flat index that replace ``combine(d_T)``, or
-      None.
-    radius: largest allowed ``|d - d_T|`` of a sample, or None.
-  """
-
-  terminal: Value
-  sensitivities: Sequence[sensitivity.Sensitivity]
-  controls: Sequence[tuple[int, ...]]
-  base: stagewise_lib.Stagewise
-  given: Sequence[Array] | None
-  radius: Array | None
-
-
-Level = Callable[[Problem], Sweep]
-
-
-def frozen(problem: Problem) -> Sweep:
-  """Keeps the terminal value function: only the feedback acts."""
-  return Sweep(
-    [problem.terminal] * len(problem.controls),
-    {},
-    jnp.ones(()),
-    jnp.zeros(()),
-    checked=0,
-  )
-
-
-def bellman(problem: Problem) -> Sweep:
-  """The paper's recursion, block-diagonal over the batch."""
+def bellman(problem: values_lib.Problem) -> values_lib.Sweep:
+  """Sweeps backward; the weights of stage ``t`` use the value after it."""
   slope, curvature = problem.terminal
-  root = _square_root(curvature)
+  root = square_root(curvature)
   values = [problem.terminal]
   observed: dict[int, Array] = {}
   smallest, clipped = jnp.ones(()), jnp.zeros(())
@@ -107,14 +33,14 @@ def bellman(problem: Problem) -> Sweep:
   for t in range(len(problem.controls) - 1, 0, -1):
     operator, control = problem.sensitivities[t], problem.controls[t]
     operator.keep()
-    q_u = open_gain(problem, operator, control, slope)
+    q_u = values_lib.open_gain(problem, operator, control, slope)
     observed.update(zip(control, q_u, strict=True))
     k = problem.base.step(control, observed.__getitem__, observed.__getitem__)
     gram = operator.gram(
       functools.partial(problem.base.solve, control, q=observed.__getitem__)
     )
-    move = jnp.einsum('brs,bs->br', curvature, operator.directional(k))
-    moved, shortened = shorten(
+    move = values[-1].answer(operator.directional(k))
+    moved, shortened = values_lib.shorten(
       slope + move - problem.terminal.slope, problem.radius
     )
     slope = problem.terminal.slope + moved
@@ -122,38 +48,12 @@ def bellman(problem: Problem) -> Sweep:
     root, least = _contract(root, gram / gram.shape[0])
     curvature = jnp.einsum('bri,bsi->brs', root, root)
     smallest = jnp.minimum(smallest, least)
-    values.append(Value(slope, curvature))
+    values.append(values_lib.Value(slope, curvature))
   checked = slope.shape[0] * (len(values) - 1)
-  return Sweep(values[::-1], observed, smallest, clipped, checked)
+  return values_lib.Sweep(values[::-1], observed, smallest, clipped, checked)
 
 
-def open_gain(
-  problem: Problem,
-  operator: sensitivity.Sensitivity,
-  control: tuple[int, ...],
-  weights: Array,
-) -> Arrays:
-  """``Q_u`` for sample weights; on top of the given gradients, if any."""
-  if problem.given is None:
-    return operator.combine(weights)
-  more = operator.combine(weights - problem.terminal.slope)
-  return tuple(problem.given[i] + g for i, g in zip(control, more, strict=True))
-
-
-def shorten(weights: Array, radius: Array | None) -> tuple[Array, Array]:
-  """Scales the rows of ``[B, R]`` to length ``radius`` at most.
-
-  Returns:
-    The rows, and how many of them were longer.
-  """
-  if radius is None:
-    return weights, jnp.zeros(())
-  norms = jnp.linalg.norm(weights, axis=1, keepdims=True)
-  factors = jnp.minimum(1, radius / jnp.maximum(norms, radius))
-  return weights * factors, jnp.sum(norms > radius).astype(jnp.float32)
-
-
-def _square_root(matrices: Array) -> Array:
+def square_root(matrices: Array) -> Array:
   """``L`` with ``S = L L^T`` for positive semi-definite ``[B, R, R]``."""
   if matrices.shape[-1] == 1:
     return jnp.sqrt(jnp.maximum(matrices, 0))

@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gtddp_jax import bellman
 from gtddp_jax import trajectory as trajectory_lib
+from gtddp_jax import values
 
 Array = jax.Array
 Arrays = tuple[jax.Array, ...]
@@ -44,8 +44,8 @@ class Rollout(NamedTuple):
 
 
 def closed_loop(
-  problem: bellman.Problem,
-  sweep: bellman.Sweep,
+  problem: values.Problem,
+  sweep: values.Sweep,
   trajectory: trajectory_lib.Trajectory,
   directions: list[trajectory_lib.Directions],
 ) -> Rollout:
@@ -73,7 +73,7 @@ def closed_loop(
     """The final gradient of a leaf, or its open-loop one if still ahead."""
     if i not in gradients:
       t = next(t for t, c in enumerate(problem.controls) if i in c)
-      gains = bellman.open_gain(
+      gains = values.open_gain(
         problem,
         problem.sensitivities[t],
         problem.controls[t],
@@ -88,8 +88,8 @@ def closed_loop(
   for t, (point, control) in enumerate(
     zip(trajectory.points, problem.controls, strict=True)
   ):
-    slope, curvature = sweep.values[t]
-    weights = slope
+    value = sweep.values[t]
+    weights = value.slope
     if t > 0:
       change = tuple(map(jnp.subtract, state, point.state))
       e = jnp.zeros((batch, rank)) + sum(
@@ -99,13 +99,12 @@ def closed_loop(
         for s in range(t)
       )
       e += trajectory_lib.dot(directions[t].state, change, batch)
-      answer = jnp.einsum('brs,bs->br', curvature, e)
-      answer, shortened = bellman.shorten(answer, problem.radius)
-      weights = slope + answer
+      answer, shortened = values.shorten(value.answer(e), problem.radius)
+      weights = weights + answer
       clipped += shortened
-      energy += jnp.stack([jnp.sum(answer**2), jnp.sum(slope**2)])
+      energy += jnp.stack([jnp.sum(answer**2), jnp.sum(value.slope**2)])
       checked += batch
-    total = bellman.open_gain(
+    total = values.open_gain(
       problem, problem.sensitivities[t], control, weights
     )
     gradients.update(zip(control, total, strict=True))

@@ -1,17 +1,18 @@
 """Sensitivities: the per-sample gradients of one control, as an operator.
 
 ``g^{i,r} = F_u^T P_{t+1}^{i,r}`` is the gradient of control ``t`` that
-direction ``r`` of sample ``i`` gives. The recursion needs three products::
+direction ``r`` of sample ``i`` gives. The recursions need four products::
 
     combine(w)      (1/B) sum_i sum_r w_i^r g^{i,r}     like u
     directional(k)  g^{i,r} . k                         [B, R]
     gram(solve)     g^{i,r} . Q_uu^-1 g^{i,s}           [B, R, R]
+    kernel(solve)   g^{i,r} . Q_uu^-1 g^{j,s}           [B, R, B, R]
 
-Per-sample gradients are kept when they fit in ``LARGEST_KEPT`` numbers: all
-three are then matrix products. Otherwise ``combine`` is a back-propagation of
-re-weighted samples, ``directional`` a forward derivative, and ``gram`` goes
-over blocks of samples. A control that later stages read again collects the
-gradients of all its uses.
+Per-sample gradients are kept when they fit in ``LARGEST_KEPT`` numbers: all are
+then matrix products. Otherwise ``combine`` is a back-propagation of re-weighted
+samples, ``directional`` a forward derivative, and the other two go over blocks
+of samples. A control that later stages read again collects the gradients of all
+its uses.
 """
 
 from __future__ import annotations
@@ -142,16 +143,52 @@ class Sensitivity:
       if self._rank == 1:
         return jax.vmap(products)(self._kept)
       return contractions.over_samples(products, self._kept)
+    grams = jax.lax.map(
+      lambda s: jax.vmap(products)(self._gradients(s)), self._blocks()
+    )
+    return grams.reshape(self._graph.batch_size, self._rank, self._rank)
+
+  def kernel(self, solve: Solve) -> Array:
+    """``g^{i,r} . Q_uu^-1 g^{j,s}``, ``[B, R, B, R]``; keeps ``g`` if it fits.
+
+    Otherwise both sample axes go over blocks, and gradients are formed again
+    for every pair of blocks.
+    """
+
+    def products(left: Arrays, right: Arrays) -> Array:  # leaves [b R, ...]
+      return _sum(
+        _rows(a) @ _rows(b).T
+        for a, b in zip(left, jax.vmap(solve)(right), strict=True)
+      )
+
+    def flat(g: Arrays) -> Arrays:
+      return tuple(v.reshape(-1, *v.shape[2:]) for v in g)
+
+    self.keep()
+    batch, rank = self._graph.batch_size, self._rank
+    if self._kept is not None:
+      g = flat(self._kept)
+      return products(g, g).reshape(batch, rank, batch, rank)
+    blocks = self._blocks()
+
+    def rows(left: Samples) -> Array:
+      g = flat(self._gradients(left))
+      columns = jax.lax.map(
+        lambda right: products(g, flat(self._gradients(right))), blocks
+      )  # [n, b R, b R]
+      return jnp.moveaxis(columns, 0, 1).reshape(columns.shape[1], -1)
+
+    return jax.lax.map(rows, blocks).reshape(batch, rank, batch, rank)
+
+  def _blocks(self) -> Samples:
+    """The samples in blocks whose gradients fit, leading axis = blocks."""
     batch = self._graph.batch_size
-    block = max(1, LARGEST_KEPT // (self._rank * self._size()))
-    block = max(b for b in range(1, batch + 1) if batch % b == 0 and b <= block)
-    blocks = jax.tree.map(
+    most = max(1, LARGEST_KEPT // (self._rank * self._size()))
+    block = max(b for b in range(1, batch + 1) if batch % b == 0 and b <= most)
+    blocks: Samples = jax.tree.map(
       lambda v: v.reshape(batch // block, block, *v.shape[1:]), self._samples()
     )
-    grams = jax.lax.map(
-      lambda s: jax.vmap(products)(self._gradients(s)), blocks
-    )
-    return grams.reshape(batch, self._rank, self._rank)
+    return blocks
 
   def keep(self) -> None:
     """Forms the per-sample gradients ``[B, R, ...]`` if they fit."""

@@ -17,20 +17,26 @@ import optax
 
 from gtddp_jax import (
   bellman,
+  coupled,
   curvature,
   errors,
   rollout,
   sensitivity,
   stagewise,
   trajectory,
+  values,
 )
 from gtddp_jax import graph as graph_lib
 from gtddp_jax import terminal as terminal_lib
 
 Array = jax.Array
 
-_LEVELS: Mapping[str, bellman.Level] = MappingProxyType(
-  {'frozen': bellman.frozen, 'bellman': bellman.bellman}
+_LEVELS: Mapping[str, values.Level] = MappingProxyType(
+  {
+    'frozen': values.frozen,
+    'bellman': bellman.bellman,
+    'coupled': coupled.coupled,
+  }
 )
 _TERMINALS: Mapping[str, terminal_lib.TerminalValue] = MappingProxyType(
   {
@@ -94,11 +100,12 @@ def gt_ddp(
   Args:
     graph: the network, from ``trace``.
     loss: ``(outputs, targets) -> [B]``, see ``losses``.
-    base: any optax transformation; ``value='bellman'`` needs one of ``sgd``,
-      ``rmsprop``, ``adam`` of this library, which carry an explicit ``Q_uu``.
+    base: any optax transformation; a ``value`` other than 'frozen' needs one of
+      ``sgd``, ``rmsprop``, ``adam`` of this library, which carry ``Q_uu``.
     terminal: value function at the outputs: 'gradient' (rank one),
       'gauss_newton' (the loss' exact Hessian), or a ``TerminalValue``.
-    value: 'frozen' (only feedback) or 'bellman' (the paper's recursion).
+    value: 'frozen' (only feedback), 'bellman' (the paper's recursion) or
+      'coupled' (exact over the batch, with the Gauss-Newton term in ``Q_uu``).
     cooperation: 'none'; joint decisions need a Kronecker curvature.
     feedback: whether layers answer each other. Without it every ``Q_ux`` is
       zero, and the updates are the base's own at every ``value`` (Prop. 1, 4).
@@ -169,8 +176,8 @@ def gt_ddp(
     losses = terminal_lib.per_sample(loss, nominal.outputs, targets)
     expansion = expand(loss, nominal.outputs, targets)
     directions = trajectory.propagate(nominal, expansion.directions)
-    problem = bellman.Problem(
-      terminal=bellman.Value(expansion.slope, expansion.curvature),
+    problem = values.Problem(
+      terminal=values.Value(expansion.slope, expansion.curvature),
       sensitivities=[
         sensitivity.Sensitivity(at_shape, nominal, directions, t)
         for t in range(len(at_shape.stages))
@@ -225,7 +232,8 @@ def metrics(state: Any) -> dict[str, Array]:
     ``feedback_ratio`` (RMS of the feedback weights ``S e`` over that of the
     open-loop weights ``d``, over samples and stages), ``clipped_share`` (of
     weights that the trust region shortened), ``smallest_factor`` (least
-    eigenvalue of ``I - L^T N L / B`` before clamping; 1 where unused),
+    factor by which a stage contracted ``S`` before clamping, for 'coupled' a
+    lower bound of it; 1 where unused),
     ``skipped_steps`` (non-finite steps so far).
 
   Raises:

@@ -1,0 +1,122 @@
+"""Value functions on a few numbers per sample, and what a sweep works on.
+
+At every cut the value function of sample ``i`` stays in the span of the
+back-propagated directions, ``V_x = P d`` and ``V_xx = P S P^T``, so that every
+backward recursion runs on ``d`` and ``S`` alone. A *level* is such a recursion:
+``frozen`` (here) keeps both at their terminal values, ``bellman`` is
+block-diagonal over the batch, ``coupled`` is exact over the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gtddp_jax import sensitivity
+from gtddp_jax import stagewise as stagewise_lib
+
+Array = jax.Array
+Arrays = tuple[jax.Array, ...]
+
+
+class Value(NamedTuple):
+  """A value function in the span of the directions.
+
+  Attributes:
+    slope: ``d``, ``[B, R]``.
+    curvature: ``S``, ``[B, R, R]`` per sample, or ``[B, R, B, R]`` where
+      samples are coupled.
+  """
+
+  slope: Array
+  curvature: Array
+
+  def answer(self, e: Array) -> Array:
+    """``S e``: how the weights change with the outcomes; ``[B, R]``."""
+    if self.curvature.ndim == 4:
+      return jnp.einsum('brcs,cs->br', self.curvature, e)
+    return jnp.einsum('brs,bs->br', self.curvature, e)
+
+
+class Sweep(NamedTuple):
+  """What the backward sweep leaves for the rollout.
+
+  Attributes:
+    values: per stage, the value function whose ``d + S e`` weighs the samples.
+    observed: ``Q_u`` of each leaf, by flat parameter index; the curvature of
+      the base is taken from it. Empty if the level needs no curvature.
+    smallest_factor: least factor by which a stage contracts ``S``, before
+      clamping.
+    clipped: how many slopes the trust region shortened.
+    checked: how many it could have shortened.
+  """
+
+  values: Sequence[Value]
+  observed: dict[int, Array]
+  smallest_factor: Array
+  clipped: Array
+  checked: int
+
+
+class Problem(NamedTuple):
+  """What a level of the recursion works on.
+
+  Attributes:
+    terminal: the value function at the outputs.
+    sensitivities: one operator per stage.
+    controls: flat parameter indices of each stage's control.
+    base: the base optimizer, one stage at a time.
+    given: open-loop gradients by flat index that replace ``combine(d_T)``, or
+      None.
+    radius: largest allowed ``|d - d_T|`` of a sample, or None.
+  """
+
+  terminal: Value
+  sensitivities: Sequence[sensitivity.Sensitivity]
+  controls: Sequence[tuple[int, ...]]
+  base: stagewise_lib.Stagewise
+  given: Sequence[Array] | None
+  radius: Array | None
+
+
+Level = Callable[[Problem], Sweep]
+
+
+def frozen(problem: Problem) -> Sweep:
+  """Keeps the terminal value function: only the feedback acts."""
+  return Sweep(
+    [problem.terminal] * len(problem.controls),
+    {},
+    jnp.ones(()),
+    jnp.zeros(()),
+    checked=0,
+  )
+
+
+def open_gain(
+  problem: Problem,
+  operator: sensitivity.Sensitivity,
+  control: tuple[int, ...],
+  weights: Array,
+) -> Arrays:
+  """``Q_u`` for sample weights; on top of the given gradients, if any."""
+  if problem.given is None:
+    return operator.combine(weights)
+  more = operator.combine(weights - problem.terminal.slope)
+  return tuple(problem.given[i] + g for i, g in zip(control, more, strict=True))
+
+
+def shorten(weights: Array, radius: Array | None) -> tuple[Array, Array]:
+  """Scales the rows of ``[B, R]`` to length ``radius`` at most.
+
+  Returns:
+    The rows, and how many of them were longer.
+  """
+  if radius is None:
+    return weights, jnp.zeros(())
+  norms = jnp.linalg.norm(weights, axis=1, keepdims=True)
+  factors = jnp.minimum(1, radius / jnp.maximum(norms, radius))
+  return weights * factors, jnp.sum(norms > radius).astype(jnp.float32)
