@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 import string
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -115,9 +115,13 @@ def _conv(
 
   def of_sample(sample: tuple[Array, Array]) -> Array:
     one_x, one_h = sample
-    patches = _patches(one_x, window, space, equation)  # [positions, taps * C]
     rows = one_h.reshape(one_h.shape[0], -1, one_h.shape[-1])
-    return jnp.einsum('sc,rso->rco', patches, rows)
+    # One product for each tap along the first axis; the other taps together.
+    products = [
+      jnp.einsum('sc,rso->rco', patch, rows)
+      for patch in _patches(one_x, window, space, equation)
+    ]
+    return jnp.concatenate(products, axis=1)
 
   gradients = over_samples(of_sample, (x, h_bar))
   # [B, R, *window, C, O] to the kernel's own layout, which puts the output
@@ -138,24 +142,31 @@ def _patches(
   window: tuple[int, ...],
   space: tuple[int, ...],
   equation: dict[str, Any],
-) -> Array:
-  """Patches ``[positions, taps * C]`` of ``x``, ``[k, *space, C]``."""
+) -> list[Array]:
+  """Patches of ``x``, ``[k, *space, C]``, one array per tap of the first axis.
+
+  Each is ``[positions, other taps * C]``.
+  """
   pads = [(0, 0, 0), *((lo, hi, 0) for lo, hi in equation['padding'])]
   x = jax.lax.pad(x, jnp.zeros((), x.dtype), [*pads, (0, 0, 0)])
-  taps = []
-  for offset in itertools.product(*map(range, window)):
-    start = [
-      o * d for o, d in zip(offset, equation['rhs_dilation'], strict=True)
-    ]
-    strides = equation['window_strides']
-    stop = [
-      a + (n - 1) * s + 1 for a, n, s in zip(start, space, strides, strict=True)
-    ]
-    tap = jax.lax.slice(
-      x,
-      [0, *start, 0],
-      [x.shape[0], *stop, x.shape[-1]],
-      [1, *strides, 1],
-    )
-    taps.append(tap.reshape(-1, x.shape[-1]))
-  return jnp.concatenate(taps, axis=-1)
+  strides, dilation = equation['window_strides'], equation['rhs_dilation']
+
+  def tap(x: Array, axes: Sequence[int], offset: Sequence[int]) -> Array:
+    """The part of ``x`` under one tap of the given spatial axes."""
+    for axis, o in zip(axes, offset, strict=True):
+      start, stride = o * dilation[axis], strides[axis]
+      stop = start + (space[axis] - 1) * stride + 1
+      x = jax.lax.slice_in_dim(x, start, stop, stride, axis + 1)
+    return x
+
+  others = range(1, len(window))
+  wide = jnp.concatenate(
+    [
+      tap(x, others, offset)
+      for offset in itertools.product(*(range(window[a]) for a in others))
+    ],
+    axis=-1,
+  )
+  return [
+    tap(wide, [0], [o]).reshape(-1, wide.shape[-1]) for o in range(window[0])
+  ]

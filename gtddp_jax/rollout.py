@@ -64,7 +64,8 @@ def closed_loop(
   updates: dict[int, Array] = {}
   gradients: dict[int, Array] = {}
   checked = sweep.checked
-  energy = jnp.zeros((2,))
+  answers: list[Array] = []
+  slopes: list[Array] = []
   clipped = sweep.clipped
   state: Arrays = ()
   aux: Arrays = ()
@@ -102,7 +103,8 @@ def closed_loop(
       answer, shortened = values.shorten(value.answer(e), problem.radius)
       weights = weights + answer
       clipped += shortened
-      energy += jnp.stack([jnp.sum(answer**2), jnp.sum(value.slope**2)])
+      answers.append(answer)
+      slopes.append(value.slope)
       checked += batch
     total = values.open_gain(
       problem, problem.sensitivities[t], control, weights
@@ -120,7 +122,7 @@ def closed_loop(
     [updates[i] for i in range(size)],
     [gradients[i] for i in range(size)],
     problem.base.finish(gradient, observed),
-    jnp.sqrt(energy[0] / jnp.maximum(energy[1], jnp.finfo(energy.dtype).tiny)),
+    _ratio(answers, slopes),
     clipped / max(checked, 1),
   )
 
@@ -132,3 +134,11 @@ def _updated(
     (v + updates[i]).astype(v.dtype)
     for v, i in zip(values, indices, strict=True)
   )
+
+
+def _ratio(answers: list[Array], slopes: list[Array]) -> Array:
+  """Norm of all answers over that of all slopes; zero if there are none."""
+  if not answers:
+    return jnp.zeros(())
+  above, below = (jnp.linalg.norm(jnp.stack(v)) for v in (answers, slopes))
+  return above / jnp.maximum(below, jnp.finfo(below.dtype).tiny)

@@ -46,7 +46,7 @@ _TERMINALS: Mapping[str, terminal_lib.TerminalValue] = MappingProxyType(
 )
 _METRICS = MappingProxyType(
   {
-    'loss': 0.0,
+    'loss': float('nan'),
     'gradient_norm': 0.0,
     'feedback_ratio': 0.0,
     'clipped_share': 0.0,
@@ -74,6 +74,7 @@ class _Step(NamedTuple):
 
   updates: Any
   base_state: Any
+  gradients: Any
   measured: dict[str, Array]
 
 
@@ -150,7 +151,7 @@ def gt_ddp(
   ) -> _Step:
     """The base alone."""
     inputs, targets = batch
-    value_now = jnp.float32(jnp.nan)  # unknown if gradients were given
+    measured: dict[str, Array] = {}
     if grads is None:
       at_shape = graph.for_inputs(inputs)
 
@@ -158,13 +159,9 @@ def gt_ddp(
         outputs = at_shape(p, inputs)
         return jnp.mean(terminal_lib.per_sample(loss, outputs, targets))
 
-      value_now, grads = jax.value_and_grad(mean_loss)(params)
+      measured['loss'], grads = jax.value_and_grad(mean_loss)(params)
     updates, base_state = base.update(grads, state.base, params, **extra)
-    measured = {
-      'loss': value_now,
-      'gradient_norm': optax.tree.norm(grads),
-    }
-    return _Step(updates, base_state, measured)
+    return _Step(updates, base_state, grads, measured)
 
   def closed_loop(
     grads: Any, state: GtDdpState, params: Any, batch: Any, extra: Any
@@ -191,13 +188,17 @@ def gt_ddp(
     result = rollout.closed_loop(problem, sweep, nominal, directions)
     measured = {
       'loss': jnp.mean(losses),
-      'gradient_norm': optax.tree.norm(result.gradients),
       'feedback_ratio': result.feedback_ratio,
       'clipped_share': result.clipped_share,
       'smallest_factor': sweep.smallest_factor,
     }
-    updates = jax.tree.unflatten(jax.tree.structure(params), result.updates)
-    return _Step(updates, result.base_state, measured)
+    tree = jax.tree.structure(params)
+    return _Step(
+      jax.tree.unflatten(tree, result.updates),
+      result.base_state,
+      jax.tree.unflatten(tree, result.gradients),
+      measured,
+    )
 
   step = closed_loop if feedback else open_loop
 
@@ -254,21 +255,36 @@ def metrics(state: Any) -> dict[str, Array]:
 
 def _guarded(step: _Step, state: GtDdpState) -> tuple[Any, GtDdpState]:
   """Takes a step if it is finite; else changes nothing and counts it."""
-  leaves = jax.tree.leaves((step.updates, step.base_state))
-  floats = [v for v in leaves if jnp.issubdtype(v.dtype, jnp.floating)]
-  finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(v)) for v in floats]))
-  updates = jax.tree.map(
-    lambda u: jnp.where(finite, u, jnp.zeros_like(u)), step.updates
+  square = _poisoned_square(step.gradients, step.updates)
+  finite = jnp.isfinite(square)
+  if 'loss' in step.measured:
+    finite &= jnp.isfinite(step.measured['loss'])
+  updates, base = jax.lax.cond(
+    finite,
+    lambda: (step.updates, step.base_state),
+    lambda: (jax.tree.map(jnp.zeros_like, step.updates), state.base),
   )
-  base = jax.tree.map(
-    lambda new, old: jnp.where(finite, new, old), step.base_state, state.base
-  )
-  measured = {
-    name: jnp.asarray(step.measured.get(name, start), jnp.float32)
-    for name, start in _METRICS.items()
-  }
+  measured = {**_METRICS, **step.measured, 'gradient_norm': jnp.sqrt(square)}
   skipped = state.skipped_steps + jnp.where(finite, 0, 1).astype(jnp.int32)
-  return updates, GtDdpState(base, measured, skipped)
+  return updates, GtDdpState(
+    base,
+    {name: jnp.asarray(measured[name], jnp.float32) for name in _METRICS},
+    skipped,
+  )
+
+
+def _poisoned_square(gradients: Any, updates: Any) -> Array:
+  """``|gradients|^2`` if the updates are finite, else NaN; one pass over both.
+
+  The base's state is not looked at: some start from infinities on purpose.
+  """
+
+  def square(g: Array, u: Array) -> Array:
+    wide = jnp.promote_types(g.dtype, jnp.float32)
+    return jnp.square(g.astype(wide)) + 0 * u.astype(wide)
+
+  leaves = jax.tree.leaves(jax.tree.map(square, gradients, updates))
+  return jnp.sum(jnp.concatenate([leaf.ravel() for leaf in leaves]))
 
 
 def _radius(trust_region: float | None, slope: Array) -> Array | None:

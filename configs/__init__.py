@@ -1,0 +1,1 @@
+"""Configurations of the experiments: `default` names every key."""

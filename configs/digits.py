@@ -1,0 +1,61 @@
+r"""DIGITS (8x8, 1,437 training images) on a small residual network.
+
+Two blocks, the first with an identity and the second with a projection
+shortcut, layer normalisation and one linear layer: 12 controls.
+
+  python -m experiments.train --config=configs/digits.py:adam
+  python -m experiments.train --config=configs/digits.py:adam \
+    --config.optimizer.name=gt_ddp
+  python -m experiments.compare --config=configs/digits.py
+
+The word after the colon is the base, and brings its learning rate.
+
+On 2 CPU cores one run takes about 20 s with imports and compilation, and the
+comparison (18 runs) about 2 min. Expected, over seeds 0 to 2, test accuracy in
+per cent (mean ± sample standard deviation; one image is 0.28):
+
+              alone           GT-DDP
+  SGD         97.69 ± 0.16    97.87 ± 0.16
+  RMSprop     98.24 ± 0.16    98.43 ± 0.16
+  Adam        98.15 ± 0.16    98.15 ± 0.16
+"""
+
+from __future__ import annotations
+
+import ml_collections
+
+from configs import default
+
+
+def get_config(base: str = 'adam') -> ml_collections.ConfigDict:
+  """Returns the configuration for a base optimizer alone.
+
+  Args:
+    base: a key of ``compare.learning_rate``.
+
+  Returns:
+    The configuration.
+
+  Raises:
+    ValueError: if there is no such base.
+  """
+  config = default.get_config()
+  config.batch_size = 32
+  config.epochs = 15
+  config.log_every = 45  # an epoch
+  config.eval_every = 45
+  config.model.widths = (16, 32)
+  config.model.norm = 'layer'
+  config.optimizer.trust_region = 0.3
+  config.compare.learning_rate.rmsprop = 0.0015
+  config.compare.learning_rate.adam = 0.003
+  rates = config.compare.learning_rate
+  if base not in rates:
+    raise ValueError(
+      f'configs/digits.py:{base}: expected one of {", ".join(rates)} after '
+      f'the colon, got {base!r}; correct the word.'
+    )
+  config.optimizer.name = base
+  config.optimizer.base.name = base
+  config.optimizer.base.learning_rate = rates[base]
+  return config

@@ -1,0 +1,1 @@
+"""The laboratory: trains small networks with gtddp_jax and its baselines."""

@@ -1,0 +1,203 @@
+"""What the entry points share: flags, refusals in one line, exit codes.
+
+0: done. 1: training stopped at a number that is not finite. 2: refused, before
+anything was created. 130: interrupted; the files in the run's folder are whole.
+"""
+
+from __future__ import annotations
+
+import datetime
+import pathlib
+import re
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+import ml_collections
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from configs import default
+from experiments import runs, training, validation
+
+Work = Callable[[ml_collections.ConfigDict, runs.RunFolder], None]
+
+_STOPPED, _REFUSED, _INTERRUPTED = 1, 2, 130
+_DEFAULT_CONFIG = 'configs/digits.py'
+_OVERRIDE = re.compile(r'--?(no)?config\.(?P<path>[^=]+)')
+_BAD_VALUE = re.compile(r'flag --config\.(?P<path>[\w.]+)=(?P<value>.*?):')
+# What absl and ml_collections raise at a command line that they cannot use.
+_FLAG_ERRORS = (
+  flags.Error,
+  AttributeError,
+  KeyError,
+  SyntaxError,
+  TypeError,
+  ValueError,
+)
+
+
+def launch(name: str, work: Work) -> None:
+  """Runs an entry point on the flags of the command line.
+
+  Args:
+    name: of the entry point, for the folders of its runs.
+    work: what it does with a validated config and a new folder.
+  """
+  app.run(
+    lambda _: run(name, work, flags.FLAGS),
+    flags_parser=lambda argv: parse(argv, flags.FLAGS),
+  )
+
+
+def define_flags(values: flags.FlagValues, argv: Sequence[str]) -> None:
+  """Defines --config, --workdir and --overwrite.
+
+  Args:
+    values: where to define them.
+    argv: the command line, which says what keys are overridden.
+  """
+  config_flags.DEFINE_config_file(
+    'config',
+    _DEFAULT_CONFIG,
+    'Configuration file; change a key with --config.KEY=VALUE. The keys are '
+    'explained in configs/default.py.',
+    lock_config=True,
+    flag_values=values,
+    sys_argv=list(argv),
+  )
+  flags.DEFINE_string(
+    'workdir',
+    None,
+    'New folder for the files of the run; a dated one in runs/ if not given.',
+    flag_values=values,
+  )
+  flags.DEFINE_boolean(
+    'overwrite',
+    False,
+    'Replace the files of an earlier run in --workdir.',
+    flag_values=values,
+  )
+
+
+def parse(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
+  """Defines and parses the flags, and validates the config that they give.
+
+  Args:
+    argv: the command line; the first item is the program.
+    values: where to define the flags; filled.
+
+  Returns:
+    ``argv`` without the flags.
+  """
+  try:
+    _check_names(argv)
+    define_flags(values, argv)
+    rest: list[str] = values(argv)
+    if len(rest) > 1:
+      raise validation.ConfigError(
+        rest[1], 'only flags', 'a word', 'write it as --flag=value'
+      )
+    validation.validate(values.config)
+    runs.check(folder_path('run', values), values.overwrite)
+  except validation.ConfigError as error:
+    refuse(str(error))
+  except OSError as error:
+    refuse(
+      f'--config: expected a Python file with a function get_config, got '
+      f'"{_last_line(error)}"; give the path of one, such as {_DEFAULT_CONFIG}.'
+    )
+  except _FLAG_ERRORS as error:
+    refuse(_explanation(error))
+  return rest
+
+
+def run(name: str, work: Work, values: flags.FlagValues) -> None:
+  """Makes the folder and does the work; see the module's head for exit codes.
+
+  Args:
+    name: of the entry point.
+    work: what to do.
+    values: parsed and validated.
+  """
+  logging.set_verbosity(logging.WARNING)
+  try:
+    folder = runs.create(
+      folder_path(name, values), values.config, values.overwrite
+    )
+    say(f'run folder: {folder.path}')
+    work(values.config, folder)
+  except validation.ConfigError as error:
+    refuse(str(error))
+  except training.NonFiniteError as error:
+    say(f'error: {error}')
+    sys.exit(_STOPPED)
+  except KeyboardInterrupt:
+    say('interrupted; what was measured so far is in the run folder.')
+    sys.exit(_INTERRUPTED)
+
+
+def folder_path(name: str, values: flags.FlagValues) -> pathlib.Path:
+  """Returns --workdir, or a dated folder."""
+  if values.workdir is not None:
+    return pathlib.Path(values.workdir)
+  now = datetime.datetime.now(datetime.UTC)
+  return pathlib.Path('runs') / f'{name}-{now:%Y%m%d-%H%M%S}'
+
+
+def refuse(message: str) -> NoReturn:
+  """Ends the program with one line on stderr."""
+  say(f'error: {message}')
+  sys.exit(_REFUSED)
+
+
+def say(text: str) -> None:
+  """Writes a line to stderr."""
+  print(text, file=sys.stderr, flush=True)
+
+
+def _check_names(argv: Sequence[str]) -> None:
+  """Refuses --config.KEY where there is no such key, naming its neighbours."""
+  for argument in argv[1:]:
+    match = _OVERRIDE.match(argument)
+    section, path = default.get_config(), 'config'
+    for key in match['path'].split('.') if match else ():
+      if not isinstance(section, ml_collections.ConfigDict):
+        raise validation.ConfigError(
+          path, 'no key in it', repr(key), 'remove what follows the key'
+        )
+      if key not in section:
+        known = ', '.join(section)
+        raise validation.ConfigError(
+          f'{path}.{key}', f'one of {known}', repr(key), 'correct the name'
+        )
+      section, path = section[key], f'{path}.{key}'
+
+
+def _explanation(error: Exception) -> str:
+  """One line for an error of the flags' libraries."""
+  text = str(error.args[0] if error.args else error)
+  match = _BAD_VALUE.match(text)
+  if match:
+    *sections, key = match['path'].split('.')
+    section = default.get_config()
+    for name in sections:
+      section = section[name]
+    kind = section.get_type(key).__name__
+    return str(
+      validation.ConfigError(
+        f'config.{match["path"]}',
+        f'a value of type {kind}',
+        repr(match['value']),
+        'correct it',
+      )
+    )
+  return f'command line: {_last_line(error)}'
+
+
+def _last_line(error: Exception) -> str:
+  """The telling line of a message that may hold a traceback."""
+  text = str(error.args[-1] if error.args else error)
+  lines = [part.strip() for part in text.splitlines() if part.strip()]
+  last = lines[-1] if lines else type(error).__name__
+  return last.removeprefix('ValueError: ')

@@ -1,0 +1,150 @@
+"""Compares base optimizers with their GT-DDP forms on one data set.
+
+  python -m experiments.compare --config=configs/digits.py --workdir=runs/demo
+
+Members of a pair share all hyper-parameters, seeds and samples. Each optimizer
+is compiled once; then all runs advance in turns, one logged interval each, so
+that whatever else the machine does slows all of them alike.
+
+--workdir must be new or empty unless --overwrite is given; without it, a dated
+folder is made in runs/. Every key of a config is in configs/default.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import ml_collections
+import rich.console
+
+from experiments import (
+  cli,
+  data,
+  optimizers,
+  programs,
+  progress,
+  report,
+  runs,
+  standings,
+  training,
+)
+
+
+def optimizer_config(
+  config: ml_collections.ConfigDict, base: str, name: str
+) -> ml_collections.ConfigDict:
+  """Returns the ``optimizer`` section of a contender.
+
+  Args:
+    config: of the comparison.
+    base: the base.
+    name: ``base`` or 'gt_ddp'.
+
+  Returns:
+    A copy of the section, with the learning rate of the base.
+  """
+  section = config.optimizer.copy_and_resolve_references()
+  section.name = name
+  section.base.name = base
+  section.base.learning_rate = config.compare.learning_rate[base]
+  return section
+
+
+def compare(
+  config: ml_collections.ConfigDict, folder: runs.RunFolder
+) -> list[dict[str, Any]]:
+  """Trains all contenders on all seeds and fills the folder.
+
+  Args:
+    config: validated.
+    folder: new.
+
+  Returns:
+    One summary per contender, as in result.json.
+  """
+  dataset = data.load(config.dataset.name, config.dataset.scaling)
+  tracks: list[standings.Track] = []
+  try:
+    contenders = list(_contenders(config, dataset))
+    tracks += [
+      standings.Track(
+        contender,
+        seed,
+        training.intervals(contender.program, config, dataset, seed),
+      )
+      for contender in contenders
+      for seed in config.compare.seeds
+    ]
+    _advance_all(tracks, folder)
+  finally:
+    summaries = standings.summaries(tracks, config.compare.target)
+    folder.write_json('result.json', summaries)
+  caption = standings.caption(config)
+  columns = standings.columns(summaries, config.compare.target)
+  folder.write_text('results.md', report.markdown(columns, caption))
+  report.curves(
+    folder.file('curves.png'),
+    [
+      report.Curve(
+        contender.title,
+        [t.logged for t in tracks if t.contender is contender],
+      )
+      for contender in contenders
+    ],
+  )
+  rich.console.Console().print(report.table(columns, caption))
+  return summaries
+
+
+def _contenders(
+  config: ml_collections.ConfigDict, dataset: data.Dataset
+) -> Iterator[standings.Contender]:
+  """Compiles each base alone and under gt_ddp."""
+  network = programs.build_network(config, dataset)
+  for base in config.compare.bases:
+    for name in (base, 'gt_ddp'):
+      own = config.copy_and_resolve_references()
+      own.optimizer = optimizer_config(config, base, name)
+      program = programs.build(network, own, dataset)
+      title = optimizers.title(own.optimizer)
+      cli.say(f'compiled {title} in {program.compile_seconds:.1f} s')
+      yield standings.Contender(title, optimizers.BASES[base].title, program)
+
+
+def _advance_all(
+  tracks: Sequence[standings.Track], folder: runs.RunFolder
+) -> None:
+  """Advances all runs in turns, each round in another order, and logs."""
+  live = list(tracks)
+  total = sum(track.contender.program.steps for track in tracks)
+  with progress.Progress(total) as bar:
+    while live:
+      ended = []
+      for track in live:
+        before = track.logged[-1]['step'] if track.logged else 0
+        row = track.advance()
+        if row is None:
+          ended.append(track)
+          bar.say(_farewell(track))
+          continue
+        bar.advance(row['step'] - before)
+        identity = {'optimizer': track.contender.title, 'seed': track.seed}
+        folder.log({**identity, **row})
+      live = [track for track in live[1:] + live[:1] if track not in ended]
+
+
+def _farewell(track: standings.Track) -> str:
+  head = f'{track.contender.title}, seed {track.seed}: '
+  if track.status != 'finished':
+    return head + track.status
+  return head + report.line(track.logged[-1])
+
+
+def work(config: ml_collections.ConfigDict, folder: runs.RunFolder) -> None:
+  """Compares and prints the table."""
+  compare(config, folder)
+
+
+if __name__ == '__main__':
+  cli.launch('compare', work)

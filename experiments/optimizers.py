@@ -1,0 +1,120 @@
+"""One door for every optimizer: a baseline is `gt_ddp` without feedback.
+
+So a base and its GT-DDP form differ in the feedback alone, and the same
+metrics are there for both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import ml_collections
+import optax
+
+import gtddp_jax as gt
+
+Loss = Callable[[jax.Array, jax.Array], jax.Array]
+
+TERMINALS = ('gradient', 'gauss_newton')
+VALUES = ('frozen', 'bellman')
+COOPERATIONS = ('none',)
+
+
+class BaseKind(NamedTuple):
+  """A base optimizer, as a config names it.
+
+  Attributes:
+    title: for tables and figures.
+    build: makes it from the ``base`` section of a config.
+    reads: the keys of that section that it reads, beside the learning rate.
+    explicit: whether it has an explicit ``Q_uu``, as ``bellman`` needs.
+  """
+
+  title: str
+  build: Callable[[ml_collections.ConfigDict], optax.GradientTransformation]
+  reads: tuple[str, ...]
+  explicit: bool
+
+
+BASES = {
+  'sgd': BaseKind(
+    'SGD',
+    lambda c: gt.sgd(
+      c.learning_rate, momentum=c.momentum or None, nesterov=c.nesterov
+    ),
+    ('momentum', 'nesterov'),
+    explicit=True,
+  ),
+  'rmsprop': BaseKind(
+    'RMSprop',
+    lambda c: gt.rmsprop(
+      c.learning_rate,
+      decay=c.decay,
+      eps=c.eps,
+      momentum=c.momentum or None,
+      nesterov=c.nesterov,
+    ),
+    ('decay', 'eps', 'momentum', 'nesterov'),
+    explicit=True,
+  ),
+  'adam': BaseKind(
+    'Adam',
+    lambda c: gt.adam(c.learning_rate, b1=c.b1, b2=c.b2, eps=c.eps),
+    ('b1', 'b2', 'eps'),
+    explicit=True,
+  ),
+  'adamw': BaseKind(
+    'AdamW',
+    lambda c: optax.adamw(
+      c.learning_rate,
+      b1=c.b1,
+      b2=c.b2,
+      eps=c.eps,
+      weight_decay=c.weight_decay,
+    ),
+    ('b1', 'b2', 'eps', 'weight_decay'),
+    explicit=False,
+  ),
+}
+
+
+def base_name(config: ml_collections.ConfigDict) -> str:
+  """Returns the base that an ``optimizer`` section asks for."""
+  name: str = config.base.name if config.name == 'gt_ddp' else config.name
+  return name
+
+
+def title(config: ml_collections.ConfigDict) -> str:
+  """Returns the name of an ``optimizer`` section for tables and figures."""
+  base = BASES[base_name(config)].title
+  return f'GT-DDP {base}' if config.name == 'gt_ddp' else base
+
+
+def build(
+  config: ml_collections.ConfigDict, graph: gt.LayerGraph, loss: Loss
+) -> optax.GradientTransformationExtraArgs:
+  """Returns the optimizer of an ``optimizer`` section.
+
+  Args:
+    config: the section.
+    graph: the traced network.
+    loss: ``(outputs, targets) -> [B]``.
+
+  Returns:
+    A transformation whose update takes ``batch=(inputs, targets)``.
+  """
+  base = BASES[base_name(config)].build(config.base)
+  if config.name != 'gt_ddp':
+    return gt.gt_ddp(graph, loss, base, feedback=False)
+  return gt.gt_ddp(
+    graph,
+    loss,
+    base,
+    terminal=config.terminal,
+    value=config.value,
+    cooperation=config.cooperation,
+    feedback=config.feedback,
+    trust_region=config.trust_region,
+  )

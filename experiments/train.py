@@ -1,0 +1,36 @@
+r"""Trains one network on one data set.
+
+  python -m experiments.train --config=configs/digits.py:adam --workdir=runs/x
+  python -m experiments.train --config=configs/digits.py:adam \
+    --config.optimizer.name=gt_ddp --config.seed=1
+
+--workdir must be new or empty unless --overwrite is given; without it, a dated
+folder is made in runs/. Every key of a config is in configs/default.py.
+"""
+
+from __future__ import annotations
+
+import ml_collections
+import rich.console
+
+from experiments import cli, report, runs, training
+
+
+def work(config: ml_collections.ConfigDict, folder: runs.RunFolder) -> None:
+  """Trains and prints the outcome."""
+  result = training.train(config, folder)
+  columns = [
+    report.Column('optimizer', '', [result['optimizer']]),
+    report.Column('train loss', 'nats', [f'{result["train_loss"]:.1e}']),
+    report.Column(
+      'test accuracy', '%', [f'{100 * result["test_accuracy"]:.2f}']
+    ),
+    report.Column('step', 'ms', [f'{1e3 * result["seconds_per_step"]:.2f}']),
+    report.Column('compile', 's', [f'{result["compile_seconds"]:.1f}']),
+  ]
+  caption = f'After {config.epochs} epochs; times are of this machine.'
+  rich.console.Console().print(report.table(columns, caption))
+
+
+if __name__ == '__main__':
+  cli.launch('train', work)

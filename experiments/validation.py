@@ -1,0 +1,249 @@
+"""Refuses a configuration before anything is created or run.
+
+Every refusal is one line: the key, what was expected, what was got, what to do.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import ml_collections
+
+from configs import default
+from experiments import data, models, optimizers
+
+
+class ConfigError(ValueError):
+  """A key of the configuration, or a flag, that cannot be used.
+
+  ::
+
+    config.batch_size = -1
+    validate(config)
+  """
+
+  def __init__(self, key: str, expected: str, got: object, remedy: str):
+    """Makes the message.
+
+    Args:
+      key: its path, as on the command line.
+      expected: values that would do.
+      got: the value that does not.
+      remedy: what to do, as a command.
+    """
+    super().__init__(f'{key}: expected {expected}, got {got}; {remedy}.')
+
+
+def validate(config: ml_collections.ConfigDict) -> None:
+  """Checks all keys, their types and their values.
+
+  Args:
+    config: of an experiment; see ``configs/default.py``.
+
+  Raises:
+    ConfigError: at the first key that cannot be used.
+  """
+  _check_keys(config, default.get_config(), 'config')
+  _one_of(config, 'dataset.name', data.SIZES)
+  _one_of(config, 'dataset.scaling', data.SCALINGS)
+  _check_schedule(config)
+  _check_model(config)
+  _check_optimizer(config)
+  _check_compare(config)
+
+
+def _check_keys(
+  config: ml_collections.ConfigDict,
+  reference: ml_collections.ConfigDict,
+  path: str,
+) -> None:
+  """The keys and types are those of the default configuration."""
+  for key in sorted({*config, *reference}):
+    name = f'{path}.{key}'
+    if key not in reference:
+      known = ', '.join(reference)
+      raise ConfigError(name, f'one of {known}', 'this key', 'remove it')
+    if key not in config:
+      raise ConfigError(
+        name, 'a value', 'none', 'start from configs/default.py'
+      )
+    _check_type(config, reference, key, name)
+
+
+def _check_type(
+  config: ml_collections.ConfigDict,
+  reference: ml_collections.ConfigDict,
+  key: str,
+  name: str,
+) -> None:
+  value, kind = config[key], reference.get_type(key)
+  if issubclass(kind, ml_collections.ConfigDict):
+    if not isinstance(value, ml_collections.ConfigDict):
+      raise ConfigError(name, 'a section', repr(value), 'set the keys in it')
+    _check_keys(value, reference[key], name)
+  elif value is None and reference[key] is None:
+    return
+  elif type(value) is not kind:
+    raise ConfigError(
+      name, f'a value of type {kind.__name__}', repr(value), 'change it'
+    )
+  elif kind is tuple:
+    inner = type(reference[key][0])
+    if not value or any(type(item) is not inner for item in value):
+      raise ConfigError(
+        name,
+        f'a tuple of at least one {inner.__name__}',
+        repr(value),
+        f'write it as --{name}="{reference[key]}"',
+      )
+
+
+def _check_schedule(config: ml_collections.ConfigDict) -> None:
+  train, _ = data.SIZES[config.dataset.name]
+  _in_range(config, 'seed', 0, 2**31 - 1)
+  _in_range(config, 'batch_size', 1, train, 'the size of the training split')
+  _in_range(config, 'epochs', 1)
+  _in_range(config, 'log_every', 1)
+  _in_range(config, 'eval_every', 1)
+  _in_range(config, 'eval_batch_size', 1)
+  if config.eval_every % config.log_every:
+    raise ConfigError(
+      'config.eval_every',
+      f'a multiple of log_every ({config.log_every})',
+      config.eval_every,
+      'change one of them',
+    )
+
+
+def _check_model(config: ml_collections.ConfigDict) -> None:
+  _one_of(config, 'model.name', models.MODELS)
+  _one_of(config, 'model.activation', models.ACTIVATIONS)
+  _one_of(config, 'model.norm', models.NORMS)
+  if min(config.model.widths) < 1:
+    raise ConfigError(
+      'config.model.widths', 'widths from 1', config.model.widths, 'raise them'
+    )
+
+
+def _check_optimizer(config: ml_collections.ConfigDict) -> None:
+  _one_of(config, 'optimizer.name', (*optimizers.BASES, 'gt_ddp'))
+  _one_of(config, 'optimizer.base.name', optimizers.BASES)
+  _one_of(config, 'optimizer.terminal', optimizers.TERMINALS)
+  _one_of(config, 'optimizer.value', optimizers.VALUES)
+  _one_of(config, 'optimizer.cooperation', optimizers.COOPERATIONS)
+  _positive(config, 'optimizer.base.learning_rate')
+  _positive(config, 'optimizer.base.eps')
+  if config.optimizer.trust_region is not None:
+    _positive(config, 'optimizer.trust_region')
+  for key in ('momentum', 'decay', 'b1', 'b2'):
+    _fraction(config, f'optimizer.base.{key}')
+  decay = config.optimizer.base.weight_decay
+  if not 0 <= decay < math.inf:
+    raise ConfigError(
+      'config.optimizer.base.weight_decay', 'a number from 0', decay, 'raise it'
+    )
+  name = optimizers.base_name(config.optimizer)
+  _check_base(config, name)
+  if config.optimizer.name == 'gt_ddp':
+    _check_curvature(config, name)
+
+
+def _check_base(config: ml_collections.ConfigDict, name: str) -> None:
+  """Refuses a changed key that the base would not read."""
+  reference = default.get_config().optimizer.base
+  reads = ('name', 'learning_rate', *optimizers.BASES[name].reads)
+  for key, value in config.optimizer.base.items():
+    if key not in reads and value != reference[key]:
+      raise ConfigError(
+        f'config.optimizer.base.{key}',
+        f'{reference[key]!r}, because {name} does not read it',
+        repr(value),
+        'leave it or choose another base',
+      )
+
+
+def _check_curvature(config: ml_collections.ConfigDict, name: str) -> None:
+  value = config.optimizer.value
+  if value != 'frozen' and not optimizers.BASES[name].explicit:
+    able = [n for n, kind in optimizers.BASES.items() if kind.explicit]
+    raise ConfigError(
+      'config.optimizer.value',
+      f"'frozen', because the base {name} has no explicit curvature",
+      repr(value),
+      f'change it, or choose a base that has one ({", ".join(able)})',
+    )
+
+
+def _check_compare(config: ml_collections.ConfigDict) -> None:
+  _fraction(config, 'compare.target')
+  for key in optimizers.BASES:
+    _positive(config, f'compare.learning_rate.{key}')
+  for key in ('bases', 'seeds'):
+    values = config.compare[key]
+    if len(set(values)) != len(values):
+      raise ConfigError(
+        f'config.compare.{key}', 'no value twice', values, 'remove one'
+      )
+  if min(config.compare.seeds) < 0:
+    raise ConfigError(
+      'config.compare.seeds', 'seeds from 0', config.compare.seeds, 'raise them'
+    )
+  able = optimizers.BASES
+  reason = ''
+  if config.optimizer.value != 'frozen':
+    able = {name: kind for name, kind in able.items() if kind.explicit}
+    reason = f' for optimizer.value={config.optimizer.value!r}'
+  if not set(config.compare.bases) <= set(able):
+    raise ConfigError(
+      'config.compare.bases',
+      f'some of {", ".join(able)}{reason}',
+      config.compare.bases,
+      'remove the others',
+    )
+
+
+def _get(config: ml_collections.ConfigDict, path: str) -> Any:
+  for key in path.split('.'):
+    config = config[key]
+  return config
+
+
+def _one_of(config: ml_collections.ConfigDict, path: str, allowed: Any) -> None:
+  got = _get(config, path)
+  if got not in allowed:
+    raise ConfigError(
+      f'config.{path}', f'one of {", ".join(allowed)}', repr(got), 'change it'
+    )
+
+
+def _in_range(
+  config: ml_collections.ConfigDict,
+  path: str,
+  low: int,
+  high: int | None = None,
+  what: str = 'the largest value',
+) -> None:
+  got = _get(config, path)
+  if got < low or (high is not None and got > high):
+    upper = '' if high is None else f' to {high} ({what})'
+    remedy = 'raise it' if got < low else 'lower it'
+    raise ConfigError(
+      f'config.{path}', f'an integer from {low}{upper}', got, remedy
+    )
+
+
+def _positive(config: ml_collections.ConfigDict, path: str) -> None:
+  got = _get(config, path)
+  if not 0 < got < math.inf:
+    raise ConfigError(
+      f'config.{path}', 'a finite number above 0', got, 'change it'
+    )
+
+
+def _fraction(config: ml_collections.ConfigDict, path: str) -> None:
+  got = _get(config, path)
+  if not 0 <= got < 1:
+    raise ConfigError(
+      f'config.{path}', 'a number from 0 to below 1', got, 'change it'
+    )

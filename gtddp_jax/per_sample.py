@@ -1,0 +1,178 @@
+"""Per-sample gradients of a control, as rows of a matrix.
+
+Row ``(i, r)`` is ``g^{i,r}``, all leaves of the control end to end. Kernels of
+dense and convolutional layers have a closed form; other leaves are
+differentiated sample by sample. A control that later stages read again has
+several *uses*, its own stage first; the row is the sum over them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gtddp_jax import contractions, trajectory
+from gtddp_jax import graph as graph_lib
+
+Array = jax.Array
+Arrays = tuple[jax.Array, ...]
+
+
+class Use(NamedTuple):
+  """A stage that reads the control, linearised."""
+
+  t: int
+  point: trajectory.Point
+  directions: trajectory.Directions
+
+
+class Sample(NamedTuple):
+  """What a use contributes to per-sample gradients; leading axis = samples.
+
+  Attributes:
+    entry: the layer's input for the own stage, the state for later ones.
+    fixed: what is not differentiated.
+    bars: cotangents after the layer, or after the stage; ``[B, R, k, ...]``.
+  """
+
+  entry: Arrays
+  fixed: graph_lib.Fixed
+  bars: Arrays
+
+
+def samples(uses: Sequence[Use], batch: int) -> list[Sample]:
+  """Splits the leading axis of everything per sample, ``[B, k, ...]``."""
+
+  def split(values: Arrays) -> Arrays:
+    return tuple(v.reshape(batch, -1, *v.shape[1:]) for v in values)
+
+  def split_bars(values: Arrays) -> Arrays:
+    return tuple(
+      jnp.moveaxis(v.reshape(v.shape[0], batch, -1, *v.shape[2:]), 0, 1)
+      for v in values
+    )
+
+  def sample(use: Use) -> Sample:
+    own = use is uses[0]
+    point, directions = use.point, use.directions
+    fixed = graph_lib.Fixed(split(point.fixed.aux), split(point.fixed.inputs))
+    return Sample(
+      split(point.x if own else point.state),
+      fixed,
+      split_bars(directions.layer if own else directions.after),
+    )
+
+  return list(map(sample, uses))
+
+
+def rows(
+  graph: graph_lib.LayerGraph,
+  uses: Sequence[Use],
+  data: list[Sample],
+  rank: int,
+) -> Array:
+  """The per-sample gradients of the samples given.
+
+  Args:
+    graph: of the network.
+    uses: of the control, its own stage first.
+    data: some of the ``samples`` of these uses.
+    rank: R, the number of directions.
+
+  Returns:
+    ``[b, R, p]``, with p the size of the control.
+  """
+  stage, control = uses[0].point.stage, uses[0].point.control
+  closed = None
+  if len(uses) == 1 and contractions.supports(stage):
+    closed = stage.kernel
+  leaves: list[Array] = []
+  if len(control) > (closed is not None):
+    leaves += jax.vmap(lambda d: _of_sample(graph, uses, d, rank))(data)
+  if closed is not None:
+    leaves[closed : closed + 1] = [
+      contractions.kernel_gradients(
+        stage, data[0].entry[0], data[0].bars[0], control[closed].shape
+      )
+    ]
+  flat = [leaf.reshape(*leaf.shape[:2], -1) for leaf in leaves]
+  return jnp.concatenate(flat, axis=-1) if len(flat) > 1 else flat[0]
+
+
+def _of_sample(
+  graph: graph_lib.LayerGraph,
+  uses: Sequence[Use],
+  data: list[Sample],
+  rank: int,
+) -> Arrays:
+  """Gradients of one sample by differentiation, leaves ``[R, ...]``.
+
+  Stages are traced for whole batches. A batch of two, the sample twice with a
+  cotangent on the first, is the smallest that every network treats as such.
+  """
+  pair = graph.for_batch(2).stages
+  own = uses[0]
+  control = own.point.control
+  total = tuple(jnp.zeros((rank, *u.shape), u.dtype) for u in control)
+  for use, (entry, fixed, bars) in zip(uses, data, strict=True):
+    if not bars:  # only later stages read this control
+      continue
+    read, at = reader(
+      pair[use.t], use.point, _twice(entry), _twice(fixed), own=use is own
+    )
+    _, pull = jax.vjp(read, at)
+    (pulled,) = jax.vmap(lambda bar, pull=pull: pull(_padded(bar)))(bars)
+    indices = use.point.stage.control if use is own else use.point.stage.shared
+    total = add_uses(own.point.stage.control, total, indices, pulled)
+  return total
+
+
+def reader(
+  stage: graph_lib.Stage,
+  point: trajectory.Point,
+  entry: Arrays,
+  fixed: graph_lib.Fixed,
+  *,
+  own: bool,
+) -> tuple[Callable[[Arrays], Arrays], Arrays]:
+  """A use as a function of the controls it reads, and their nominal values.
+
+  Args:
+    stage: as traced for the batch size of ``entry``.
+    point: for the nominal controls.
+    entry: the layer's input if ``own``, else the state.
+    fixed: what is not differentiated.
+    own: whether this is the control's own stage (its layer alone is then the
+      function) or a later one (the stage as a function of earlier controls).
+
+  Returns:
+    The function and the point where it is differentiated.
+  """
+  if own:
+    return lambda u: stage.layer(entry, u, point.shared, fixed), point.control
+  return lambda v: stage(entry, point.control, v, fixed)[0], point.shared
+
+
+def add_uses(
+  control: tuple[int, ...],
+  total: Arrays,
+  indices: tuple[int, ...],
+  more: Arrays,
+) -> Arrays:
+  """Adds gradients of the leaves at ``indices`` to those of the control."""
+  found = dict(zip(indices, more, strict=True))
+  return tuple(
+    g + found[i] if i in found else g
+    for i, g in zip(control, total, strict=True)
+  )
+
+
+def _twice(values: Any) -> Any:
+  return jax.tree.map(lambda v: jnp.concatenate([v, v]), values)
+
+
+def _padded(values: Any) -> Any:
+  return jax.tree.map(lambda v: jnp.concatenate([v, jnp.zeros_like(v)]), values)

@@ -1,0 +1,41 @@
+"""Settings every test runs under: float64, no silent rank promotion.
+
+The compiler runs at its lowest useful effort: the programs of the tests are
+tiny and compiling them is what takes the time.
+"""
+
+from __future__ import annotations
+
+import os
+
+_EFFORT = '--xla_backend_optimization_level=1'
+os.environ['XLA_FLAGS'] = f'{_EFFORT} {os.environ.get("XLA_FLAGS", "")}'.strip()
+
+import jax  # noqa: E402 (the flags must be in place first)
+import pytest  # noqa: E402
+
+jax.config.update('jax_enable_x64', True)
+jax.config.update('jax_numpy_rank_promotion', 'raise')
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+  """Adds `--slow`, which also runs the tests marked slow."""
+  parser.addoption(
+    '--slow', action='store_true', help='also run the tests marked slow'
+  )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+  """Declares the marker, so that strict markers accept it."""
+  config.addinivalue_line('markers', 'slow: minutes long; needs --slow')
+
+
+def pytest_collection_modifyitems(
+  config: pytest.Config, items: list[pytest.Item]
+) -> None:
+  """Skips slow tests unless they were asked for."""
+  if config.getoption('--slow'):
+    return
+  for item in items:
+    if 'slow' in item.keywords:
+      item.add_marker(pytest.mark.skip(reason='slow: run with --slow'))

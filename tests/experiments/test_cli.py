@@ -1,0 +1,138 @@
+"""A command line that cannot be used ends with one line and nothing made."""
+
+from __future__ import annotations
+
+import pathlib
+import subprocess
+import sys
+
+import pytest
+from absl import flags
+
+from experiments import cli, data, training
+
+# How ml_collections loads a configuration file.
+pytestmark = pytest.mark.filterwarnings(
+  'ignore:the load_module:DeprecationWarning'
+)
+
+ROOT = pathlib.Path(data.__file__).parent.parent
+
+REFUSED = {
+  '--config.batch=1': 'config.batch: expected one of batch_size',
+  '--config.optimizer.base.lr=1': 'config.optimizer.base.lr: expected one of',
+  '--config.batch_size.x=1': 'config.batch_size: expected no key in it',
+  '--config.batch_size=many': 'config.batch_size: expected a value of type int',
+  '--config.epochs=1.5': 'config.epochs: expected a value of type int',
+  '--config.optimizer.feedback=x': 'optimizer.feedback: expected a value of',
+  '--config.batch_size=5000': 'expected an integer from 1 to 1437',
+  '--config.optimizer.name=lion': 'config.optimizer.name: expected one of sgd',
+  '--config.optimizer.base.learning_rate=-1': 'expected a finite number above',
+  '--config=configs/absent.py': '--config: expected a Python file',
+  '--config=configs/digits.py:lion': 'expected one of adam',
+  '--configs=configs/digits.py': "Unknown command line flag 'configs'",
+  '--workdir': 'Missing value for flag --workdir',
+  'runs': 'expected only flags',
+}
+
+
+@pytest.fixture(autouse=True)
+def in_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
+  monkeypatch.chdir(ROOT)
+
+
+def parsed(*arguments: str) -> flags.FlagValues:
+  values = flags.FlagValues()
+  cli.parse(['program', *arguments], values)
+  return values
+
+
+@pytest.mark.parametrize('argument', REFUSED)
+def test_refusals(
+  argument: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+  folder = tmp_path / 'run'
+  with pytest.raises(SystemExit) as caught:
+    parsed(f'--workdir={folder}', argument)
+  assert caught.value.code == 2
+  output = capsys.readouterr()
+  assert not output.out
+  assert len(output.err.splitlines()) == 1
+  assert output.err.startswith('error: ')
+  assert REFUSED[argument] in output.err
+  assert not folder.exists()
+
+
+def test_a_refusal_from_outside(tmp_path: pathlib.Path) -> None:
+  done = subprocess.run(
+    [
+      *(sys.executable, '-m', 'experiments.train'),
+      '--config=configs/digits.py',
+      '--config.optimizer.terminal=hessian',
+      f'--workdir={tmp_path / "run"}',
+    ],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 2
+  assert not done.stdout
+  assert done.stderr == (
+    'error: config.optimizer.terminal: expected one of gradient, '
+    "gauss_newton, got 'hessian'; change it.\n"
+  )
+  assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_holds_files_is_refused(
+  tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+  (tmp_path / 'notes.txt').write_text('mine')
+  with pytest.raises(SystemExit) as caught:
+    parsed(f'--workdir={tmp_path}')
+  assert caught.value.code == 2
+  assert '--overwrite' in capsys.readouterr().err
+  assert parsed(f'--workdir={tmp_path}', '--overwrite').overwrite
+
+
+def test_keys_are_overridden() -> None:
+  values = parsed(
+    '--config=configs/digits.py:sgd',
+    '--config.optimizer.name=gt_ddp',
+    '--config.optimizer.trust_region=2',
+    '--config.model.widths=(4, 8)',
+    '--noconfig.optimizer.feedback',
+  )
+  assert values.config.optimizer.name == 'gt_ddp'
+  assert values.config.optimizer.base.name == 'sgd'
+  assert values.config.optimizer.trust_region == 2.0
+  assert values.config.model.widths == (4, 8)
+  assert values.config.optimizer.feedback is False
+  assert values.config.is_locked
+
+
+@pytest.mark.parametrize(
+  ('error', 'code'),
+  [(training.NonFiniteError('batch loss', 7), 1), (KeyboardInterrupt(), 130)],
+)
+def test_how_a_run_ends(
+  error: BaseException,
+  code: int,
+  tmp_path: pathlib.Path,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  def work(*unused: object) -> None:
+    del unused
+    raise error
+
+  with pytest.raises(SystemExit) as caught:
+    cli.run('test', work, parsed(f'--workdir={tmp_path / "run"}'))
+  assert caught.value.code == code
+  assert len(capsys.readouterr().err.splitlines()) == 2  # folder, then reason
+
+
+def test_a_folder_of_its_own() -> None:
+  path = cli.folder_path('compare', parsed())
+  assert path.parent == pathlib.Path('runs')
+  assert path.name.startswith('compare-')

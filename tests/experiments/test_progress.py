@@ -1,0 +1,22 @@
+"""Progress away from a terminal: lines, and no control characters."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+import rich.console
+
+from experiments import progress
+
+
+@pytest.mark.parametrize('terminal', [False, True])
+def test_lines_stay(terminal: bool) -> None:
+  stream = io.StringIO()
+  console = rich.console.Console(file=stream, force_terminal=terminal)
+  with progress.Progress(10, console) as bar:
+    bar.advance(5)
+    bar.say('half [way]')
+  text = stream.getvalue()
+  assert 'half [way]' in text
+  assert ('\x1b' in text) == terminal

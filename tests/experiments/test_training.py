@@ -1,0 +1,135 @@
+"""Short trainings, from the config to the files in the folder."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+import optax
+import pytest
+
+import gtddp_jax as gt
+from configs import default
+from experiments import data, models, programs, progress, runs, training
+
+
+def small(**optimizer: Any) -> ml_collections.ConfigDict:
+  """An epoch of six steps of a small net."""
+  config = default.get_config()
+  config.model.update(name='mlp', widths=(8,))
+  config.update(batch_size=256, epochs=1, log_every=2, eval_every=4)
+  config.optimizer.update(optimizer)
+  return config
+
+
+@pytest.fixture(scope='module')
+def dataset() -> data.Dataset:
+  return data.load('digits', 'standard')
+
+
+def trained(
+  config: ml_collections.ConfigDict, path: pathlib.Path
+) -> runs.RunFolder:
+  folder = runs.create(path, config, overwrite=False)
+  training.train(config, folder)
+  return folder
+
+
+def without_times(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+  return [
+    {key: value for key, value in row.items() if 'seconds' not in key}
+    for row in rows
+  ]
+
+
+def test_from_config_to_files(tmp_path: pathlib.Path) -> None:
+  config = small(name='gt_ddp', base={'name': 'sgd', 'learning_rate': 0.3})
+  first = trained(config, tmp_path / 'a')
+  rows = first.rows()
+  assert [row['step'] for row in rows] == [0, 2, 4, 6]
+  assert [row['step'] for row in rows if 'test_accuracy' in row] == [0, 4, 6]
+  assert rows[-1]['train_loss'] < 0.8 * rows[0]['train_loss']
+  assert rows[-1]['feedback_ratio'] > 0
+  result = json.loads(first.file('result.json').read_text())
+  assert result['status'] == 'finished'
+  assert result['optimizer'] == 'GT-DDP SGD'
+  assert result['test_accuracy'] == rows[-1]['test_accuracy']
+  assert result['compile_seconds'] > 0
+  assert first.file('curves.png').stat().st_size > 10_000
+
+  again = trained(config, tmp_path / 'b')
+  assert without_times(again.rows()) == without_times(rows)
+
+
+def test_a_baseline_is_a_plain_loop(dataset: data.Dataset) -> None:
+  config = small(name='sgd', base={'learning_rate': 0.3})
+  program = programs.build(
+    programs.build_network(config, dataset), config, dataset
+  )
+  *_, last = training.intervals(program, config, dataset, seed=5)
+
+  model = models.build(config.model, dataset.classes)
+  tx = optax.sgd(0.3)
+  params = model.init(jax.random.key(5), dataset.train.images[:1])['params']
+
+  def loss(params: Any, images: Any, labels: Any) -> jax.Array:
+    logits = model.apply({'params': params}, images)
+    return gt.losses.softmax_cross_entropy(logits, labels).mean()
+
+  @jax.jit
+  def step(params: Any, state: Any, *batch: Any) -> tuple[Any, Any]:
+    updates, state = tx.update(jax.grad(loss)(params, *batch), state)
+    return optax.apply_updates(params, updates), state
+
+  state = tx.init(params)
+  for number in range(6):
+    samples = data.batch(dataset.train, 256, seed=5, step=number)
+    params, state = step(params, state, *samples)
+  assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {
+    np.dtype(np.float32)
+  }
+  logits = model.apply({'params': params}, dataset.test.images)
+  accuracy = np.mean(logits.argmax(axis=-1) == dataset.test.labels)
+  np.testing.assert_allclose(last['test_accuracy'], accuracy)
+  np.testing.assert_allclose(
+    last['train_loss'], loss(params, *dataset.train), rtol=1e-4
+  )
+
+
+@pytest.mark.parametrize('name', ['sgd', 'gt_ddp'])
+def test_it_stops_where_the_loss_is_not_finite(
+  name: str, tmp_path: pathlib.Path
+) -> None:
+  config = small(name=name, base={'name': 'sgd', 'learning_rate': 1e30})
+  folder = runs.create(tmp_path, config, overwrite=False)
+  with pytest.raises(training.NonFiniteError, match=r'at step \d+: expected'):
+    training.train(config, folder)
+  rows = folder.rows()
+  assert [row['step'] for row in rows[:2]] == [0, 2]
+  result = json.loads(folder.file('result.json').read_text())
+  assert 'expected a finite number' in result['status']
+  assert result['test_accuracy'] is not None
+
+
+def test_an_interrupt_leaves_whole_files(
+  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  config = small()
+  folder = runs.create(tmp_path, config, overwrite=False)
+
+  def advance(self: progress.Progress, steps: int) -> None:
+    del self
+    if steps:
+      raise KeyboardInterrupt
+
+  monkeypatch.setattr(progress.Progress, 'advance', advance)
+  with pytest.raises(KeyboardInterrupt):
+    training.train(config, folder)
+  assert [row['step'] for row in folder.rows()] == [0, 2]
+  result = json.loads(folder.file('result.json').read_text())
+  assert result['status'] == 'interrupted'
+  assert result['step'] == 0

@@ -1,0 +1,150 @@
+"""Each refusal names the key and says what to do, in one line."""
+
+from __future__ import annotations
+
+import importlib
+import pathlib
+from typing import Any
+
+import ml_collections
+import pytest
+
+from configs import default
+from experiments import data, models, optimizers, validation
+
+CONFIGS = sorted(
+  path.stem
+  for path in pathlib.Path(default.__file__).parent.glob('*.py')
+  if path.stem != '__init__'
+)
+
+REFUSED = [
+  ('batch_size', 0),
+  ('batch_size', 1438),
+  ('batch_size', '64'),
+  ('batch_size', True),
+  ('epochs', 0),
+  ('epochs', 1.5),
+  ('seed', -1),
+  ('log_every', 0),
+  ('eval_every', 47),
+  ('eval_batch_size', 0),
+  ('dataset.name', 'imagenet'),
+  ('dataset.scaling', 'none'),
+  ('model.name', 'transformer'),
+  ('model.widths', ()),
+  ('model.widths', (16, 0)),
+  ('model.widths', (16, 3.5)),
+  ('model.activation', 'gelu'),
+  ('model.norm', 'batch'),
+  ('optimizer.name', 'lion'),
+  ('optimizer.base.name', 'gt_ddp'),
+  ('optimizer.base.learning_rate', -0.1),
+  ('optimizer.base.learning_rate', float('nan')),
+  ('optimizer.base.learning_rate', float('inf')),
+  ('optimizer.base.learning_rate', None),
+  ('optimizer.base.b1', 1.0),
+  ('optimizer.base.eps', 0.0),
+  ('optimizer.base.weight_decay', -1.0),
+  ('optimizer.base.momentum', 0.9),  # adam does not read it
+  ('optimizer.terminal', 'gradients'),
+  ('optimizer.value', 'coupled'),
+  ('optimizer.cooperation', 'schur'),
+  ('optimizer.feedback', 1),
+  ('optimizer.trust_region', 0.0),
+  ('optimizer.trust_region', 'off'),
+  ('compare.bases', ('sgd', 'lion')),
+  ('compare.bases', ('sgd', 'sgd')),
+  ('compare.seeds', (-1,)),
+  ('compare.target', 97.0),
+  ('compare.learning_rate.sgd', 0.0),
+]
+
+
+def changed(**changes: Any) -> ml_collections.ConfigDict:
+  """The default config with keys replaced, whatever their types."""
+  values = default.get_config().to_dict()
+  for path, value in changes.items():
+    *sections, key = path.split('.')
+    section = values
+    for name in sections:
+      section = section[name]
+    section[key] = value
+  return ml_collections.ConfigDict(values, convert_dict=True)
+
+
+@pytest.mark.parametrize(('path', 'value'), REFUSED, ids=str)
+def test_refusals(path: str, value: Any) -> None:
+  with pytest.raises(validation.ConfigError) as caught:
+    validation.validate(changed(**{path: value}))
+  message = str(caught.value)
+  assert message.startswith(f'config.{path}: expected ')
+  assert ', got ' in message
+  assert message.endswith('.')
+  assert len(message.splitlines()) == 1
+
+
+def test_a_key_too_many() -> None:
+  with pytest.raises(validation.ConfigError, match=r'model\.depth: .*widths'):
+    validation.validate(changed(**{'model.depth': 3}))
+
+
+def test_a_key_too_few() -> None:
+  config = default.get_config()
+  del config.model.norm
+  with pytest.raises(validation.ConfigError, match=r'model\.norm: .*default'):
+    validation.validate(config)
+
+
+def test_a_section_replaced_by_a_value() -> None:
+  with pytest.raises(validation.ConfigError, match='a section'):
+    validation.validate(changed(model=3))
+
+
+def test_bellman_needs_an_explicit_curvature() -> None:
+  opaque = {
+    'optimizer.name': 'gt_ddp',
+    'optimizer.base.name': 'adamw',
+    'optimizer.value': 'bellman',
+  }
+  with pytest.raises(validation.ConfigError) as caught:
+    validation.validate(changed(**opaque))
+  assert 'config.optimizer.value' in str(caught.value)
+  assert 'sgd, rmsprop, adam' in str(caught.value)
+  validation.validate(changed(**opaque | {'optimizer.value': 'frozen'}))
+  validation.validate(changed(**opaque | {'optimizer.base.name': 'sgd'}))
+  compared = {'compare.bases': ('adamw',), 'optimizer.value': 'bellman'}
+  with pytest.raises(validation.ConfigError, match=r'compare\.bases'):
+    validation.validate(changed(**compared))
+
+
+def test_momentum_where_it_is_read() -> None:
+  validation.validate(
+    changed(**{'optimizer.name': 'sgd', 'optimizer.base.momentum': 0.9})
+  )
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_every_configuration_is_valid(name: str) -> None:
+  config = importlib.import_module(f'configs.{name}').get_config()
+  validation.validate(config)
+  dataset = data.load(config.dataset.name, config.dataset.scaling)
+  models.build(config.model, dataset.classes)
+  optimizers.title(config.optimizer)
+
+
+@pytest.mark.parametrize('base', sorted(optimizers.BASES))
+def test_digits_brings_the_rate_of_its_base(base: str) -> None:
+  digits = importlib.import_module('configs.digits')
+  config = digits.get_config(base)
+  validation.validate(config)
+  assert config.optimizer.name == base
+  assert (
+    config.optimizer.base.learning_rate == config.compare.learning_rate[base]
+  )
+
+
+def test_every_base_has_a_rate() -> None:
+  assert set(default.get_config().compare.learning_rate) == set(
+    optimizers.BASES
+  )
