@@ -11,21 +11,20 @@ plain optax, with compile time and compiled memory. Close other programs first.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 import statistics
 import time
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from absl import app
-from absl import flags
 import jax
 import jax.numpy as jnp
 import optax
+from absl import app, flags
 from rich import console as rich_console
 from rich import table as rich_table
 
-from experiments import models
 import gtddp_jax as gt
+from experiments import models
 
 BASE = flags.DEFINE_enum('base', 'sgd', ['sgd', 'rmsprop', 'adam'], 'Base.')
 BATCH = flags.DEFINE_integer('batch', 128, 'Batch size.', lower_bound=2)

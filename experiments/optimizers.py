@@ -18,7 +18,7 @@ import gtddp_jax as gt
 Loss = Callable[[jax.Array, jax.Array], jax.Array]
 
 TERMINALS = ('gradient', 'gauss_newton')
-VALUES = ('frozen', 'bellman')
+VALUES = ('frozen', 'bellman', 'coupled')
 COOPERATIONS = ('none',)
 
 
@@ -29,7 +29,7 @@ class BaseKind(NamedTuple):
     title: for tables and figures.
     build: makes it from the ``base`` section of a config.
     reads: the keys of that section that it reads, beside the learning rate.
-    explicit: whether it has an explicit ``Q_uu``, as ``bellman`` needs.
+    explicit: whether it has an explicit ``Q_uu``, as all but ``frozen`` need.
   """
 
   title: str

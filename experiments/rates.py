@@ -55,6 +55,7 @@ FORMS = (
 
 def final_losses(
   config: ml_collections.ConfigDict,
+  network: programs.Network,
   dataset: data.Dataset,
   form: Form,
   rate: float,
@@ -67,7 +68,7 @@ def final_losses(
   section.terminal = form.terminal or 'gradient'
   section.value = form.value
   section.trust_region = form.trust_region
-  program = programs.build(own, dataset)
+  program = programs.build(network, own, dataset)
   losses: list[float | None] = []
   for seed in config.compare.seeds:
     try:
@@ -81,12 +82,13 @@ def final_losses(
 def work(config: ml_collections.ConfigDict, folder: runs.RunFolder) -> None:
   """Runs the study and prints the table."""
   dataset = data.load(config.dataset.name, config.dataset.scaling)
+  network = programs.build_network(config, dataset)
   config.eval_every = config.log_every * 10**6  # at the end only
   rows: list[dict[str, Any]] = []
   with progress.Progress(len(FORMS) * len(RATES)) as bar:
     for form in FORMS:
       for rate in RATES:
-        losses = final_losses(config, dataset, form, rate)
+        losses = final_losses(config, network, dataset, form, rate)
         row = {'form': form.title(), 'rate': rate, 'train_losses': losses}
         folder.log(row)
         rows.append(row)

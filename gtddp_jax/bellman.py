@@ -25,7 +25,7 @@ Array = jax.Array
 def bellman(problem: values_lib.Problem) -> values_lib.Sweep:
   """Sweeps backward; the weights of stage ``t`` use the value after it."""
   slope, curvature = problem.terminal
-  root = square_root(curvature)
+  root = values_lib.square_root(curvature)
   values = [problem.terminal]
   observed: dict[int, Array] = {}
   smallest, clipped = jnp.ones(()), jnp.zeros(())
@@ -51,14 +51,6 @@ def bellman(problem: values_lib.Problem) -> values_lib.Sweep:
     values.append(values_lib.Value(slope, curvature))
   checked = slope.shape[0] * (len(values) - 1)
   return values_lib.Sweep(values[::-1], observed, smallest, clipped, checked)
-
-
-def square_root(matrices: Array) -> Array:
-  """``L`` with ``S = L L^T`` for positive semi-definite ``[B, R, R]``."""
-  if matrices.shape[-1] == 1:
-    return jnp.sqrt(jnp.maximum(matrices, 0))
-  values, vectors = jnp.linalg.eigh(matrices)
-  return vectors * jnp.sqrt(jnp.maximum(values, 0))[:, None, :]
 
 
 def _contract(root: Array, gram: Array) -> tuple[Array, Array]:

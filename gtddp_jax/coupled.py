@@ -20,7 +20,6 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from gtddp_jax import bellman
 from gtddp_jax import values as values_lib
 
 Array = jax.Array
@@ -31,7 +30,7 @@ def coupled(problem: values_lib.Problem) -> values_lib.Sweep:
   batch, rank = problem.terminal.slope.shape
   size = batch * rank
   slope = problem.terminal.slope.reshape(size)
-  root = _block_diagonal(bellman.square_root(problem.terminal.curvature))
+  root = _block_diagonal(values_lib.square_root(problem.terminal.curvature))
   values: list[values_lib.Value] = []
   observed: dict[int, Array] = {}
   smallest = jnp.ones(())

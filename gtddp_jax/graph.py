@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -174,7 +174,9 @@ class LayerGraph:
     return summarize(self)
 
 
-def pick(leaves: Arrays, indices: tuple[int, ...]) -> Arrays:
+def pick(
+  leaves: Arrays | Mapping[int, jax.Array], indices: tuple[int, ...]
+) -> Arrays:
   """``leaves`` at ``indices``."""
   return tuple(leaves[i] for i in indices)
 

@@ -13,11 +13,13 @@ With ``c`` the nominal and ``c^`` the actual state, forward over the stages::
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from gtddp_jax import graph as graph_lib
 from gtddp_jax import trajectory as trajectory_lib
 from gtddp_jax import values
 
@@ -47,7 +49,7 @@ def closed_loop(
   problem: values.Problem,
   sweep: values.Sweep,
   trajectory: trajectory_lib.Trajectory,
-  directions: list[trajectory_lib.Directions],
+  directions: Sequence[trajectory_lib.Directions],
 ) -> Rollout:
   """Updates the controls in order, each with the feedback of those before.
 
@@ -60,71 +62,75 @@ def closed_loop(
   Returns:
     Updates, the base's new state and statistics.
   """
-  batch, rank = problem.terminal.slope.shape
-  updates: dict[int, Array] = {}
-  gradients: dict[int, Array] = {}
-  checked = sweep.checked
+  done = _Done(problem, sweep)
   answers: list[Array] = []
-  slopes: list[Array] = []
   clipped = sweep.clipped
-  state: Arrays = ()
-  aux: Arrays = ()
-
-  def gradient(i: int) -> Array:
-    """The final gradient of a leaf, or its open-loop one if still ahead."""
-    if i not in gradients:
-      t = next(t for t, c in enumerate(problem.controls) if i in c)
-      gains = values.open_gain(
-        problem,
-        problem.sensitivities[t],
-        problem.controls[t],
-        sweep.values[t].slope,
-      )
-      return gains[problem.controls[t].index(i)]
-    return gradients[i]
-
-  def observed(i: int) -> Array:
-    return sweep.observed[i] if i in sweep.observed else gradients[i]
-
-  for t, (point, control) in enumerate(
-    zip(trajectory.points, problem.controls, strict=True)
-  ):
-    value = sweep.values[t]
-    weights = value.slope
+  state, aux = trajectory.points[0].state, trajectory.points[0].fixed.aux
+  for t, point in enumerate(trajectory.points):
+    control, weights = problem.controls[t], sweep.values[t].slope
     if t > 0:
       change = tuple(map(jnp.subtract, state, point.state))
-      e = jnp.zeros((batch, rank)) + sum(
-        problem.sensitivities[s].shared_change(
-          tuple(updates[i] for i in problem.controls[s]), after=t - 1
-        )
-        for s in range(t)
+      e = done.outcome(t, directions[t], change)
+      answer, shortened = values.shorten(
+        sweep.values[t].answer(e), problem.radius
       )
-      e += trajectory_lib.dot(directions[t].state, change, batch)
-      answer, shortened = values.shorten(value.answer(e), problem.radius)
       weights = weights + answer
       clipped += shortened
       answers.append(answer)
-      slopes.append(value.slope)
-      checked += batch
     total = values.open_gain(
       problem, problem.sensitivities[t], control, weights
     )
-    gradients.update(zip(control, total, strict=True))
-    step = problem.base.step(control, gradient, observed)
-    updates.update(zip(control, step, strict=True))
+    done.gradients.update(zip(control, total, strict=True))
+    step = problem.base.step(control, done.gradient, done.observed)
+    done.updates.update(zip(control, step, strict=True))
     if t + 1 < len(problem.controls):
-      u = _updated(point.control, control, updates)
-      v = _updated(point.shared, point.stage.shared, updates)
+      u = _updated(point.control, control, done.updates)
+      v = _updated(point.shared, point.stage.shared, done.updates)
       fixed = dataclasses.replace(point.fixed, aux=aux)
       state, aux = point.stage(state, u, v, fixed)
-  size = len(updates)
+  batch, size = problem.terminal.slope.shape[0], len(done.updates)
   return Rollout(
-    [updates[i] for i in range(size)],
-    [gradients[i] for i in range(size)],
-    problem.base.finish(gradient, observed),
-    _ratio(answers, slopes),
-    clipped / max(checked, 1),
+    [done.updates[i] for i in range(size)],
+    [done.gradients[i] for i in range(size)],
+    problem.base.finish(done.gradient, done.observed),
+    _ratio(answers, [value.slope for value in sweep.values[1:]]),
+    clipped / max(sweep.checked + batch * len(answers), 1),
   )
+
+
+class _Done:
+  """The controls updated so far, by flat parameter index."""
+
+  def __init__(self, problem: values.Problem, sweep: values.Sweep):
+    self._problem, self._sweep = problem, sweep
+    self.updates: dict[int, Array] = {}
+    self.gradients: dict[int, Array] = {}
+
+  def gradient(self, i: int) -> Array:
+    """The final gradient of a leaf, or its open-loop one if still ahead."""
+    if i in self.gradients:
+      return self.gradients[i]
+    problem = self._problem
+    t = next(t for t, c in enumerate(problem.controls) if i in c)
+    control, slope = problem.controls[t], self._sweep.values[t].slope
+    gains = values.open_gain(problem, problem.sensitivities[t], control, slope)
+    return gains[control.index(i)]
+
+  def observed(self, i: int) -> Array:
+    """What the curvature of a leaf is observed from."""
+    known = self._sweep.observed
+    return known[i] if i in known else self.gradients[i]
+
+  def outcome(
+    self, t: int, directions: trajectory_lib.Directions, change: Arrays
+  ) -> Array:
+    """``e`` at the cut before stage ``t``, ``[B, R]``."""
+    batch, rank = self._problem.terminal.slope.shape
+    e = trajectory_lib.dot(directions.state, change, batch)
+    for s, control in enumerate(self._problem.controls[:t]):
+      update = graph_lib.pick(self.updates, control)
+      e += self._problem.sensitivities[s].shared_change(update, after=t - 1)
+    return jnp.broadcast_to(e, (batch, rank))
 
 
 def _updated(

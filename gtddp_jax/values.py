@@ -120,3 +120,11 @@ def shorten(weights: Array, radius: Array | None) -> tuple[Array, Array]:
   norms = jnp.linalg.norm(weights, axis=1, keepdims=True)
   factors = jnp.minimum(1, radius / jnp.maximum(norms, radius))
   return weights * factors, jnp.sum(norms > radius).astype(jnp.float32)
+
+
+def square_root(matrices: Array) -> Array:
+  """``L`` with ``S = L L^T`` for positive semi-definite ``[B, R, R]``."""
+  if matrices.shape[-1] == 1:
+    return jnp.sqrt(jnp.maximum(matrices, 0))
+  values, vectors = jnp.linalg.eigh(matrices)
+  return vectors * jnp.sqrt(jnp.maximum(values, 0))[:, None, :]

@@ -74,9 +74,7 @@ def test_one_compile_in_scan_with_stable_state(form: Any) -> None:
     return (optax.apply_updates(params, updates), state), None
 
   start = (PARAMS, tx.init(PARAMS))
-  (_, state), _ = jax.jit(lambda c: jax.lax.scan(body, c, length=60))(
-    start
-  )
+  (_, state), _ = jax.jit(lambda c: jax.lax.scan(body, c, length=60))(start)
   shapes = lambda tree: jax.tree.map(lambda v: (v.shape, v.dtype), tree)  # noqa: E731
   assert shapes(state) == shapes(start[1])
   metrics = gt.metrics(state)

@@ -48,7 +48,7 @@ REFUSED = [
   ('optimizer.base.weight_decay', -1.0),
   ('optimizer.base.momentum', 0.9),  # adam does not read it
   ('optimizer.terminal', 'gradients'),
-  ('optimizer.value', 'coupled'),
+  ('optimizer.value', 'exact'),
   ('optimizer.cooperation', 'schur'),
   ('optimizer.feedback', 1),
   ('optimizer.trust_region', 0.0),
