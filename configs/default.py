@@ -68,7 +68,7 @@ def _optimizer() -> ml_collections.ConfigDict:
 
   # Only gt_ddp reads what follows.
   optimizer.terminal = 'gradient'  # 'gradient' or 'gauss_newton'
-  optimizer.value = 'frozen'  # 'frozen' or 'bellman'
+  optimizer.value = 'frozen'  # 'frozen', 'bellman' or 'coupled'
   optimizer.cooperation = 'none'  # 'none'
   optimizer.feedback = True  # False: the step of the base alone
   # Largest feedback weight of a sample, in units of the batch's root mean

@@ -39,15 +39,12 @@ class Form(NamedTuple):
 
 FORMS = (
   Form(),
-  *(
-    Form(terminal, value, bound)
-    for value in ('frozen', 'bellman')
-    for terminal, bounds in (
-      ('gradient', (None, 1.0, 0.3)),
-      ('gauss_newton', (None, 1.0)),
-    )
-    for bound in bounds
-  ),
+  Form('gradient'),
+  Form('gradient', trust_region=0.3),
+  Form('gauss_newton'),
+  Form('gradient', 'bellman'),
+  Form('gradient', 'bellman', 0.3),
+  Form('gauss_newton', 'bellman'),
   Form('gradient', 'coupled'),
   Form('gauss_newton', 'coupled'),
 )

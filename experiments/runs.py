@@ -34,6 +34,7 @@ FILES = (
   'result.json',
   'results.md',
   'curves.png',
+  'rates.png',
 )
 _PACKAGES = (
   'gtddp-jax',

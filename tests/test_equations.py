@@ -98,8 +98,11 @@ def test_step(name: str, terminal: str, value: str) -> None:
     )
 
 
-@pytest.mark.parametrize('terminal', TERMINALS)
-@pytest.mark.parametrize('name', FEW)
+@pytest.mark.parametrize(
+  ('name', 'terminal'),
+  [(name, 'gradient') for name in PROBLEMS]
+  + [(name, 'gauss_newton') for name in FEW],
+)
 def test_coupled_step(name: str, terminal: str) -> None:
   problem, graph = traced(name)
   rate = 0.5
@@ -118,7 +121,7 @@ def test_coupled_step(name: str, terminal: str) -> None:
   assert_agree(updates, solution.updates)
 
 
-@pytest.mark.parametrize('value', VALUES)
+@pytest.mark.parametrize('value', [*VALUES, 'coupled'])
 @pytest.mark.parametrize('base', BASES)
 @pytest.mark.parametrize(
   ('name', 'terminal'),
