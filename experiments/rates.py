@@ -46,7 +46,6 @@ FORMS = (
   Form('gradient', 'bellman', 0.3),
   Form('gauss_newton', 'bellman'),
   Form('gradient', 'coupled'),
-  Form('gauss_newton', 'coupled'),
 )
 
 
