@@ -204,7 +204,7 @@ def heat(
       np.log10(np.clip(values, 1e-6, 10)), cmap='cividis_r', aspect='auto'
     )
     for (i, j), loss in np.ndenumerate(values):
-      dark = math.isfinite(loss) and loss > 0.1
+      dark = math.isfinite(loss) and loss > 0.5
       panel.text(
         j,
         i,
