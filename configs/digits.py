@@ -12,7 +12,7 @@ The word after the colon is the base, and brings its learning rate.
 
 On 2 CPU cores a run takes about half a minute, most of it imports and
 compilation, and the comparison (18 runs) about 1.5 minutes. Expected test
-accuracy over seeds 0 to 2: every optimizer between 97.8 and 98.8 %, with a
+accuracy over seeds 0 to 2: every optimizer between 97.4 and 98.8 %, with a
 standard deviation of about 0.5; GT-DDP RMSprop over eight seeds: 98.6 ± 0.4.
 One image is 0.28, and rounding alone moves a mean of three seeds by as much as
 0.6, so this small comparison cannot rank the optimizers by accuracy.

@@ -140,9 +140,8 @@ def expandable(equation: Equation) -> bool:
 
 def is_opaque(equation: Equation) -> bool:
   """Whether an equation runs a program of its own (scan, custom_vjp, ...)."""
-  bodies = (jex.Jaxpr, jex.ClosedJaxpr)
   return any(
-    isinstance(leaf, bodies)
+    isinstance(getattr(leaf, 'jaxpr', leaf), jex.Jaxpr)
     for value in equation.params.values()
     for leaf in (value if isinstance(value, (tuple, list)) else (value,))
   )
@@ -153,7 +152,7 @@ def abstract(var: Any) -> jax.ShapeDtypeStruct:
   return jax.ShapeDtypeStruct(var.aval.shape, var.aval.dtype)
 
 
-def _program(closed: jex.ClosedJaxpr) -> Program:
+def _program(closed: Any) -> Program:
   jaxpr = closed.jaxpr
   return Program(
     tuple(jaxpr.invars),
@@ -199,6 +198,4 @@ def _run(
 def _body(equation: Equation) -> tuple[jex.Jaxpr, Sequence[Any]]:
   params = equation.params
   body = params['jaxpr'] if 'jaxpr' in params else params['call_jaxpr']
-  if isinstance(body, jex.ClosedJaxpr):
-    return body.jaxpr, body.consts
-  return body, ()
+  return getattr(body, 'jaxpr', body), getattr(body, 'consts', ())

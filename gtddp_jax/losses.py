@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from gtddp_jax import errors
+
 
 def softmax_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
   """Cross-entropy of a softmax, ``-sum_c y_c log p_c``, in nats.
@@ -18,10 +20,15 @@ def softmax_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
 
   Returns:
     ``[B]``.
+
+  Raises:
+    LossError: if the targets have another shape.
   """
   if jnp.issubdtype(targets.dtype, jnp.integer):
+    _check('softmax_cross_entropy', logits.shape[:-1], targets)
     values = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
   else:
+    _check('softmax_cross_entropy', logits.shape, targets)
     values = optax.softmax_cross_entropy(logits, targets)
   return values.reshape(values.shape[0], -1).sum(axis=1)
 
@@ -35,9 +42,22 @@ def squared_error(predictions: jax.Array, targets: jax.Array) -> jax.Array:
 
   Returns:
     ``[B]``.
+
+  Raises:
+    LossError: if the targets have another shape.
   """
+  _check('squared_error', predictions.shape, targets)
   values = 0.5 * jnp.square(predictions - targets)
   return values.reshape(values.shape[0], -1).sum(axis=1)
+
+
+def _check(loss: str, shape: tuple[int, ...], targets: jax.Array) -> None:
+  if targets.shape != shape:
+    raise errors.LossError(
+      f'{loss}: expected targets of shape {list(shape)}, got '
+      f'{targets.dtype}{list(targets.shape)}. Reshape the targets or the '
+      f'outputs (class labels are integers).'
+    )
 
 
 _SOFTMAX = (

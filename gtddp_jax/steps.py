@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from gtddp_jax import (
   bellman,
@@ -41,7 +40,7 @@ class Recipe(NamedTuple):
 
   graph: graph_lib.LayerGraph
   loss: terminal_lib.Loss
-  base: optax.GradientTransformationExtraArgs
+  base: Any
   expand: terminal_lib.TerminalValue
   level: values.Level
   trust_region: float | None

@@ -72,8 +72,9 @@ def gt_ddp(
   Args:
     graph: the network, from ``trace``.
     loss: ``(outputs, targets) -> [B]``, see ``losses``.
-    base: any optax transformation; a ``value`` other than 'frozen' needs one of
-      ``sgd``, ``rmsprop``, ``adam`` of this library, which carry ``Q_uu``.
+    base: any optax transformation (keyword arguments that it needs are passed
+      to ``update``); a ``value`` other than 'frozen' needs one of ``sgd``,
+      ``rmsprop``, ``adam`` of this library, which carry ``Q_uu``.
     terminal: value function at the outputs: 'gradient' (rank one),
       'gauss_newton' (the loss' exact Hessian), or a ``TerminalValue``.
     value: 'frozen' (only feedback), 'bellman' (the paper's recursion) or
@@ -92,15 +93,15 @@ def gt_ddp(
   Raises:
     OptionError: for an option that has no meaning, or a base without ``Q_uu``.
   """
-  _check(graph, base, value, cooperation, trust_region)
+  errors.check_option('value', value, tuple(steps.LEVELS))
   recipe = steps.Recipe(
-    graph=graph,
-    loss=loss,
-    base=optax.with_extra_args_support(base),
-    expand=_terminal(terminal),
-    level=steps.LEVELS[value],
-    trust_region=trust_region,
+    graph, loss, base, _terminal(terminal), steps.LEVELS[value], trust_region
   )
+  _check(
+    recipe,
+    {'value': value, 'cooperation': cooperation, 'feedback': feedback},
+  )
+  recipe = recipe._replace(base=optax.with_extra_args_support(base))
   return _transformation(
     recipe, steps.closed_loop if feedback else steps.open_loop
   )
@@ -130,6 +131,12 @@ def _transformation(
       raise errors.ParameterTreeError(
         'gt_ddp needs the parameters: call update(grads, state, params, '
         'batch=(inputs, targets)).'
+      )
+    pair: Any = batch
+    if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+      raise errors.OptionError(
+        f'Invalid batch: got a {type(pair).__name__}, expected the pair '
+        f'(inputs, targets).'
       )
     given = steps.Given(updates, state.base, params, batch, extra_args)
     return _guarded(propose(recipe, given), state)
@@ -211,24 +218,41 @@ def _terminal(
   return terminal
 
 
-def _check(
-  graph: Any, base: Any, value: str, cooperation: str, trust_region: Any
-) -> None:
-  if not isinstance(graph, graph_lib.LayerGraph):
+def _check(recipe: steps.Recipe, options: Mapping[str, Any]) -> None:
+  """Raises ``OptionError`` for what cannot work, before anything is traced."""
+  is_base = hasattr(recipe.base, 'init') and hasattr(recipe.base, 'update')
+  bound: Any = recipe.trust_region
+  wrong = [
+    (isinstance(recipe.graph, graph_lib.LayerGraph), 'graph', recipe.graph,
+     'a LayerGraph; make one with trace(apply_fn, params, inputs)'),
+    (callable(recipe.loss), 'loss', recipe.loss,
+     'a function (outputs, targets) -> [B], such as losses.squared_error'),
+    (is_base, 'base', recipe.base,
+     'an optax transformation; call its factory, as in sgd(0.1)'),
+    (callable(recipe.expand), 'terminal', recipe.expand,
+     "'gradient', 'gauss_newton' or a TerminalValue"),
+    (isinstance(options['feedback'], bool), 'feedback', options['feedback'],
+     'True or False'),
+    (bound is None or _is_positive(bound),
+     'trust_region', bound, 'a positive number or None'),
+  ]  # fmt: skip
+  for fine, name, got, expected in wrong:
+    if not fine:
+      raise errors.OptionError(
+        f'Invalid {name}: got {got!r}, expected {expected}.'
+      )
+  errors.check_option('cooperation', options['cooperation'], ('none',))
+  explicit = isinstance(recipe.base, curvature.Base)
+  if options['feedback'] and options['value'] != 'frozen' and not explicit:
     raise errors.OptionError(
-      f'graph: expected a LayerGraph, got {type(graph).__name__}. Make one '
-      f'with trace(apply_fn, params, inputs).'
+      f'value={options["value"]!r} needs a base with an explicit Q_uu: '
+      f'expected one of sgd, rmsprop, adam of this library, got '
+      f"{type(recipe.base).__name__}. Use one of them, or value='frozen', "
+      f'which lifts any optax transformation.'
     )
-  errors.check_option('value', value, tuple(steps.LEVELS))
-  errors.check_option('cooperation', cooperation, ('none',))
-  if value != 'frozen' and not isinstance(base, curvature.Base):
-    raise errors.OptionError(
-      f'value={value!r} needs a base with an explicit Q_uu: expected one of '
-      f'sgd, rmsprop, adam of this library, got {type(base).__name__}. Use one '
-      f"of them, or value='frozen', which lifts any optax transformation."
-    )
-  if trust_region is not None and not trust_region > 0:
-    raise errors.OptionError(
-      f'Invalid trust_region: got {trust_region!r}, expected a positive number '
-      f'or None.'
-    )
+
+
+def _is_positive(bound: Any) -> bool:
+  if isinstance(bound, jax.core.Tracer):  # a hyperparameter in a state
+    return True
+  return isinstance(bound, (int, float, jax.Array)) and bool(bound > 0)

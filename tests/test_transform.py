@@ -249,6 +249,10 @@ def test_clamping_keeps_the_curvature_positive() -> None:
     ({'terminal': 'hessian'}, "'gradient', 'gauss_newton'"),
     ({'cooperation': 'schur'}, 'cooperation'),
     ({'trust_region': -1.0}, 'trust_region'),
+    ({'trust_region': '0.3'}, 'trust_region'),
+    ({'feedback': 'no'}, 'feedback'),
+    ({'terminal': None}, 'terminal'),
+    ({'base': gt.adam}, 'call its factory'),
     ({'base': optax.sgd(0.1), 'value': 'bellman'}, 'sgd, rmsprop, adam'),
   ],
 )
@@ -263,10 +267,30 @@ def test_a_loss_that_averages_is_refused() -> None:
     tx.update(None, tx.init(PARAMS), PARAMS, batch=BATCH)
 
 
+def test_a_loss_that_is_no_function_is_refused() -> None:
+  with pytest.raises(gt.errors.OptionError, match='squared_error'):
+    gt.gt_ddp(GRAPH, 'mse', gt.sgd(0.1))
+
+
+@pytest.mark.parametrize('name', ['squared_error', 'softmax_cross_entropy'])
+def test_targets_of_another_shape_are_refused(name: str) -> None:
+  outputs, targets = jnp.zeros((5, 1)), jnp.zeros((5,))
+  with pytest.raises(gt.errors.LossError, match=r'\[5, 1\], got .*\[5\]'):
+    getattr(gt.losses, name)(outputs, targets)
+
+
+def test_without_feedback_any_base_goes_with_any_value() -> None:
+  tx = make(optax.adamw(0.01), value='coupled', feedback=False)
+  updates, _ = update(tx)
+  assert optax.tree.norm(updates) > 0
+
+
 def test_update_needs_batch_and_parameters() -> None:
   tx = make(gt.sgd(0.1))
   with pytest.raises(TypeError, match='batch'):
     tx.update(None, tx.init(PARAMS), PARAMS)
+  with pytest.raises(gt.errors.OptionError, match='inputs, targets'):
+    tx.update(None, tx.init(PARAMS), PARAMS, batch={'x': X})
   with pytest.raises(gt.errors.ParameterTreeError, match='parameters'):
     tx.update(None, tx.init(PARAMS), batch=BATCH)
 
