@@ -37,6 +37,7 @@ def coupled(problem: values_lib.Problem) -> values_lib.Sweep:
   for operator, control in zip(
     reversed(problem.sensitivities), reversed(problem.controls), strict=True
   ):
+    operator.keep()
     weights = slope.reshape(batch, rank)
     q_u = values_lib.open_gain(problem, operator, control, weights)
     observed.update(zip(control, q_u, strict=True))

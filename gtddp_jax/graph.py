@@ -54,8 +54,6 @@ class Stage:
     shared: indices of earlier controls that this stage reads again.
     state: shapes of ``c``; the leading axis is the batch.
     aux: shapes of the live values without derivative.
-    layer_in: shapes of ``x``.
-    layer_out: shapes of ``h``.
     enter: ``(c, v, fixed) -> x``.
     layer: ``(x, u, v, fixed) -> h``.
     leave: ``(c, h, v, fixed) -> c'``.
@@ -70,8 +68,6 @@ class Stage:
   shared: tuple[int, ...]
   state: Shapes
   aux: Shapes
-  layer_in: Shapes
-  layer_out: Shapes
   enter: Callable[[Arrays, Arrays, Fixed], Arrays]
   layer: Callable[[Arrays, Arrays, Arrays, Fixed], Arrays]
   leave: Callable[[Arrays, Arrays, Arrays, Fixed], Arrays]
@@ -98,7 +94,8 @@ class LayerGraph:
     outputs: pytree of output shapes; leading axis = batch.
     batch_size: B.
     finish: ``(c, v, fixed) -> outputs`` as flat leaves; ``v`` = all parameters.
-    retrace: builds the graph of the same network for inputs of other shapes.
+    retrace: builds the graph of the same network for inputs of other shapes,
+      given as tree structure and flat shapes; builds each once.
   """
 
   stages: tuple[Stage, ...]
@@ -108,7 +105,7 @@ class LayerGraph:
   outputs: Any
   batch_size: int
   finish: Callable[[Arrays, Arrays, Fixed], Arrays]
-  retrace: Callable[[Any], LayerGraph] = dataclasses.field(repr=False)
+  retrace: Callable[[Any, Shapes], LayerGraph] = dataclasses.field(repr=False)
 
   def __call__(self, params: Any, inputs: Any) -> Any:
     """Runs the composed stages; equals ``apply_fn(params, inputs)``.
@@ -158,7 +155,10 @@ class LayerGraph:
     (at tracing time only: a jitted step pays for it once per shape).
     """
     shapes = jax.tree.map(shape_of, inputs)
-    return self if shapes == self.inputs else self.retrace(shapes)
+    if shapes == self.inputs:
+      return self
+    leaves, tree = jax.tree.flatten(shapes)
+    return self.retrace(tree, tuple(leaves))
 
   def for_batch(self, size: int) -> LayerGraph:
     """The graph of the same network for a batch of ``size`` samples."""

@@ -9,6 +9,7 @@ known ones: final upstream, open-loop downstream.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -73,12 +74,10 @@ class Stagewise:
     self, program: jaxprs.Program, targets: Any, first: Known, second: Known
   ) -> Arrays:
     """Runs a slice; the program's inputs are two trees of gradients."""
-    needed = program.slice(program.inputs, targets).needed
-    sources = [v for v in program.inputs if v in needed]
+    part = program.slice(program.inputs, targets)
+    read = [i for i, v in enumerate(program.inputs) if v in part.needed]
+    part = dataclasses.replace(
+      part, sources=tuple(program.inputs[i] for i in read)
+    )
     n = self._size
-    values = [
-      first(i) if i < n else second(i - n)
-      for i, v in enumerate(program.inputs)
-      if v in needed
-    ]
-    return program.slice(sources, targets)(*values)
+    return part(*(first(i) if i < n else second(i - n) for i in read))

@@ -9,6 +9,7 @@ the batch size tells which axis of each value is the batch.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Hashable
 from typing import Any
 
@@ -110,7 +111,11 @@ def _build(
     outputs=program.out_shape,
     batch_size=batch,
     finish=builder.finish(*after[-1]),
-    retrace=lambda shapes: _build(apply_fn, owner, params, shapes),
+    retrace=functools.cache(
+      lambda tree, leaves: _build(
+        apply_fn, owner, params, jax.tree.unflatten(tree, leaves)
+      )
+    ),
   )
 
 
@@ -255,8 +260,6 @@ class _Builder:
       shared=shared,
       state=_shapes(cut.state),
       aux=_shapes(cut.aux),
-      layer_in=_shapes((layer.x,) if layer else cut.state),
-      layer_out=_shapes((layer.h,) if layer else state),
       enter=pieces[0],
       layer=pieces[1],
       leave=pieces[2],
