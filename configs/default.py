@@ -15,7 +15,8 @@ from ml_collections import config_dict
 def get_config() -> ml_collections.ConfigDict:
   """Returns the defaults, from which the other configurations start."""
   config = ml_collections.ConfigDict()
-  config.seed = 0  # of the initial parameters and the order of the samples
+  # Of the initial parameters, the order of the samples and their augmentation.
+  config.seed = 0
   config.batch_size = 64  # samples per step
   config.epochs = 20  # passes over the training split
   config.log_every = 23  # steps between lines of metrics.jsonl
@@ -25,15 +26,26 @@ def get_config() -> ml_collections.ConfigDict:
   config.model = _model()
   config.optimizer = _optimizer()
   config.compare = _compare()
+  config.levels = _levels()
   return config
 
 
 def _dataset() -> ml_collections.ConfigDict:
   dataset = ml_collections.ConfigDict()
+  # 'digits' (needs nothing), or one that `experiments.prepare` has prepared:
+  # 'mnist', 'fashion_mnist', 'svhn_cropped', 'cifar10', 'cifar100'.
   dataset.name = 'digits'
-  # 'unit' (pixels from 0 to 1) or 'standard' (mean 0, standard deviation 1
-  # over all pixels of the training split).
+  # Folder of the prepared sets; None for that of tensorflow-datasets: the
+  # environment variable TFDS_DATA_DIR, or else ~/tensorflow_datasets.
+  dataset.data_dir = config_dict.placeholder(str)
+  # How many samples make the training split, from the first on; None for all.
+  dataset.train_samples = config_dict.placeholder(int)
+  # 'unit' (pixels from 0 to 1) or 'standard' (each channel with mean 0 and
+  # standard deviation 1 over the training split).
   dataset.scaling = 'standard'
+  # Training images are shifted by up to 4 pixels (digits: 1) along each axis
+  # and, for cifar10, cifar100 and fashion_mnist, mirrored or not.
+  dataset.augment = False
   return dataset
 
 
@@ -91,3 +103,34 @@ def _compare() -> ml_collections.ConfigDict:
   compare.learning_rate.adam = 0.002
   compare.learning_rate.adamw = 0.002
   return compare
+
+
+def _levels() -> ml_collections.ConfigDict:
+  """What `experiments.levels` runs: every form at every rate, on each seed."""
+  levels = ml_collections.ConfigDict()
+  levels.seeds = (0, 1, 2, 3, 4)
+  # Per step; of the base, in place of optimizer.base.learning_rate.
+  levels.rates = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+  levels.target_loss = 0.1  # nats; smoothed train loss to reach
+  return levels
+
+
+def choose_base(config: ml_collections.ConfigDict, base: str) -> None:
+  """Sets a base optimizer, which stands alone, and its learning rate.
+
+  Args:
+    config: changed.
+    base: the word after the colon: a key of ``compare.learning_rate``.
+
+  Raises:
+    ValueError: if there is no such base.
+  """
+  rates = config.compare.learning_rate
+  if base not in rates:
+    raise ValueError(
+      f'--config: expected one of {", ".join(rates)} after the colon, got '
+      f'{base!r}; correct the word.'
+    )
+  config.optimizer.name = base
+  config.optimizer.base.name = base
+  config.optimizer.base.learning_rate = rates[base]

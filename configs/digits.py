@@ -47,13 +47,5 @@ def get_config(base: str = 'adam') -> ml_collections.ConfigDict:
   config.optimizer.trust_region = 0.3
   config.compare.learning_rate.rmsprop = 0.0015
   config.compare.learning_rate.adam = 0.003
-  rates = config.compare.learning_rate
-  if base not in rates:
-    raise ValueError(
-      f'configs/digits.py:{base}: expected one of {", ".join(rates)} after '
-      f'the colon, got {base!r}; correct the word.'
-    )
-  config.optimizer.name = base
-  config.optimizer.base.name = base
-  config.optimizer.base.learning_rate = rates[base]
+  default.choose_base(config, base)
   return config

@@ -40,6 +40,11 @@ FORMS: dict[str, dict[str, Any] | None] = {
   'frozen, gradient': {},
   'bellman, gradient': {'value': 'bellman'},
   'coupled, gradient': {'value': 'coupled'},
+  'coupled, gauss_newton': {'terminal': 'gauss_newton', 'value': 'coupled'},
+  'coupled, gauss_newton of 32': {
+    'terminal': gt.subset('gauss_newton', 32),
+    'value': 'coupled',
+  },
   'frozen, gauss_newton': {'terminal': 'gauss_newton'},
   'bellman, gauss_newton': {'terminal': 'gauss_newton', 'value': 'bellman'},
 }

@@ -18,7 +18,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from configs import default
-from experiments import runs, training, validation
+from experiments import catalog, runs, training, validation
 
 Work = Callable[[ml_collections.ConfigDict, runs.RunFolder], None]
 
@@ -26,6 +26,7 @@ _STOPPED, _REFUSED, _INTERRUPTED = 1, 2, 130
 _DEFAULT_CONFIG = 'configs/digits.py'
 _OVERRIDE = re.compile(r'--?(no)?config\.(?P<path>[^=]+)')
 _BAD_VALUE = re.compile(r'flag --config\.(?P<path>[\w.]+)=(?P<value>.*?):')
+_REFUSALS = (validation.ConfigError, catalog.NotPreparedError)
 # What absl and ml_collections raise at a command line that they cannot use.
 _FLAG_ERRORS = (
   flags.Error,
@@ -37,16 +38,17 @@ _FLAG_ERRORS = (
 )
 
 
-def launch(name: str, work: Work) -> None:
+def launch(name: str, work: Work, resume: bool = False) -> None:
   """Runs an entry point on the flags of the command line.
 
   Args:
     name: of the entry point, for the folders of its runs.
     work: what it does with a validated config and a new folder.
+    resume: whether it goes on in a folder with a run of the same config.
   """
   app.run(
-    lambda _: run(name, work, flags.FLAGS),
-    flags_parser=lambda argv: parse(argv, flags.FLAGS),
+    lambda _: run(name, work, flags.FLAGS, resume),
+    flags_parser=lambda argv: parse(argv, flags.FLAGS, resume),
   )
 
 
@@ -80,12 +82,15 @@ def define_flags(values: flags.FlagValues, argv: Sequence[str]) -> None:
   )
 
 
-def parse(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
+def parse(
+  argv: Sequence[str], values: flags.FlagValues, resume: bool = False
+) -> list[str]:
   """Defines and parses the flags, and validates the config that they give.
 
   Args:
     argv: the command line; the first item is the program.
     values: where to define the flags; filled.
+    resume: as in ``launch``.
 
   Returns:
     ``argv`` without the flags.
@@ -99,8 +104,10 @@ def parse(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
         rest[1], 'only flags', 'a word', 'write it as --flag=value'
       )
     validation.validate(values.config)
-    runs.check(folder_path('run', values), values.overwrite)
-  except validation.ConfigError as error:
+    catalog.check(values.config.dataset.name, values.config.dataset.data_dir)
+    if not (resume and _resumes(values)):
+      runs.check(folder_path('run', values), values.overwrite)
+  except _REFUSALS as error:
     refuse(str(error))
   except OSError as error:
     refuse(
@@ -112,22 +119,27 @@ def parse(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
   return rest
 
 
-def run(name: str, work: Work, values: flags.FlagValues) -> None:
+def run(
+  name: str, work: Work, values: flags.FlagValues, resume: bool = False
+) -> None:
   """Makes the folder and does the work; see the module's head for exit codes.
 
   Args:
     name: of the entry point.
     work: what to do.
     values: parsed and validated.
+    resume: as in ``launch``.
   """
   logging.set_verbosity(logging.WARNING)
   try:
-    folder = runs.create(
-      folder_path(name, values), values.config, values.overwrite
-    )
+    path = folder_path(name, values)
+    if resume and _resumes(values):
+      folder = runs.RunFolder(path)
+    else:
+      folder = runs.create(path, values.config, values.overwrite)
     say(f'run folder: {folder.path}')
     work(values.config, folder)
-  except validation.ConfigError as error:
+  except _REFUSALS as error:
     refuse(str(error))
   except training.NonFiniteError as error:
     say(f'error: {error}')
@@ -143,6 +155,11 @@ def folder_path(name: str, values: flags.FlagValues) -> pathlib.Path:
     return pathlib.Path(values.workdir)
   now = datetime.datetime.now(datetime.UTC)
   return pathlib.Path('runs') / f'{name}-{now:%Y%m%d-%H%M%S}'
+
+
+def _resumes(values: flags.FlagValues) -> bool:
+  path = folder_path('run', values)
+  return not values.overwrite and runs.resumes(path, values.config)
 
 
 def refuse(message: str) -> NoReturn:

@@ -63,7 +63,7 @@ def compare(
   Returns:
     One summary per contender, as in result.json.
   """
-  dataset = data.load(config.dataset.name, config.dataset.scaling)
+  dataset = data.from_config(config.dataset)
   tracks: list[standings.Track] = []
   try:
     contenders = list(_contenders(config, dataset))

@@ -11,19 +11,21 @@ from __future__ import annotations
 import functools
 from typing import NamedTuple
 
+import ml_collections
 import numpy as np
-from sklearn import datasets, model_selection
 
-SCALINGS = ('unit', 'standard')
-SIZES = {'digits': (1437, 360)}  # training and test samples
-_SPLIT_SEED = 0  # part of the data set's definition
+from experiments import catalog, digits, prepared, preprocessing
+
+SCALINGS = preprocessing.SCALINGS
+# Training and test samples.
+SIZES = {name: (spec.train, spec.test) for name, spec in catalog.SPECS.items()}
 
 
 class Split(NamedTuple):
   """Some samples.
 
   Attributes:
-    images: ``[N, H, W, C]``, float32.
+    images: ``[N, H, W, C]``, uint8; ``preprocessing.prepare`` scales them.
     labels: ``[N]``, int32.
   """
 
@@ -37,39 +39,49 @@ class Split(NamedTuple):
 
 
 class Dataset(NamedTuple):
-  """A training and a test split, and the number of classes."""
+  """A training and a test split, the number of classes, and the scale."""
 
   train: Split
   test: Split
   classes: int
+  scale: preprocessing.Statistics
 
 
-def load(name: str, scaling: str) -> Dataset:
-  """Returns a data set.
+def load(
+  name: str,
+  scaling: str,
+  data_dir: str | None = None,
+  train_samples: int | None = None,
+) -> Dataset:
+  """Returns a data set; reads files alone, never a network.
 
   Args:
     name: a key of ``SIZES``.
     scaling: one of ``SCALINGS``; see ``configs/default.py``.
+    data_dir: the folder of all sets; None for that of tensorflow-datasets.
+    train_samples: how many, from the first on, make the training split; None
+      for all.
 
   Returns:
     The data set, the same on every call.
+
+  Raises:
+    NotPreparedError: if the set has yet to be prepared.
   """
-  images, labels = {'digits': _digits}[name]()
-  parts = model_selection.train_test_split(
-    images,
-    labels,
-    test_size=SIZES[name][1],
-    stratify=labels,
-    random_state=_SPLIT_SEED,
-  )
-  train, test, train_labels, test_labels = parts
-  if scaling == 'standard':
-    mean, deviation = train.mean(), train.std()
-    train, test = ((part - mean) / deviation for part in (train, test))
-  return Dataset(
-    Split(train.astype(np.float32), train_labels.astype(np.int32)),
-    Split(test.astype(np.float32), test_labels.astype(np.int32)),
-    classes=int(labels.max()) + 1,
+  spec = catalog.SPECS[name]
+  if spec.files or catalog.find(name, data_dir):
+    parts = prepared.splits(name, data_dir)
+  else:
+    parts = digits.splits()
+  train = Split(*(part[:train_samples] for part in parts['train']))
+  scale = preprocessing.statistics(train.images, scaling, spec.white)
+  return Dataset(train, Split(*parts['test']), spec.classes, scale)
+
+
+def from_config(section: ml_collections.ConfigDict) -> Dataset:
+  """Returns the data set that the ``dataset`` section of a config names."""
+  return load(
+    section.name, section.scaling, section.data_dir, section.train_samples
   )
 
 
@@ -103,9 +115,3 @@ def indices(size: int, batch_size: int, seed: int, step: int) -> np.ndarray:
 @functools.lru_cache(maxsize=16)
 def _order(size: int, seed: int, epoch: int) -> np.ndarray:
   return np.random.default_rng((seed, epoch)).permutation(size)
-
-
-def _digits() -> tuple[np.ndarray, np.ndarray]:
-  """Images ``[1797, 8, 8, 1]`` from 0 to 1, and labels ``[1797]``."""
-  bunch = datasets.load_digits()
-  return bunch.images[..., None] / 16.0, bunch.target

@@ -18,7 +18,11 @@ import numpy as np
 import optax
 
 import gtddp_jax as gt
-from experiments import data, models, optimizers
+from experiments import catalog, data, models, optimizers, preprocessing
+
+Step = Callable[..., tuple[Any, Any, Mapping[str, jax.Array]]]
+
+_TERMINAL = 2**16  # away from what the augmentation draws
 
 
 class Network(NamedTuple):
@@ -40,14 +44,15 @@ class Program(NamedTuple):
 
   Attributes:
     init: ``seed -> (params, optimizer state)``.
-    step: ``(params, state, inputs, targets) -> (params, state, metrics)``.
+    step: ``(params, state, images, labels, key, number) -> (params, state,
+      metrics)``, where the key is of the run and the number that of the step.
     evaluate: that of the network.
     steps: in all.
     compile_seconds: what compiling ``step`` took.
   """
 
   init: Callable[[int], tuple[Any, Any]]
-  step: Callable[..., tuple[Any, Any, Mapping[str, jax.Array]]]
+  step: Step
   evaluate: Callable[[Any], dict[str, float]]
   steps: int
   compile_seconds: float
@@ -66,7 +71,9 @@ def build_network(
     The network.
   """
   model = models.build(config.model, dataset.classes)
-  images = dataset.train.images[: config.batch_size]
+  images = preprocessing.prepare(
+    dataset.train.images[: config.batch_size], dataset.scale
+  )
 
   @jax.jit
   def init(key: jax.Array) -> Any:
@@ -103,20 +110,64 @@ def build(
     params = network.init(seed)
     return params, tx.init(params)
 
-  @jax.jit
-  def step(
-    params: Any, state: Any, inputs: jax.Array, targets: jax.Array
-  ) -> tuple[Any, Any, Mapping[str, jax.Array]]:
-    updates, state = tx.update(None, state, params, batch=(inputs, targets))
-    params = optax.apply_updates(params, updates)
-    return params, state, gt.metrics(state)
-
+  step = jax.jit(stepper(tx, config, dataset))
   samples = data.batch(dataset.train, config.batch_size, seed=0, step=0)
   begin = time.perf_counter()
-  compiled = step.lower(*init(0), *samples).compile()
+  arguments = (*init(0), *samples, step_key(0), np.uint32(0))
+  compiled = step.lower(*arguments).compile()
   seconds = time.perf_counter() - begin
-  steps = math.ceil(config.epochs * dataset.train.size / config.batch_size)
+  steps = step_count(config, dataset)
   return Program(init, compiled, network.evaluate, steps, seconds)
+
+
+def stepper(
+  tx: optax.GradientTransformationExtraArgs,
+  config: ml_collections.ConfigDict,
+  dataset: data.Dataset,
+) -> Step:
+  """Returns what ``Program.step`` is before it is compiled.
+
+  Args:
+    tx: as ``optimizers.build`` returns it.
+    config: of the experiment; says whether to augment.
+    dataset: to train on.
+
+  Returns:
+    The step.
+  """
+  spec = catalog.SPECS[config.dataset.name]
+
+  def step(
+    params: Any,
+    state: Any,
+    images: jax.Array,
+    labels: jax.Array,
+    key: jax.Array,
+    number: jax.Array,
+  ) -> tuple[Any, Any, Mapping[str, jax.Array]]:
+    key = jax.random.fold_in(key, number)
+    if config.dataset.augment:
+      images = preprocessing.augment(key, images, spec.pad, spec.flip)
+    updates, state = tx.update(
+      None,
+      state,
+      params,
+      batch=(preprocessing.prepare(images, dataset.scale), labels),
+      rngs={'terminal': jax.random.fold_in(key, _TERMINAL)},
+    )
+    return optax.apply_updates(params, updates), state, gt.metrics(state)
+
+  return step
+
+
+def step_count(config: ml_collections.ConfigDict, dataset: data.Dataset) -> int:
+  """Returns how many steps a run has."""
+  return math.ceil(config.epochs * dataset.train.size / config.batch_size)
+
+
+def step_key(seed: int) -> jax.Array:
+  """Returns the key of a run's steps; that of its parameters is another."""
+  return jax.random.fold_in(jax.random.key(seed), 1)
 
 
 def _evaluation(
@@ -126,7 +177,7 @@ def _evaluation(
 
   @jax.jit
   def measure(params: Any, images: jax.Array, labels: jax.Array) -> Any:
-    logits = apply(params, images)
+    logits = apply(params, preprocessing.prepare(images, dataset.scale))
     losses = gt.losses.softmax_cross_entropy(logits, labels)
     return losses, logits.argmax(axis=-1) == labels
 

@@ -19,7 +19,7 @@ from matplotlib import axes, figure, ticker
 
 Row = Mapping[str, Any]
 
-_STYLE: Any = {
+STYLE: Any = {
   'axes.axisbelow': True,
   'axes.grid': True,
   'axes.labelsize': 11,
@@ -121,7 +121,7 @@ def curves(path: pathlib.Path, all_curves: Sequence[Curve]) -> None:
     all_curves: one per optimizer; with several seeds, the median is drawn and
       a band from least to largest.
   """
-  with matplotlib.rc_context(_STYLE):
+  with matplotlib.rc_context(STYLE):
     drawing = figure.Figure(figsize=(10, 4.4), layout='constrained')
     left, right = drawing.subplots(1, 2)
     for curve in all_curves:
@@ -178,45 +178,3 @@ def _draw(
     linestyle='-' if ours else (0, (4, 2)),
     label=curve.title,
   )
-
-
-def heat(
-  path: pathlib.Path,
-  rows: Sequence[str],
-  columns: Sequence[str],
-  losses: Sequence[Sequence[float | None]],
-) -> None:
-  """Draws losses as a coloured table, one row per form, one column per rate.
-
-  Args:
-    path: of the PNG.
-    rows: names of the rows.
-    columns: names of the columns.
-    losses: nats; None, for diverged, stays white.
-  """
-  values = np.array(losses, dtype=float)
-  with matplotlib.rc_context({**_STYLE, 'axes.grid': False}):
-    drawing = figure.Figure(
-      figsize=(8, 1.2 + 0.36 * len(rows)), layout='constrained'
-    )
-    panel = drawing.subplots()
-    shade = panel.imshow(
-      np.log10(np.clip(values, 1e-6, 10)), cmap='cividis_r', aspect='auto'
-    )
-    for (i, j), loss in np.ndenumerate(values):
-      dark = math.isfinite(loss) and loss > 0.5
-      panel.text(
-        j,
-        i,
-        f'{loss:.2g}' if math.isfinite(loss) else 'diverged',
-        ha='center',
-        va='center',
-        fontsize=9,
-        color='white' if dark else 'black',
-      )
-    panel.set(xlabel='learning rate', title='Train loss (nats)')
-    panel.set_xticks(range(len(columns)), columns)
-    panel.set_yticks(range(len(rows)), rows)
-    panel.tick_params(length=0)
-    drawing.colorbar(shade, label='log10 of the loss')
-    drawing.savefig(path, dpi=150)

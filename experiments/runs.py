@@ -4,7 +4,8 @@
   versions.json   Python, packages, platform, devices and git commit
   metrics.jsonl   one line per logged step, complete lines only
   result.json     the last numbers and how the run ended
-  curves.png      the figure; a comparison also has results.md
+  curves.png      the figure; a comparison also has results.md, and the study
+                  of the levels results.md and levels.png in its place
 
 Numbers that are not finite are written as null.
 """
@@ -34,7 +35,7 @@ FILES = (
   'result.json',
   'results.md',
   'curves.png',
-  'rates.png',
+  'levels.png',
 )
 _PACKAGES = (
   'gtddp-jax',
@@ -95,6 +96,16 @@ class RunFolder:
     """Reads metrics.jsonl."""
     text = self.file('metrics.jsonl').read_text(encoding='utf-8')
     return [json.loads(line) for line in text.splitlines()]
+
+
+def resumes(path: pathlib.Path, config: ml_collections.ConfigDict) -> bool:
+  """Returns whether a folder holds a run of this very config."""
+  try:
+    held = json.loads((path / 'config.json').read_text(encoding='utf-8'))
+  except (OSError, ValueError):
+    return False
+  asked = json.loads(json.dumps(_plain(config.to_dict())))
+  return bool(held == asked and (path / 'metrics.jsonl').is_file())
 
 
 def check(path: pathlib.Path, overwrite: bool) -> None:

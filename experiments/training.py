@@ -57,7 +57,7 @@ def intervals(
     program: of this config and data set.
     config: of the experiment; its seed is not used.
     dataset: to train on.
-    seed: of the initial parameters and the order of the samples.
+    seed: of the initial parameters, the order and the augmentation.
 
   Yields:
     The row to log; the first is that of the initial parameters.
@@ -66,6 +66,7 @@ def intervals(
     NonFiniteError: once the row that shows it has been yielded.
   """
   params, state = program.init(seed)
+  key = programs.step_key(seed)
   skipped = 0.0
   yield {'step': 0, 'epoch': 0.0, **program.evaluate(params)}
   for first in range(0, program.steps, config.log_every):
@@ -74,7 +75,9 @@ def intervals(
     pending = []
     for step in range(first, last):
       samples = data.batch(dataset.train, config.batch_size, seed, step)
-      params, state, metrics = program.step(params, state, *samples)
+      params, state, metrics = program.step(
+        params, state, *samples, key, np.uint32(step)
+      )
       pending.append(metrics)
     fetched = jax.device_get(pending)
     seconds = (time.perf_counter() - begin) / (last - first)
@@ -135,7 +138,7 @@ def train(config: ml_collections.ConfigDict, folder: runs.RunFolder) -> Row:
   Raises:
     NonFiniteError: if a loss is not finite.
   """
-  dataset = data.load(config.dataset.name, config.dataset.scaling)
+  dataset = data.from_config(config.dataset)
   title = optimizers.title(config.optimizer)
   rows: list[Row] = []
   result: Row = {'status': 'interrupted', 'optimizer': title}

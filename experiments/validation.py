@@ -51,6 +51,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
   _check_model(config)
   _check_optimizer(config)
   _check_compare(config)
+  _check_levels(config)
 
 
 def _check_keys(
@@ -101,6 +102,9 @@ def _check_type(
 
 def _check_schedule(config: ml_collections.ConfigDict) -> None:
   train, _ = data.SIZES[config.dataset.name]
+  if config.dataset.train_samples is not None:
+    _in_range(config, 'dataset.train_samples', 1, train, 'all of them')
+    train = config.dataset.train_samples
   _in_range(config, 'seed', 0, 2**31 - 1)
   _in_range(config, 'batch_size', 1, train, 'the size of the training split')
   _in_range(config, 'epochs', 1)
@@ -179,16 +183,8 @@ def _check_compare(config: ml_collections.ConfigDict) -> None:
   _fraction(config, 'compare.target')
   for key in optimizers.BASES:
     _positive(config, f'compare.learning_rate.{key}')
-  for key in ('bases', 'seeds'):
-    values = config.compare[key]
-    if len(set(values)) != len(values):
-      raise ConfigError(
-        f'config.compare.{key}', 'no value twice', values, 'remove one'
-      )
-  if min(config.compare.seeds) < 0:
-    raise ConfigError(
-      'config.compare.seeds', 'seeds from 0', config.compare.seeds, 'raise them'
-    )
+  _distinct(config, 'compare.bases')
+  _seeds(config, 'compare.seeds')
   able = optimizers.BASES
   reason = ''
   if config.optimizer.value != 'frozen':
@@ -200,6 +196,17 @@ def _check_compare(config: ml_collections.ConfigDict) -> None:
       f'some of {", ".join(able)}{reason}',
       config.compare.bases,
       'remove the others',
+    )
+
+
+def _check_levels(config: ml_collections.ConfigDict) -> None:
+  _positive(config, 'levels.target_loss')
+  _seeds(config, 'levels.seeds')
+  _distinct(config, 'levels.rates')
+  rates = config.levels.rates
+  if not all(0 < rate < math.inf for rate in rates):
+    raise ConfigError(
+      'config.levels.rates', 'finite rates above 0', rates, 'change them'
     )
 
 
@@ -231,6 +238,19 @@ def _in_range(
     raise ConfigError(
       f'config.{path}', f'an integer from {low}{upper}', got, remedy
     )
+
+
+def _distinct(config: ml_collections.ConfigDict, path: str) -> None:
+  got = _get(config, path)
+  if len(set(got)) != len(got):
+    raise ConfigError(f'config.{path}', 'no value twice', got, 'remove one')
+
+
+def _seeds(config: ml_collections.ConfigDict, path: str) -> None:
+  got = _get(config, path)
+  _distinct(config, path)
+  if min(got) < 0:
+    raise ConfigError(f'config.{path}', 'seeds from 0', got, 'raise them')
 
 
 def _positive(config: ml_collections.ConfigDict, path: str) -> None:

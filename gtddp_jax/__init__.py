@@ -5,28 +5,37 @@ an optax transformation over a base (``sgd``, ``rmsprop``, ``adam``, or any).
 """
 
 from gtddp_jax import errors, losses
+from gtddp_jax.bellman import Bellman
+from gtddp_jax.coupled import Coupled
 from gtddp_jax.curvature import Base, adam, rmsprop, sgd
+from gtddp_jax.factors import sampled, subset, truncated
 from gtddp_jax.graph import LayerGraph, Stage
 from gtddp_jax.terminal import Expansion, TerminalValue
 from gtddp_jax.tracing import module_of, trace
-from gtddp_jax.transform import GtDdpState, gt_ddp, metrics
+from gtddp_jax.transform import GtDdpState, collections, gt_ddp, metrics
 
 __version__ = '0.1.0'
 
 __all__ = (
   'Base',
+  'Bellman',
+  'Coupled',
   'Expansion',
   'GtDdpState',
   'LayerGraph',
   'Stage',
   'TerminalValue',
   'adam',
+  'collections',
   'errors',
   'gt_ddp',
   'losses',
   'metrics',
   'module_of',
   'rmsprop',
+  'sampled',
   'sgd',
+  'subset',
   'trace',
+  'truncated',
 )

@@ -12,54 +12,71 @@
 
 from __future__ import annotations
 
-import functools
+import dataclasses
 
 import jax
 import jax.numpy as jnp
 
+from gtddp_jax import terminal
 from gtddp_jax import values as values_lib
 
 Array = jax.Array
 
 
-def bellman(problem: values_lib.Problem) -> values_lib.Sweep:
-  """Sweeps backward; the weights of stage ``t`` use the value after it."""
-  slope, curvature = problem.terminal
-  root = values_lib.square_root(curvature)
-  values = [problem.terminal]
-  observed: dict[int, Array] = {}
-  smallest, clipped = jnp.ones(()), jnp.zeros(())
-  # The first stage ends the sweep: nobody upstream reads its value function.
-  for t in range(len(problem.controls) - 1, 0, -1):
-    operator, control = problem.sensitivities[t], problem.controls[t]
-    operator.keep()
-    q_u = values_lib.open_gain(problem, operator, control, slope)
-    observed.update(zip(control, q_u, strict=True))
-    k = problem.base.step(control, observed.__getitem__, observed.__getitem__)
-    gram = operator.gram(
-      functools.partial(problem.base.solve, control, q=observed.__getitem__)
-    )
-    move = values[-1].answer(operator.directional(k))
-    moved, shortened = values_lib.shorten(
-      slope + move - problem.terminal.slope, problem.radius
-    )
-    slope = problem.terminal.slope + moved
-    clipped += shortened
-    root, least = _contract(root, gram / gram.shape[0])
-    curvature = jnp.einsum('bri,bsi->brs', root, root)
-    smallest = jnp.minimum(smallest, least)
-    values.append(values_lib.Value(slope, curvature))
-  checked = slope.shape[0] * (len(values) - 1)
-  return values_lib.Sweep(values[::-1], observed, smallest, clipped, checked)
+@dataclasses.dataclass(frozen=True)
+class Bellman:
+  """``value='bellman'`` with its options.
+
+  Attributes:
+    memory: bytes that per-sample gradients of one layer may take at once; what
+      does not fit is formed in blocks of samples, again for each use.
+  """
+
+  memory: int = values_lib.MEMORY
+
+  def __call__(self, problem: values_lib.Problem) -> values_lib.Sweep:
+    """Sweeps backward; the weights of stage ``t`` use the value after it."""
+    slope, curvature = problem.terminal
+    root = terminal.square_root(curvature)
+    values = [problem.terminal]
+    observed: dict[int, Array] = {}
+    factors, clipped = [jnp.ones(slope.shape)], jnp.zeros(())
+    # The first stage ends the sweep: nobody upstream reads its value function.
+    for t in range(len(problem.controls) - 1, 0, -1):
+      operator, control = problem.sensitivities[t], problem.controls[t]
+      operator.prepare(
+        cross=False,
+        isotropic=problem.base.is_isotropic(control),
+        memory=values_lib.numbers(self.memory),
+      )
+      q_u = values_lib.open_gain(problem, operator, control, slope)
+      observed.update(zip(control, q_u, strict=True))
+      known = observed.__getitem__
+      k = problem.base.step(control, known, known)
+      gram = operator.gram(problem.base.inverse(control, known))
+      move = values[-1].answer(operator.directional(k))
+      moved, shortened = values_lib.shorten(
+        slope + move - problem.terminal.slope, problem.radius
+      )
+      slope = problem.terminal.slope + moved
+      clipped += shortened
+      root, factor = _contract(root, gram / gram.shape[0])
+      curvature = values_lib.times(root, root.swapaxes(1, 2))
+      factors.append(factor)
+      values.append(values_lib.Value(slope, curvature))
+    checked = slope.shape[0] * (len(values) - 1)
+    smallest = jnp.min(jnp.stack(factors))
+    return values_lib.Sweep(values[::-1], observed, smallest, clipped, checked)
 
 
 def _contract(root: Array, gram: Array) -> tuple[Array, Array]:
-  """``L (I - L^T N L / B)_+^(1/2)`` and the least eigenvalue of the factor."""
-  inner = jnp.einsum('bri,brs,bsj->bij', root, gram, root)
+  """``L (I - L^T N L / B)_+^(1/2)``, and that factor's eigenvalues."""
+  times = values_lib.times
+  inner = times(times(root.swapaxes(1, 2), gram), root)
   if root.shape[-1] == 1:
     factor = 1 - inner
-    return root * jnp.sqrt(jnp.maximum(factor, 0)), jnp.min(factor)
+    return root * jnp.sqrt(jnp.maximum(factor, 0)), factor[..., 0]
   values, vectors = jnp.linalg.eigh(inner)
   factor = 1 - values
   scaled = (root @ vectors) * jnp.sqrt(jnp.maximum(factor, 0))[:, None, :]
-  return scaled, jnp.min(factor)
+  return scaled, factor

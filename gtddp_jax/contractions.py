@@ -1,25 +1,44 @@
-"""Per-sample kernel gradients of dense and convolutional layers, closed form.
+"""Per-sample gradients of dense and convolutional layers, in closed form.
 
-With ``x_s`` the row (or input patch) at position ``s`` and ``h_s`` the
-cotangent there, sample ``i`` has the kernel gradient ``sum_s x_{i,s}
-h_{i,s}^T``. On a CPU one sample at a time stays in cache, and is many times
-faster than one batched product; elsewhere the batch is one product.
+With ``x_t`` the row (or input patch) at position ``t`` and ``h_t`` the
+cotangent there, sample ``i`` has the kernel gradient ``sum_t h_{i,t}
+x_{i,t}^T``, a ``c x a`` matrix, and the bias gradient ``sum_t h_{i,t}``, one
+more column of it. Their inner products need no gradient where ``Q_uu`` is a
+multiple of the identity::
+
+    g_i . g_j = sum_{t,t'} (x_{i,t} . x_{j,t'} + 1) (h_{i,t} . h_{j,t'})
+
+On a CPU one sample at a time stays in cache, and is many times faster than one
+batched product; elsewhere the batch is one product.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-import string
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from gtddp_jax import graph as graph_lib
 
 Array = jax.Array
+Shape = tuple[int, ...]
+
+
+class Factors(NamedTuple):
+  """Factors of per-sample kernel gradients.
+
+  Attributes:
+    x: rows or patches, ``[B, T, a]``.
+    h: cotangents, ``[B, R, T, c]``.
+  """
+
+  x: Array
+  h: Array
 
 
 def over_samples(function: Callable[[Any], Any], samples: Any) -> Any:
@@ -31,8 +50,120 @@ def over_samples(function: Callable[[Any], Any], samples: Any) -> Any:
   )
 
 
+class Contraction:
+  """The product of a dense or convolutional layer: inputs with a kernel.
+
+  ``x`` is ``[B, k, ...]``, the layer's inputs: k rows of its batch axis for
+  each sample. ``h`` is ``[B, R, k, ...]``, cotangents of its outputs.
+  """
+
+  def __init__(self, stage: graph_lib.Stage, control: Sequence[Array]):
+    """``stage`` is one that ``supports`` admits, ``control`` its leaves."""
+    numbers = stage.equation['dimension_numbers']
+    self._equation, self._bias = stage.equation, stage.bias
+    self._leaves = [jax.typeof(leaf) for leaf in control]
+    self._kernel = stage.kernel or 0
+    self._shape = kernel_shape = control[self._kernel].shape
+    if stage.kind == 'conv':
+      self._lhs, self._out = numbers.lhs_spec, numbers.out_spec
+      spec = numbers.rhs_spec
+      self._order = (*spec[2:], spec[1], spec[0])
+      self._rows = len(spec) - 1
+    else:
+      ((self._lhs, rows), _), self._out = numbers, None
+      free = (a for a in range(len(kernel_shape)) if a not in rows)
+      self._order = (*rows, *free)
+      self._rows = len(rows)
+    sizes = [kernel_shape[axis] for axis in self._order]
+    self.a = math.prod(sizes[: self._rows])
+    self.c = math.prod(sizes[self._rows :])
+
+  def positions(self, h_shape: Shape) -> int:
+    """T, from the shape of cotangents ``[..., k, ...]`` of one sample."""
+    return math.prod(h_shape) // self.c
+
+  def matrix(self, kernel: Array) -> Array:
+    """An array like the kernel as ``[c, a]``."""
+    return kernel.transpose(self._order).reshape(self.a, self.c).T
+
+  def pack(self, leaves: Sequence[Array]) -> Array:
+    """Leaves like the control as one row of ``gradients``, ``[c (a + 1)]``."""
+    matrix = self.matrix(leaves[self._kernel])
+    if self._bias is not None:
+      column = leaves[self._bias].reshape(self.c, 1)
+      matrix = jnp.concatenate([matrix, column], axis=1)
+    return matrix.ravel()
+
+  def unpack(self, row: Array) -> tuple[Array, ...]:
+    """The inverse of ``pack``, in the dtypes of the control."""
+    matrix = row.reshape(self.c, -1)
+    sizes = [self._shape[axis] for axis in self._order]
+    kernel = matrix[:, : self.a].T.reshape(sizes)
+    return tuple(
+      kernel.transpose(np.argsort(self._order)).astype(leaf.dtype)
+      if position == self._kernel
+      else matrix[:, self.a].reshape(leaf.shape).astype(leaf.dtype)
+      for position, leaf in enumerate(self._leaves)
+    )
+
+  def gradients(self, x: Array, h: Array) -> Array:
+    """Per sample and direction, ``[B, R, c (a + 1)]``; see ``pack``."""
+
+    def of_sample(sample: tuple[Array, Array]) -> Array:
+      one_x, rows = sample
+      # One product for each tap along the first axis; other taps together.
+      columns = [
+        jnp.einsum('rtc,ta->rca', rows, block)
+        for block in self._blocks(one_x, space)
+      ]
+      if self._bias is not None:
+        columns.append(rows.sum(axis=1)[..., None])
+      return jnp.concatenate(columns, axis=2) if columns[1:] else columns[0]
+
+    space, rows = self._cotangents(h)
+    if rows.shape[2] > 1 or self._out is not None:
+      matrices = over_samples(of_sample, (x, rows))
+    else:
+      (x, _) = self.factors(x, h)
+      if self._bias is not None:
+        x = jnp.concatenate([x, jnp.ones((*x.shape[:2], 1), x.dtype)], axis=2)
+      matrices = rows.swapaxes(2, 3) * x[:, None]
+    return matrices.reshape(*matrices.shape[:2], -1)
+
+  def factors(self, x: Array, h: Array) -> Factors:
+    """All rows and cotangents."""
+    space, rows = self._cotangents(h)
+
+    def of_sample(one_x: Array) -> Array:
+      blocks = self._blocks(one_x, space)
+      return jnp.concatenate(blocks, axis=-1) if blocks[1:] else blocks[0]
+
+    return Factors(jax.vmap(of_sample)(x), rows)
+
+  def _cotangents(self, h: Array) -> tuple[Shape, Array]:
+    """Sizes of the position axes ``[k, ...]``, and rows ``[B, R, T, c]``."""
+    ndim = h.ndim - 2
+    channels: Shape = tuple(range(ndim - len(self._order) + self._rows, ndim))
+    space = [axis for axis in range(ndim) if axis not in channels]
+    if self._out is not None:
+      channels = (self._out[1],)
+      space = [0, *self._out[2:]]
+    rows = h.transpose(0, 1, *(2 + axis for axis in (*space, *channels)))
+    sizes = tuple(h.shape[2 + axis] for axis in space)
+    return sizes, rows.reshape(*h.shape[:2], math.prod(sizes), self.c)
+
+  def _blocks(self, x: Array, space: Shape) -> list[Array]:
+    """Rows of one sample, ``x`` ``[k, ...]``, in blocks ``[T, a / blocks]``."""
+    if self._out is not None:
+      x = x.transpose(0, *self._lhs[2:], self._lhs[1])
+      window = tuple(self._shape[axis] for axis in self._order[:-2])
+      return _patches(x, window, space[1:], self._equation)
+    free = [axis for axis in range(x.ndim) if axis not in self._lhs]
+    return [x.transpose(*free, *self._lhs).reshape(-1, self.a)]
+
+
 def supports(stage: graph_lib.Stage) -> bool:
-  """Whether ``kernel_gradients`` covers the layer of ``stage``.
+  """Whether ``Contraction`` covers the layer of ``stage``.
 
   Grouped and transposed convolutions are left to differentiation.
   """
@@ -49,99 +180,8 @@ def supports(stage: graph_lib.Stage) -> bool:
   )
 
 
-def kernel_gradients(
-  stage: graph_lib.Stage,
-  x: Array,
-  h_bar: Array,
-  kernel_shape: tuple[int, ...],
-) -> Array:
-  """Gradients with respect to the kernel, per sample and direction.
-
-  Args:
-    stage: one that ``supports`` admits.
-    x: layer inputs ``[B, k, ...]``: k rows of the layer's batch axis for each
-      sample, then the other axes of the layer's input.
-    h_bar: cotangents of the layer's outputs ``[B, R, k, ...]``.
-    kernel_shape: shape of the kernel in its own layout.
-
-  Returns:
-    ``[B, R, *kernel_shape]``.
-  """
-  rule = _dense if stage.kind == 'dense' else _conv
-  return rule(x, h_bar, kernel_shape, stage.equation)
-
-
-def _dense(
-  x: Array,
-  h_bar: Array,
-  kernel_shape: tuple[int, ...],
-  equation: dict[str, Any],
-) -> Array:
-  (contracted, rows), _ = equation['dimension_numbers']
-  letters = iter(string.ascii_lowercase)
-  lhs = [next(letters) for _ in range(x.ndim - 1)]
-  rhs = [next(letters) for _ in kernel_shape]
-  for axis, row in zip(contracted, rows, strict=True):
-    rhs[row] = lhs[axis]
-  out = [c for i, c in enumerate(lhs) if i not in contracted]
-  out += [c for i, c in enumerate(rhs) if i not in rows]
-  formula = f'{"".join(lhs)},Z{"".join(out)}->Z{"".join(rhs)}'
-
-  def of_sample(sample: tuple[Array, Array]) -> Array:
-    return jnp.einsum(formula, *sample)
-
-  if x.size == x.shape[0] * math.prod(x.shape[1 + a] for a in contracted):
-    return jax.vmap(of_sample)((x, h_bar))  # one position: outer products
-  return over_samples(of_sample, (x, h_bar))
-
-
-def _conv(
-  x: Array,
-  h_bar: Array,
-  kernel_shape: tuple[int, ...],
-  equation: dict[str, Any],
-) -> Array:
-  spec = equation['dimension_numbers']
-
-  def channels_last(value: Array, axes: tuple[int, ...]) -> Array:
-    lead = value.ndim - len(axes)
-    order = (axes[0], *axes[2:], axes[1])
-    return value.transpose(*range(lead), *(lead + a for a in order))
-
-  x = channels_last(x, spec.lhs_spec)  # [B, k, *space, C]
-  h_bar = channels_last(h_bar, spec.out_spec)  # [B, R, k, *space, O]
-  window = tuple(kernel_shape[a] for a in spec.rhs_spec[2:])
-  space = h_bar.shape[3:-1]
-
-  def of_sample(sample: tuple[Array, Array]) -> Array:
-    one_x, one_h = sample
-    rows = one_h.reshape(one_h.shape[0], -1, one_h.shape[-1])
-    # One product for each tap along the first axis; the other taps together.
-    products = [
-      jnp.einsum('sc,rso->rco', patch, rows)
-      for patch in _patches(one_x, window, space, equation)
-    ]
-    return jnp.concatenate(products, axis=1)
-
-  gradients = over_samples(of_sample, (x, h_bar))
-  # [B, R, *window, C, O] to the kernel's own layout, which puts the output
-  # feature on axis rhs_spec[0], the input feature on rhs_spec[1], then space.
-  gradients = gradients.reshape(
-    *gradients.shape[:2], *window, x.shape[-1], h_bar.shape[-1]
-  )
-  last = gradients.ndim - 1
-  canonical = (last, last - 1, *range(2, last - 1))
-  order = [0] * len(canonical)
-  for axis, source in zip(spec.rhs_spec, canonical, strict=True):
-    order[axis] = source
-  return gradients.transpose(0, 1, *order)
-
-
 def _patches(
-  x: Array,
-  window: tuple[int, ...],
-  space: tuple[int, ...],
-  equation: dict[str, Any],
+  x: Array, window: Shape, space: Shape, equation: dict[str, Any]
 ) -> list[Array]:
   """Patches of ``x``, ``[k, *space, C]``, one array per tap of the first axis.
 

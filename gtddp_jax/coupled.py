@@ -5,72 +5,130 @@ and ``S`` one matrix over all samples and directions, and ``Q_uu = M / eta +
 G^T S G / B`` (Levenberg-Marquardt with damping ``M / eta``)::
 
     N = G (M / eta)^-1 G^T            A = I + S N / B
-    d <- A^-1 (d + S G k_0)           S <- A^-1 S = L (I + L^T N L / B)^-1 L^T
+    d <- A^-1 (d + S G k_0)           S <- A^-1 S
     du = -(M / eta)^-1 (l_u + G^T (d + S e) / B)          with the new d and S
 
-where ``S = L L^T`` and ``k_0 = -(M / eta)^-1 l_u``. It equals batch-augmented
-dynamic programming without its ``(B n)^2`` matrices. The matrix that is
-factorised has no eigenvalue below one, so its Cholesky factor always exists.
+where ``k_0 = -(M / eta)^-1 l_u``. It equals batch-augmented dynamic programming
+without its ``(B n)^2`` matrices. ``S^-1`` grows by ``N / B`` at each stage, so
+the recursion needs no product of large matrices: with ``C`` the sum of
+``N / B`` and ``f`` that of ``G k_0`` over the stages so far, ``S_T = L L^T``::
+
+    d = (I + S_T C)^-1 (d_T + S_T f)  =  y - L (I + L^T C L)^-1 L^T C y
+    S = L (I + L^T C L)^-1 L^T                                y = d_T + S_T f
+
+What is factorised has no eigenvalue below one. Its diagonal is raised by the
+size of the rounding errors in ``C``, so that its Cholesky factor exists; should
+it still not, the step is not finite and not taken.
 """
 
 from __future__ import annotations
 
-import functools
+import dataclasses
+import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.scipy import linalg
 
+from gtddp_jax import sensitivity, terminal
 from gtddp_jax import values as values_lib
 
 Array = jax.Array
+Arrays = tuple[jax.Array, ...]
 
 
-def coupled(problem: values_lib.Problem) -> values_lib.Sweep:
-  """Sweeps backward; the weights of stage ``t`` use the value before it."""
-  batch, rank = problem.terminal.slope.shape
-  size = batch * rank
-  slope = problem.terminal.slope.reshape(size)
-  root = _block_diagonal(values_lib.square_root(problem.terminal.curvature))
-  values: list[values_lib.Value] = []
+class CoupledValue(NamedTuple):
+  """A value function over the whole batch, ``S = L (F F^T)^-1 L^T``.
+
+  Attributes:
+    slope: ``d``, ``[B, R]``.
+    root: ``L``, ``[B, R, R]``, one block per sample.
+    factor: ``F``, ``[B R, B R]``, lower triangular.
+  """
+
+  slope: Array
+  root: Array
+  factor: Array
+
+  def answer(self, e: Array) -> Array:
+    """``S e``, ``[B, R]``."""
+    inner = jnp.einsum('bri,br->bi', self.root, e)
+    solved = linalg.cho_solve((self.factor, True), inner.ravel())
+    return jnp.einsum('bri,bi->br', self.root, solved.reshape(e.shape))
+
+
+@dataclasses.dataclass(frozen=True)
+class Coupled:
+  """``value='coupled'`` with its options.
+
+  Attributes:
+    memory: bytes that per-sample gradients of one layer may take at once; what
+      does not fit is formed in blocks of samples, again for each pair of
+      blocks. The ``(B R)^2`` matrices are not counted.
+  """
+
+  memory: int = values_lib.MEMORY
+
+  def __call__(self, problem: values_lib.Problem) -> values_lib.Sweep:
+    """Sweeps backward; the weights of stage ``t`` use the value before it."""
+    # What is factorised needs every digit of a float32.
+    with jax.default_matmul_precision('float32'):
+      return _sweep(problem, values_lib.numbers(self.memory))
+
+
+def _sweep(problem: values_lib.Problem, memory: int) -> values_lib.Sweep:
+  root = terminal.square_root(problem.terminal.curvature)
+  first, slope = problem.terminal.slope, problem.terminal.slope
+  total = jnp.zeros((*slope.shape, *slope.shape), slope.dtype)  # C
+  values: list[CoupledValue] = []
   observed: dict[int, Array] = {}
-  smallest = jnp.ones(())
   for operator, control in zip(
     reversed(problem.sensitivities), reversed(problem.controls), strict=True
   ):
-    operator.keep()
-    weights = slope.reshape(batch, rank)
-    q_u = values_lib.open_gain(problem, operator, control, weights)
+    operator.prepare(
+      cross=True,
+      isotropic=problem.base.is_isotropic(control),
+      memory=memory,
+    )
+    q_u = values_lib.open_gain(problem, operator, control, slope)
     observed.update(zip(control, q_u, strict=True))
-    solve = functools.partial(
-      problem.base.solve, control, q=observed.__getitem__
-    )
+    inverse = problem.base.inverse(control, observed.__getitem__)
     if problem.given is not None:
-      # What the given gradients hold beyond the batch's own is l_u.
-      own = operator.combine(weights)
-      k_0 = solve(tuple(map(jnp.subtract, own, q_u)))
-      change = operator.directional(k_0).reshape(size)
-      slope += root @ (root.T @ change)
-    kernel = operator.kernel(solve).reshape(size, size)
-    inner = jnp.eye(size, dtype=root.dtype) + root.T @ kernel @ root / batch
-    factor = jnp.linalg.cholesky(inner)
-    root = jax.scipy.linalg.solve_triangular(factor, root.T, lower=True).T
-    slope -= root @ (root.T @ (kernel @ slope)) / batch
-    values.append(
-      values_lib.Value(
-        slope.reshape(batch, rank),
-        (root @ root.T).reshape(batch, rank, batch, rank),
-      )
-    )
-    smallest = jnp.minimum(smallest, 1 / jnp.max(jnp.sum(abs(inner), axis=1)))
+      first += problem.terminal.answer(_of_rest(operator, slope, q_u, inverse))
+    total += operator.kernel(inverse) / slope.shape[0]
+    value, smallest = _value(root, total, first)
+    slope = value.slope
+    values.append(value)
   return values_lib.Sweep(
     values[::-1], observed, smallest, jnp.zeros(()), checked=0
   )
 
 
-def _block_diagonal(blocks: Array) -> Array:
-  """One ``[B R, B R]`` matrix from ``[B, R, R]`` blocks."""
-  batch, rank, _ = blocks.shape
-  eye = jnp.eye(batch, dtype=blocks.dtype)
-  return jnp.einsum('bc,brs->brcs', eye, blocks).reshape(
-    batch * rank, batch * rank
-  )
+def _of_rest(
+  operator: sensitivity.Sensitivity, slope: Array, q_u: Arrays, inverse: Arrays
+) -> Array:
+  """``G k_0``: given gradients hold ``l_u`` beyond the batch's own."""
+  own = operator.combine(slope)
+  k_0 = tuple(d * (a - b) for d, a, b in zip(inverse, own, q_u, strict=True))
+  return operator.directional(k_0)
+
+
+def _value(
+  root: Array, total: Array, first: Array
+) -> tuple[CoupledValue, Array]:
+  """The value function for ``L``, ``C`` and ``y``.
+
+  Returns:
+    It, and a lower bound of the factors by which ``S`` was contracted so far.
+  """
+  size = first.size
+  inner = jnp.einsum('bri,brcs,csj->bicj', root, total, root)
+  inner = inner.reshape(size, size)
+  rounding = 2 * math.sqrt(size) * jnp.finfo(inner.dtype).eps
+  ridge = 1 + rounding * jnp.max(jnp.diagonal(inner))
+  inner += ridge * jnp.eye(size, dtype=inner.dtype)
+  pending = CoupledValue(first, root, jnp.linalg.cholesky(inner))
+  contracted = pending.answer(jnp.einsum('brcs,cs->br', total, first))
+  largest = jnp.max(jnp.sum(jnp.abs(inner), axis=1))
+  return pending._replace(slope=first - contracted), 1 / largest

@@ -5,7 +5,7 @@ A base is an optax transformation with a third function. Given gradients
 
     init(params) -> state
     update(g, state, params, observed=q) -> (step along g, state')
-    solve(v, state, params, observed=q) -> Q_uu^-1 v
+    inverse(state, params, observed=q) -> diagonal of Q_uu^-1
 
 ``M`` is ``I`` (sgd), ``diag(sqrt(E[q^2] + eps))`` (rmsprop) or
 ``diag(sqrt(E[q^2]) + eps)`` with bias correction (adam). Momentum filters the
@@ -24,33 +24,35 @@ import optax
 ScalarOrSchedule = float | jax.Array | Callable[[Any], Any]
 
 
-class Solve(Protocol):
-  """Applies ``Q_uu^-1`` to a pytree like the parameters."""
+class Inverse(Protocol):
+  """The diagonal of ``Q_uu^-1``."""
 
-  def __call__(
-    self, vectors: Any, state: Any, params: Any, *, observed: Any
-  ) -> Any:
-    """Returns ``Q_uu^-1 vectors``."""
+  def __call__(self, state: Any, params: Any, *, observed: Any) -> Any:
+    """Returns a pytree like the parameters.
+
+    A leaf is a scalar where the curvature is a multiple of the identity, else
+    it has the shape of the parameter.
+    """
 
 
 class Base(optax.GradientTransformationExtraArgs):
   """An optax transformation with an explicit ``Q_uu``.
 
   Attributes:
-    solve: applies ``Q_uu^-1`` (see the module's head).
+    inverse: the diagonal of ``Q_uu^-1`` (see the module's head).
   """
 
-  solve: Solve
+  inverse: Inverse
 
   def __new__(
     cls,
     init: optax.TransformInitFn,
     update: optax.TransformUpdateExtraArgsFn,
-    solve: Solve,
+    inverse: Inverse,
   ) -> Base:
     """Makes a base from its three functions."""
     self = super().__new__(cls, init, update)
-    self.solve = solve
+    self.inverse = inverse
     return self
 
 
@@ -189,13 +191,13 @@ def _explicit(
       states.append(new)
     return updates, tuple(states)
 
-  def solve(
-    vectors: Any, state: Any, params: Any = None, *, observed: Any
-  ) -> Any:
-    if inverse is not None:
+  def inverse_fn(state: Any, params: Any, *, observed: Any) -> Any:
+    if inverse is None:
+      diagonal = jax.tree.map(lambda u: jnp.ones((), u.dtype), params)
+    else:
       _, seen = parts[0].update(observed, state[0])
-      vectors = jax.tree.map(jnp.multiply, inverse(seen), vectors)
-    steps, _ = learning_rate.update(vectors, state[rate], params)
+      diagonal = inverse(seen)
+    steps, _ = learning_rate.update(diagonal, state[rate], params)
     return jax.tree.map(jnp.negative, steps)
 
-  return Base(chain.init, update, solve)
+  return Base(chain.init, update, inverse_fn)

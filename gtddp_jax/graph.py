@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,13 +32,39 @@ class Fixed:
   Attributes:
     aux: live values that have no derivative (integers, booleans).
     inputs: the flat leaves of the network's inputs.
+    extras: the flat leaves of ``Extras``.
   """
 
   aux: Arrays
   inputs: Arrays
+  extras: Arrays = ()
+
+  @property
+  def leaves(self) -> Arrays:
+    """All that does not change from stage to stage."""
+    return (*self.inputs, *self.extras)
 
 
-jax.tree_util.register_dataclass(Fixed, ['aux', 'inputs'], [])
+jax.tree_util.register_dataclass(Fixed, ['aux', 'inputs', 'extras'], [])
+
+
+class Extras(NamedTuple):
+  """What a network reads besides parameters and inputs, in Flax's words.
+
+  Attributes:
+    collections: variables that are no parameters (batch statistics), or {}.
+    rngs: random keys by name, or {}.
+  """
+
+  collections: Any
+  rngs: Any
+
+
+class Result(NamedTuple):
+  """What a network returns: outputs, and collections that it changed."""
+
+  outputs: Any
+  collections: Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,13 +77,19 @@ class Stage:
     control: indices (into the flat parameters) of the leaves decided here.
     kernel: position within ``control`` of the matrix or filter, for 'dense'
       and 'conv'.
+    bias: position within ``control`` of the bias, if there is one.
     shared: indices of earlier controls that this stage reads again.
     state: shapes of ``c``; the leading axis is the batch.
+    spread: for each of ``x``, whether its leading axis is the batch.
     aux: shapes of the live values without derivative.
     enter: ``(c, v, fixed) -> x``.
     layer: ``(x, u, v, fixed) -> h``.
     leave: ``(c, h, v, fixed) -> c'``.
     carry: ``(c, u, v, fixed) -> aux'``.
+    collected: which of the flat changed collections are computed here.
+    collect: ``(c, u, v, fixed) ->`` these.
+    random: whether random numbers are drawn in the stage.
+    random_layer: whether they are drawn in its layer.
     equation: parameters of the contraction, for 'dense' and 'conv'.
   """
 
@@ -65,13 +97,19 @@ class Stage:
   kind: str
   control: tuple[int, ...]
   kernel: int | None
+  bias: int | None
   shared: tuple[int, ...]
   state: Shapes
+  spread: tuple[bool, ...]
   aux: Shapes
   enter: Callable[[Arrays, Arrays, Fixed], Arrays]
   layer: Callable[[Arrays, Arrays, Arrays, Fixed], Arrays]
   leave: Callable[[Arrays, Arrays, Arrays, Fixed], Arrays]
   carry: Callable[[Arrays, Arrays, Arrays, Fixed], Arrays]
+  collected: tuple[int, ...]
+  collect: Callable[[Arrays, Arrays, Arrays, Fixed], Arrays]
+  random: bool = False
+  random_layer: bool = False
   equation: dict[str, Any] = dataclasses.field(default_factory=dict)
 
   def __call__(
@@ -92,6 +130,8 @@ class LayerGraph:
     params: pytree of parameter shapes.
     inputs: pytree of input shapes; leading axis = batch.
     outputs: pytree of output shapes; leading axis = batch.
+    changed: pytree of the shapes of collections that the network changes.
+    extras: collections and keys as given to ``trace``.
     batch_size: B.
     finish: ``(c, v, fixed) -> outputs`` as flat leaves; ``v`` = all parameters.
     retrace: builds the graph of the same network for inputs of other shapes,
@@ -103,28 +143,53 @@ class LayerGraph:
   params: Any
   inputs: Any
   outputs: Any
+  changed: Any
+  extras: Extras
   batch_size: int
   finish: Callable[[Arrays, Arrays, Fixed], Arrays]
   retrace: Callable[[Any, Shapes], LayerGraph] = dataclasses.field(repr=False)
 
-  def __call__(self, params: Any, inputs: Any) -> Any:
+  def __call__(
+    self, params: Any, inputs: Any, extras: Extras | None = None
+  ) -> Any:
     """Runs the composed stages; equals ``apply_fn(params, inputs)``.
 
     Raises:
       ParameterTreeError: if ``params`` is not the tree that was traced.
     """
+    return self.run(params, inputs, extras).outputs
+
+  def run(
+    self, params: Any, inputs: Any, extras: Extras | None = None
+  ) -> Result:
+    """Outputs and changed collections; ``extras`` default to those traced."""
     graph = self.for_inputs(inputs)
     leaves = graph.flatten(params)
-    fixed = Fixed((), tuple(jax.tree.leaves(inputs)))
+    fixed = graph.surroundings(inputs, extras)
     state: Arrays = ()
+    changed: dict[int, jax.Array] = {}
     for stage in graph.stages:
-      state, aux = stage(
-        state, pick(leaves, stage.control), pick(leaves, stage.shared), fixed
+      u, v = pick(leaves, stage.control), pick(leaves, stage.shared)
+      changed.update(
+        zip(stage.collected, stage.collect(state, u, v, fixed), strict=True)
       )
+      state, aux = stage(state, u, v, fixed)
       fixed = dataclasses.replace(fixed, aux=aux)
-    return jax.tree.unflatten(
-      jax.tree.structure(self.outputs), graph.finish(state, leaves, fixed)
+    outputs = graph.finish(state, leaves, fixed)
+    return Result(
+      jax.tree.unflatten(jax.tree.structure(self.outputs), outputs),
+      self.changed_from(changed),
     )
+
+  def surroundings(self, inputs: Any, extras: Extras | None = None) -> Fixed:
+    """What the first stage reads and never differentiates."""
+    leaves = tuple(map(jnp.asarray, jax.tree.leaves(inputs)))
+    return Fixed((), leaves, tuple(jax.tree.leaves(extras or self.extras)))
+
+  def changed_from(self, leaves: Mapping[int, jax.Array]) -> Any:
+    """The changed collections from their flat leaves."""
+    tree = jax.tree.structure(self.changed)
+    return jax.tree.unflatten(tree, [leaves[i] for i in range(len(leaves))])
 
   def flatten(self, params: Any) -> Arrays:
     """The flat leaves of ``params``.
@@ -182,8 +247,11 @@ def pick(
 
 
 def shape_of(value: Any) -> jax.ShapeDtypeStruct:
-  """Shape and dtype of an array-like or abstract value."""
-  return jax.ShapeDtypeStruct(jnp.shape(value), jnp.result_type(value))
+  """Shape and dtype of an array-like, a random key or an abstract value."""
+  dtype = getattr(value, 'dtype', None)
+  return jax.ShapeDtypeStruct(
+    jnp.shape(value), jnp.result_type(value) if dtype is None else dtype
+  )
 
 
 _SUPPORT = {

@@ -1,20 +1,23 @@
 """Per-sample gradients of a control, as rows of a matrix.
 
-Row ``(i, r)`` is ``g^{i,r}``, all leaves of the control end to end. Kernels of
-dense and convolutional layers have a closed form; other leaves are
+Row ``(i, r)`` is ``g^{i,r}``, all leaves of the control packed into one vector.
+Dense and convolutional layers have a closed form; other controls are
 differentiated sample by sample. A control that later stages read again has
 several *uses*, its own stage first; the row is the sum over them.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from gtddp_jax import contractions, trajectory
+from gtddp_jax import contractions, errors, trajectory
 from gtddp_jax import graph as graph_lib
 
 Array = jax.Array
@@ -33,7 +36,8 @@ class Sample(NamedTuple):
   """What a use contributes to per-sample gradients; leading axis = samples.
 
   Attributes:
-    entry: the layer's input for the own stage, the state for later ones.
+    entry: the layer's input for the own stage (what of it has a batch axis),
+      the state for later ones.
     fixed: what is not differentiated.
     bars: cotangents after the layer, or after the stage; ``[B, R, k, ...]``.
   """
@@ -60,7 +64,7 @@ def samples(uses: Sequence[Use], batch: int) -> list[Sample]:
     point, directions = use.point, use.directions
     fixed = graph_lib.Fixed(split(point.fixed.aux), split(point.fixed.inputs))
     return Sample(
-      split(point.x if own else point.state),
+      split(_spread(point) if own else point.state),
       fixed,
       split_bars(directions.layer if own else directions.after),
     )
@@ -85,21 +89,55 @@ def rows(
   Returns:
     ``[b, R, p]``, with p the size of the control.
   """
-  stage, control = uses[0].point.stage, uses[0].point.control
-  closed = None
-  if len(uses) == 1 and contractions.supports(stage):
-    closed = stage.kernel
-  leaves: list[Array] = []
-  if len(control) > (closed is not None):
-    leaves += jax.vmap(lambda d: _of_sample(graph, uses, d, rank))(data)
-  if closed is not None:
-    leaves[closed : closed + 1] = [
-      contractions.kernel_gradients(
-        stage, data[0].entry[0], data[0].bars[0], control[closed].shape
-      )
-    ]
+  product = contraction(uses)
+  if product is not None:
+    (x,), (h,) = data[0].entry, data[0].bars
+    return product.gradients(x, h)
+  leaves = jax.vmap(lambda d: _of_sample(graph, uses, d, rank))(data)
   flat = [leaf.reshape(*leaf.shape[:2], -1) for leaf in leaves]
   return jnp.concatenate(flat, axis=-1) if len(flat) > 1 else flat[0]
+
+
+class Packing(Protocol):
+  """How the leaves of a control lie in a row."""
+
+  def pack(self, leaves: Arrays) -> Array:
+    """Leaves like the control as a row ``[p]``."""
+
+  def unpack(self, row: Array) -> Arrays:
+    """The leaves in a row ``[p]``, in the dtypes of the control."""
+
+
+class EndToEnd(NamedTuple):
+  """All leaves end to end."""
+
+  control: Arrays
+
+  def pack(self, leaves: Arrays) -> Array:
+    """Leaves like the control as a row ``[p]``."""
+    flat = [leaf.ravel() for leaf in leaves]
+    return jnp.concatenate(flat) if len(flat) > 1 else flat[0]
+
+  def unpack(self, row: Array) -> Arrays:
+    """The leaves in a row ``[p]``, in the dtypes of the control."""
+    ends = np.cumsum([math.prod(u.shape) for u in self.control])[:-1]
+    return tuple(
+      piece.reshape(u.shape).astype(u.dtype)
+      for piece, u in zip(jnp.split(row, ends), self.control, strict=True)
+    )
+
+
+def contraction(uses: Sequence[Use]) -> contractions.Contraction | None:
+  """The product whose kernel (and bias) the control is, if it is just that."""
+  stage, control = uses[0].point.stage, uses[0].point.control
+  if len(uses) > 1 or not contractions.supports(stage):
+    return None
+  return contractions.Contraction(stage, control)
+
+
+def _spread(point: trajectory.Point) -> Arrays:
+  pairs = zip(point.x, point.stage.spread, strict=True)
+  return tuple(x for x, spread in pairs if spread)
 
 
 def _of_sample(
@@ -120,14 +158,35 @@ def _of_sample(
   for use, (entry, fixed, bars) in zip(uses, data, strict=True):
     if not bars:  # only later stages read this control
       continue
+    stage = use.point.stage
+    if stage.random_layer if use is own else stage.random:
+      raise errors.OptionError(_random(use, own))
+    entry = _twice(entry)
+    if use is own:  # what has no batch axis is the same for all samples
+      rest = iter(entry)
+      pairs = zip(own.point.x, own.point.stage.spread, strict=True)
+      entry = tuple(next(rest) if spread else x for x, spread in pairs)
     read, at = reader(
-      pair[use.t], use.point, _twice(entry), _twice(fixed), own=use is own
+      pair[use.t],
+      use.point,
+      entry,
+      dataclasses.replace(_twice(fixed), extras=use.point.fixed.extras),
+      own=use is own,
     )
     _, pull = jax.vjp(read, at)
     (pulled,) = jax.vmap(lambda bar, pull=pull: pull(_padded(bar)))(bars)
     indices = use.point.stage.control if use is own else use.point.stage.shared
     total = add_uses(own.point.stage.control, total, indices, pulled)
   return total
+
+
+def _random(use: Use, own: Use) -> str:
+  return (
+    f'Per-sample gradients of {own.point.stage.name!r}: stage '
+    f'{use.point.stage.name!r}, which reads it, draws random numbers for the '
+    f'whole batch at once: expected none there. Use value="frozen", or draw '
+    f'them in another module.'
+  )
 
 
 def reader(

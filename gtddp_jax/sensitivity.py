@@ -1,27 +1,27 @@
 """Sensitivities: the per-sample gradients of one control, as an operator.
 
 ``g^{i,r} = F_u^T P_{t+1}^{i,r}`` is the gradient of control ``t`` that
-direction ``r`` of sample ``i`` gives. The recursions need four products::
+direction ``r`` of sample ``i`` gives. The recursions need four products, with
+``D`` the diagonal of ``Q_uu^-1``::
 
     combine(w)      (1/B) sum_i sum_r w_i^r g^{i,r}     like u
     directional(k)  g^{i,r} . k                         [B, R]
-    gram(solve)     g^{i,r} . Q_uu^-1 g^{i,s}           [B, R, R]
-    kernel(solve)   g^{i,r} . Q_uu^-1 g^{j,s}           [B, R, B, R]
+    gram(D)         g^{i,r} . D g^{i,s}                 [B, R, R]
+    kernel(D)       g^{i,r} . D g^{j,s}                 [B, R, B, R]
 
-Per-sample gradients are kept when they fit in ``LARGEST_KEPT`` numbers: all are
-then matrix products. Otherwise ``combine`` is a back-propagation of re-weighted
-samples, ``directional`` a forward derivative, and the other two go over blocks
-of samples.
+``combine`` is a back-propagation of re-weighted samples and ``directional`` a
+forward derivative, unless ``prepare`` was asked for the other two and found
+that keeping the per-sample gradients is cheapest and fits: all are then matrix
+products. Where it does not fit, gradients are formed again in blocks.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from gtddp_jax import contractions, per_sample
 from gtddp_jax import graph as graph_lib
@@ -29,9 +29,6 @@ from gtddp_jax import trajectory as trajectory_lib
 
 Array = jax.Array
 Arrays = tuple[jax.Array, ...]
-Solve = Callable[[Arrays], Arrays]
-
-LARGEST_KEPT = 2**26
 
 
 class Sensitivity:
@@ -58,13 +55,57 @@ class Sensitivity:
     self._control = points[t].control
     self._size = sum(math.prod(u.shape) for u in self._control)
     self._kept: Array | None = None  # [B, R, p]
+    self._product = per_sample.contraction(self._uses)
+    self._packing: per_sample.Packing = self._product or per_sample.EndToEnd(
+      self._control
+    )
+    self._through_factors = False
+    self._most = 1  # gradients formed at once
+
+  def prepare(self, *, cross: bool, isotropic: bool, memory: int) -> None:
+    """Chooses how ``gram``, or ``kernel``, is computed.
+
+    Args:
+      cross: whether ``kernel`` is wanted, else ``gram``.
+      isotropic: whether ``D`` is a scalar on each leaf.
+      memory: numbers that may be held at once.
+    """
+    if self._product is not None:
+      self._through_factors = self._in_factors(
+        self._product, cross, isotropic, memory
+      )
+    if self._through_factors:
+      return
+    self._most = max(1, memory // (self._rank * self._size))
+    if self._most >= self._batch:
+      self._kept = self._rows(per_sample.samples(self._uses, self._batch))
+
+  def _in_factors(
+    self,
+    product: contractions.Contraction,
+    cross: bool,
+    isotropic: bool,
+    memory: int,
+  ) -> bool:
+    """Whether the products of factors are possible, cheaper and fit."""
+    (h,) = self._uses[0].directions.layer
+    b, r = self._batch, self._rank
+    t = product.positions(h.shape) // (b * r)
+    if not isotropic and (cross or t > 1):
+      return False
+    a, c = product.a, product.c
+    pairs = b * b if cross else b
+    through_factors = pairs * t * t * (a + r * r * (c + 1))
+    through_gradients = r * a * c * (b * t + pairs * r)
+    fits = t == 1 or pairs * r * r * t * t <= memory
+    return fits and (t == 1 or through_factors < through_gradients)
 
   def combine(self, weights: Array) -> Arrays:
     """``(1/B) sum_i sum_r w_i^r g^{i,r}``; weights ``[B, R]``."""
     weights = weights / self._batch
     if self._kept is not None:
       kept = self._kept.reshape(-1, self._size)
-      return self._unflatten(weights.astype(kept.dtype).ravel() @ kept)
+      return self._packing.unpack(weights.astype(kept.dtype).ravel() @ kept)
     weigh = trajectory_lib.weigh
     own, *later = self._uses
     _, total, _ = own.point.pull_layer(weigh(weights, own.directions.layer))
@@ -78,7 +119,7 @@ class Sensitivity:
   def directional(self, k: Arrays) -> Array:
     """``g^{i,r} . k``, ``[B, R]``."""
     if self._kept is not None:
-      return self._kept @ _flatten(k).astype(self._kept.dtype)
+      return self._kept @ self._packing.pack(k).astype(self._kept.dtype)
     own = self._uses[0]
     return self._change(own, k) + self.shared_change(k, after=own.t)
 
@@ -90,13 +131,15 @@ class Sensitivity:
         total += self._change(use, k)
     return total
 
-  def gram(self, solve: Solve) -> Array:
-    """``g^{i,r} . Q_uu^-1 g^{i,s}``, ``[B, R, R]``; keeps ``g`` if it fits."""
+  def gram(self, inverse: Arrays) -> Array:
+    """``g^{i,r} . D g^{i,s}``, ``[B, R, R]``; ``inverse`` is ``D`` by leaf."""
+    if self._through_factors:
+      return self._gram_of_factors(*self._factors(inverse))
+    diagonal = self._spread(inverse)
 
     def products(g: Array) -> Array:  # [R, p] of one sample
-      return g @ self._solved(solve, g).T
+      return (g * diagonal) @ g.T
 
-    self.keep()
     if self._kept is None:
       grams = jax.lax.map(
         lambda block: jax.vmap(products)(self._rows(block)), self._blocks()
@@ -105,48 +148,84 @@ class Sensitivity:
     if self._rank > 1:
       return contractions.over_samples(products, self._kept)
     g = self._kept[:, 0]
-    return jnp.sum(g * self._solved(solve, g), axis=1)[:, None, None]
+    return jnp.einsum('bp,bp->b', g, g * diagonal)[:, None, None]
 
-  def kernel(self, solve: Solve) -> Array:
-    """``g^{i,r} . Q_uu^-1 g^{j,s}``, ``[B, R, B, R]``; keeps ``g`` if it fits.
+  def kernel(self, inverse: Arrays) -> Array:
+    """``g^{i,r} . D g^{j,s}``, ``[B, R, B, R]``.
 
-    Otherwise both sample axes go over blocks, and gradients are formed again
-    for every pair of blocks.
+    In blocks, gradients are formed again for every pair of blocks.
     """
+    if self._through_factors:
+      return self._kernel_of_factors(*self._factors(inverse))
+    diagonal = self._spread(inverse)
 
     def flat(g: Array) -> Array:
       return g.reshape(-1, self._size)
 
     def from_left(block: list[per_sample.Sample]) -> Array:
-      left = flat(self._rows(block))
+      left = flat(self._rows(block)) * diagonal
       columns = jax.lax.map(
-        lambda right: left @ self._solved(solve, flat(self._rows(right))).T,
-        blocks,
+        lambda right: left @ flat(self._rows(right)).T, blocks
       )  # [blocks, b R, b R]
       return jnp.moveaxis(columns, 0, 1).reshape(columns.shape[1], -1)
 
-    self.keep()
     if self._kept is not None:
       g = flat(self._kept)
-      products = g @ self._solved(solve, g).T
+      products = (g * diagonal) @ g.T
     else:
       blocks = self._blocks()
       products = jax.lax.map(from_left, blocks)
     return products.reshape(self._batch, self._rank, self._batch, self._rank)
 
-  def keep(self) -> None:
-    """Forms the per-sample gradients ``[B, R, p]`` if they fit."""
-    numbers = self._batch * self._rank * self._size
-    if self._kept is None and numbers <= LARGEST_KEPT:
-      self._kept = self._rows(per_sample.samples(self._uses, self._batch))
+  def _factors(
+    self, inverse: Arrays
+  ) -> tuple[contractions.Factors, Array, Array]:
+    """Factors, ``D`` of the kernel ``[c, a]`` and of the bias ``[1, c]``."""
+    product, stage = self._product, self._uses[0].point.stage
+    assert product is not None and stage.kernel is not None
+    (data,) = per_sample.samples(self._uses, self._batch)
+    of_bias = jnp.zeros(()) if stage.bias is None else inverse[stage.bias]
+    of_kernel = inverse[stage.kernel]
+    return (
+      product.factors(data.entry[0], data.bars[0]),
+      product.matrix(of_kernel) if of_kernel.ndim else of_kernel,
+      of_bias.reshape(1, -1) if of_bias.ndim else of_bias,
+    )
+
+  def _gram_of_factors(
+    self, factors: contractions.Factors, of_kernel: Array, of_bias: Array
+  ) -> Array:
+    x, h = factors
+    if x.shape[1] > 1:
+      similar = of_kernel * jnp.einsum('bta,bua->btu', x, x) + of_bias
+      return jnp.einsum('btu,brtc,bsuc->brs', similar, h, h)
+    square = jnp.square(x[:, 0])
+    if of_kernel.ndim:
+      scale = square @ of_kernel.T
+    else:
+      scale = of_kernel * square.sum(axis=1, keepdims=True)
+    scale = (scale + of_bias)[:, None]  # [B, 1, c or 1]
+    return jnp.einsum('brc,bsc->brs', h[:, :, 0] * scale, h[:, :, 0])
+
+  def _kernel_of_factors(
+    self, factors: contractions.Factors, of_kernel: Array, of_bias: Array
+  ) -> Array:
+    x, h = factors
+    rows = x.reshape(-1, x.shape[-1])
+    similar = of_kernel * (rows @ rows.T) + of_bias
+    b, r, t, c = h.shape
+    columns = h.reshape(-1, c)
+    products = (columns @ columns.T).reshape(b, r, t, b, r, t)
+    return jnp.einsum(
+      'btju,brtjsu->brjs', similar.reshape(b, t, b, t), products
+    )
 
   def _rows(self, data: list[per_sample.Sample]) -> Array:
     return per_sample.rows(self._graph, self._uses, data, self._rank)
 
   def _blocks(self) -> list[per_sample.Sample]:
     """The samples in blocks whose gradients fit, leading axis = blocks."""
-    most = max(1, LARGEST_KEPT // (self._rank * self._size))
-    sizes = range(1, min(most, self._batch) + 1)
+    sizes = range(1, min(self._most, self._batch) + 1)
     block = max(b for b in sizes if self._batch % b == 0)
     blocks: list[per_sample.Sample] = jax.tree.map(
       lambda v: v.reshape(self._batch // block, block, *v.shape[1:]),
@@ -171,18 +250,8 @@ class Sensitivity:
     directions = use.directions.layer if own else use.directions.after
     return trajectory_lib.dot(directions, change, self._batch)
 
-  def _solved(self, solve: Solve, g: Array) -> Array:
-    """``Q_uu^-1`` applied to every row of ``[n, p]``."""
-    return jax.vmap(lambda row: _flatten(solve(self._unflatten(row))))(g)
-
-  def _unflatten(self, row: Array) -> Arrays:
-    ends = np.cumsum([math.prod(u.shape) for u in self._control])[:-1]
-    return tuple(
-      piece.reshape(u.shape).astype(u.dtype)
-      for piece, u in zip(jnp.split(row, ends), self._control, strict=True)
-    )
-
-
-def _flatten(leaves: Arrays) -> Array:
-  flat = [leaf.ravel() for leaf in leaves]
-  return jnp.concatenate(flat) if len(flat) > 1 else flat[0]
+  def _spread(self, inverse: Arrays) -> Array:
+    """``D`` as one row ``[1, p]``."""
+    pairs = zip(inverse, self._control, strict=True)
+    leaves = tuple(jnp.broadcast_to(d, u.shape) for d, u in pairs)
+    return self._packing.pack(leaves)[None]

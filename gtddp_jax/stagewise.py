@@ -23,7 +23,7 @@ Known = Callable[[int], jax.Array]  # flat parameter index -> gradient
 
 
 class Stagewise:
-  """Steps, solves and state of a base, by flat parameter index.
+  """Steps, curvature and state of a base, by flat parameter index.
 
   Gradients are given as functions of the parameter index, so that only those
   that a step needs are computed.
@@ -49,8 +49,9 @@ class Stagewise:
         f'that of the parameters, {expected}.'
       )
     if explicit:
-      self._solve = jaxprs.capture(
-        lambda v, q: base.solve(v, state, params, observed=q), shapes, shapes
+      # The first tree of gradients is there only to be like ``update``.
+      self._inverse = jaxprs.capture(
+        lambda _, q: base.inverse(state, params, observed=q), shapes, shapes
       )
 
   def step(self, control: tuple[int, ...], g: Known, q: Known) -> Arrays:
@@ -64,11 +65,16 @@ class Stagewise:
     leaves = self._run(self._update, targets, g, q)
     return jax.tree.unflatten(jax.tree.structure(self._new_state), leaves)
 
-  def solve(self, control: tuple[int, ...], v: Arrays, *, q: Known) -> Arrays:
-    """``Q_uu^-1 v`` for one control; ``v`` holds one array per leaf."""
-    targets = [self._solve.outputs[i] for i in control]
-    known = dict(zip(control, v, strict=True))
-    return self._run(self._solve, targets, known.__getitem__, q)
+  def inverse(self, control: tuple[int, ...], q: Known) -> Arrays:
+    """Diagonal of ``Q_uu^-1`` of one control: a scalar or array per leaf."""
+    targets = [self._inverse.outputs[i] for i in control]
+    return self._run(self._inverse, targets, q, q)
+
+  def is_isotropic(self, control: tuple[int, ...]) -> bool:
+    """Whether ``Q_uu`` is a multiple of the identity on each leaf."""
+    return all(
+      jaxprs.abstract(self._inverse.outputs[i]).shape == () for i in control
+    )
 
   def _run(
     self, program: jaxprs.Program, targets: Any, first: Known, second: Known

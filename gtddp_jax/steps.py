@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from gtddp_jax import (
   bellman,
   coupled,
+  errors,
   rollout,
   sensitivity,
   stagewise,
@@ -29,10 +30,22 @@ Array = jax.Array
 LEVELS: Mapping[str, values.Level] = MappingProxyType(
   {
     'frozen': values.frozen,
-    'bellman': bellman.bellman,
-    'coupled': coupled.coupled,
+    'bellman': bellman.Bellman(),
+    'coupled': coupled.Coupled(),
   }
 )
+
+
+def level(value: Any) -> Any:
+  """The level of a name; anything else as it is.
+
+  Raises:
+    OptionError: for an unknown name.
+  """
+  if not isinstance(value, str):
+    return value
+  errors.check_option('value', value, tuple(LEVELS))
+  return LEVELS[value]
 
 
 class Recipe(NamedTuple):
@@ -54,6 +67,8 @@ class Given(NamedTuple):
     base_state: of the base.
     params: pytree of parameters.
     batch: inputs and targets.
+    collections: of the network.
+    rngs: random keys by name, for the network and the terminal.
     extra_args: for the base.
   """
 
@@ -61,6 +76,8 @@ class Given(NamedTuple):
   base_state: Any
   params: Any
   batch: tuple[Any, Any]
+  collections: Any
+  rngs: Mapping[str, Array]
   extra_args: dict[str, Any]
 
 
@@ -71,40 +88,40 @@ class Step(NamedTuple):
     updates: a pytree like the parameters.
     base_state: the base's new state.
     gradients: what the base was given.
+    collections: of the network, as it changed them.
     measured: scalars by name; those that were not measured are absent.
   """
 
   updates: Any
   base_state: Any
   gradients: Any
+  collections: Any
   measured: dict[str, Array]
 
 
 def open_loop(recipe: Recipe, given: Given) -> Step:
   """The base's own step; computes the gradients if none are given."""
-  grads, measured = given.grads, {}
-  if grads is None:
-    inputs, targets = given.batch
-    graph = recipe.graph.for_inputs(inputs)
-
-    def mean_loss(params: Any) -> Array:
-      outputs = graph(params, inputs)
-      return jnp.mean(terminal_lib.per_sample(recipe.loss, outputs, targets))
-
-    measured['loss'], grads = jax.value_and_grad(mean_loss)(given.params)
+  grads, changed, measured = _gradients(recipe, given)
   updates, base_state = recipe.base.update(
     grads, given.base_state, given.params, **given.extra_args
   )
-  return Step(updates, base_state, grads, measured)
+  return Step(
+    updates, base_state, grads, {**given.collections, **changed}, measured
+  )
 
 
 def closed_loop(recipe: Recipe, given: Given) -> Step:
   """Linearises, expands the loss, sweeps backward and rolls out forward."""
+  given, changed, measured = _restricted(recipe, given)
   inputs, targets = given.batch
   graph = recipe.graph.for_inputs(inputs)
-  nominal = trajectory.linearize(graph, graph.flatten(given.params), inputs)
+  nominal = trajectory.linearize(
+    graph, graph.flatten(given.params), inputs, _extras(graph, given)
+  )
   losses = terminal_lib.per_sample(recipe.loss, nominal.outputs, targets)
-  expansion = recipe.expand(recipe.loss, nominal.outputs, targets)
+  expansion = recipe.expand(
+    recipe.loss, nominal.outputs, targets, *_terminal_key(recipe, given)
+  )
   directions = trajectory.propagate(nominal, expansion.directions)
   problem = values.Problem(
     terminal=values.Value(expansion.slope, expansion.curvature),
@@ -126,13 +143,79 @@ def closed_loop(recipe: Recipe, given: Given) -> Step:
     jax.tree.unflatten(tree, result.updates),
     result.base_state,
     jax.tree.unflatten(tree, result.gradients),
+    {**given.collections, **nominal.collections, **changed},
     {
       'loss': jnp.mean(losses),
       'feedback_ratio': result.feedback_ratio,
       'clipped_share': result.clipped_share,
       'smallest_factor': sweep.smallest_factor,
+      **measured,
     },
   )
+
+
+def _restricted(
+  recipe: Recipe, given: Given
+) -> tuple[Given, Any, dict[str, Array]]:
+  """The part of the batch that the terminal asks for, if it asks for less.
+
+  The gradient of the whole batch is then a given one.
+  """
+  samples = getattr(recipe.expand, 'samples', None)
+  size = jax.tree.leaves(given.batch)[0].shape[0]
+  if samples is None or samples >= size:
+    return given, {}, {}
+  grads, changed, measured = _gradients(recipe, given)
+  part = jax.tree.map(lambda v: v[:samples], given.batch)
+  return given._replace(batch=part, grads=grads), changed, measured
+
+
+def _gradients(
+  recipe: Recipe, given: Given
+) -> tuple[Any, Any, dict[str, Array]]:
+  """Gradients, changed collections and loss; computes what is not given."""
+  inputs, targets = given.batch
+  graph = recipe.graph.for_inputs(inputs)
+
+  def mean_loss(params: Any) -> tuple[Array, Any]:
+    result = graph.run(params, inputs, _extras(graph, given))
+    losses = terminal_lib.per_sample(recipe.loss, result.outputs, targets)
+    return jnp.mean(losses), result.collections
+
+  if given.grads is None:
+    loss_of = jax.value_and_grad(mean_loss, has_aux=True)
+    (loss, changed), grads = loss_of(given.params)
+    return grads, changed, {'loss': loss}
+  if not jax.tree.leaves(graph.changed):
+    return given.grads, {}, {}
+  loss, changed = mean_loss(given.params)
+  return given.grads, changed, {'loss': loss}
+
+
+def _extras(graph: graph_lib.LayerGraph, given: Given) -> graph_lib.Extras:
+  """Collections and keys for the network.
+
+  Raises:
+    OptionError: if a key that it was traced with is missing.
+  """
+  names = tuple(graph.extras.rngs)
+  return graph_lib.Extras(
+    given.collections, {name: _key(given, name, 'network') for name in names}
+  )
+
+
+def _terminal_key(recipe: Recipe, given: Given) -> tuple[Array, ...]:
+  name = getattr(recipe.expand, 'rng', None)
+  return () if name is None else (_key(given, name, 'terminal'),)
+
+
+def _key(given: Given, name: str, reader: str) -> Array:
+  if name not in given.rngs:
+    raise errors.OptionError(
+      f'The {reader} draws random numbers: expected update(..., rngs={{{name!r}'
+      f': key}}), got the keys {sorted(given.rngs)}.'
+    )
+  return given.rngs[name]
 
 
 def _radius(trust_region: float | None, slope: Array) -> Array | None:

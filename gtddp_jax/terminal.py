@@ -8,13 +8,14 @@ At the outputs ``c_T`` of sample ``i`` the value function is, with directions
 ``gradient`` (the paper's): ``Z = phi_x``, ``d = S = 1``. ``gauss_newton``:
 ``Z`` an orthonormal basis of the outputs, ``d = Z^T phi_x`` and
 ``S = Z^T phi_xx Z``, which is exact for every twice-differentiable loss.
+Cheaper ones, that stand in for it with fewer directions, are in ``factors``.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +43,30 @@ class Expansion(NamedTuple):
   curvature: Array
 
 
-TerminalValue = Callable[[Loss, Any, Any], Expansion]
+class TerminalValue(Protocol):
+  """What ``gt_ddp(terminal=...)`` takes: expands a loss at the outputs.
+
+  A function of ``loss``, ``outputs`` (a pytree, leaves ``[B, ...]``) and
+  ``targets``. One that has an attribute ``rng`` (a name) is also given the key
+  ``update(..., rngs={name: key})``. One that has an attribute ``samples`` is
+  asked about the first so many samples of a batch only.
+  """
+
+  def __call__(self, *args: Any, **kwargs: Any) -> Expansion:
+    """Returns the value function at the outputs."""
+
+
+def named(terminal: Any) -> Any:
+  """The terminal value function of a name; anything else as it is.
+
+  Raises:
+    OptionError: for an unknown name.
+  """
+  if not isinstance(terminal, str):
+    return terminal
+  known = {'gradient': gradient, 'gauss_newton': gauss_newton}
+  errors.check_option('terminal', terminal, tuple(known))
+  return known[terminal]
 
 
 def per_sample(loss: Loss, outputs: Any, targets: Any) -> Array:
@@ -82,52 +106,78 @@ def gauss_newton(loss: Loss, outputs: Any, targets: Any) -> Expansion:
   Raises:
     LossError: if the outputs have too many numbers per sample.
   """
-  per_sample(loss, outputs, targets)
-  leaves, tree = jax.tree.flatten(outputs)
-  batch = leaves[0].shape[0]
-  sizes = [math.prod(leaf.shape[1:]) for leaf in leaves]
-  if sum(sizes) > _MOST_DIRECTIONS:
-    raise errors.LossError(
-      f'terminal="gauss_newton" carries one direction per output: expected at '
-      f'most {_MOST_DIRECTIONS} outputs per sample, got {sum(sizes)}. Use '
-      f'terminal="gradient".'
+  flat = Flat(loss, outputs, targets)
+  basis = jnp.asarray(_basis(loss, flat), flat.rows.dtype)  # [n, R]
+  directions = jnp.broadcast_to(
+    basis.T[:, None, :], (basis.shape[1], *flat.rows.shape)
+  )
+  return Expansion(
+    flat.unflatten(directions),
+    flat.gradient() @ basis,
+    jnp.einsum('nr,bnm,ms->brs', basis, flat.hessian(), basis),
+  )
+
+
+class Flat:
+  """Outputs as one row ``[B, n]`` per sample, and the loss' derivatives there.
+
+  Attributes:
+    rows: the outputs.
+    leaves: the outputs as they came.
+  """
+
+  def __init__(self, loss: Loss, outputs: Any, targets: Any):
+    """Checks that the loss gives one value per sample."""
+    per_sample(loss, outputs, targets)
+    self._loss, self._targets = loss, targets
+    self.leaves, self._tree = jax.tree.flatten(outputs)
+    batch = self.leaves[0].shape[0]
+    self._ends = np.cumsum([leaf[0].size for leaf in self.leaves])
+    self.rows = jnp.concatenate(
+      [leaf.reshape(batch, -1) for leaf in self.leaves], axis=1
     )
 
-  def unflatten(rows: Array) -> Any:  # [..., B, n] -> leaves [..., B, ...]
-    pieces = jnp.split(rows, np.cumsum(sizes)[:-1], axis=-1)
+  def unflatten(self, rows: Array) -> Any:
+    """``[..., B, n]`` as outputs with leaves ``[..., B, ...]``."""
+    pieces = jnp.split(rows, self._ends[:-1], axis=-1)
     return jax.tree.unflatten(
-      tree,
+      self._tree,
       [
         p.reshape(*rows.shape[:-1], *leaf.shape[1:]).astype(leaf.dtype)
-        for p, leaf in zip(pieces, leaves, strict=True)
+        for p, leaf in zip(pieces, self.leaves, strict=True)
       ],
     )
 
-  def value(row: Array, target: Any) -> Array:
-    return loss(unflatten(row[None]), jax.tree.map(lambda t: t[None], target))[
-      0
-    ]
+  def gradient(self) -> Array:
+    """``phi_x``, ``[B, n]``."""
+    return jax.vmap(jax.grad(self._value))(self.rows, self._targets)
 
-  rows = jnp.concatenate([leaf.reshape(batch, -1) for leaf in leaves], axis=1)
-  phi_x = jax.vmap(jax.grad(value))(rows, targets)
-  phi_xx = jax.vmap(jax.hessian(value))(rows, targets)
-  if not losses.is_convex(loss):
-    phi_xx = _positive_part(phi_xx)
-  basis = jnp.asarray(_basis(loss, leaves, sizes), rows.dtype)  # [n, R]
-  directions = jnp.broadcast_to(
-    basis.T[:, None, :], (basis.shape[1], batch, basis.shape[0])
-  )
-  return Expansion(
-    unflatten(directions),
-    phi_x @ basis,
-    jnp.einsum('nr,bnm,ms->brs', basis, phi_xx, basis),
-  )
+  def hessian(self) -> Array:
+    """``phi_xx``, ``[B, n, n]``, its negative part removed.
+
+    Raises:
+      LossError: if there are too many outputs per sample.
+    """
+    size = self.rows.shape[1]
+    if size > _MOST_DIRECTIONS:
+      raise errors.LossError(
+        f"The loss' Hessian was asked for: expected at most "
+        f'{_MOST_DIRECTIONS} outputs per sample, got {size}. Use '
+        f'terminal="gradient", or sampled(m) with a softmax.'
+      )
+    phi_xx = jax.vmap(jax.hessian(self._value))(self.rows, self._targets)
+    return phi_xx if losses.is_convex(self._loss) else _positive_part(phi_xx)
+
+  def _value(self, row: Array, target: Any) -> Array:
+    outputs = self.unflatten(row[None])
+    return self._loss(outputs, jax.tree.map(lambda t: t[None], target))[0]
 
 
-def _basis(loss: Loss, leaves: list[Array], sizes: list[int]) -> np.ndarray:
+def _basis(loss: Loss, flat: Flat) -> np.ndarray:
   """Orthonormal output directions that the loss can see, ``[n, R]``."""
-  n = sum(sizes)
-  if len(leaves) != 1 or leaves[0].ndim != 2 or not losses.ignores_shift(loss):
+  n = flat.rows.shape[1]
+  single = len(flat.leaves) == 1 and flat.leaves[0].ndim == 2
+  if not single or not losses.ignores_shift(loss):
     return np.eye(n)
   # Helmert's basis of the complement of the constant vector.
   rows = np.zeros((n - 1, n))
@@ -142,3 +192,11 @@ def _positive_part(matrices: Array) -> Array:
   values, vectors = jnp.linalg.eigh(matrices)
   values = jnp.maximum(values, 0)
   return jnp.einsum('bij,bj,bkj->bik', vectors, values, vectors)
+
+
+def square_root(matrices: Array) -> Array:
+  """``L`` with ``S = L L^T`` for positive semi-definite ``[B, R, R]``."""
+  if matrices.shape[-1] == 1:
+    return jnp.sqrt(jnp.maximum(matrices, 0))
+  values, vectors = jnp.linalg.eigh(matrices)
+  return vectors * jnp.sqrt(jnp.maximum(values, 0))[:, None, :]

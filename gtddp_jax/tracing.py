@@ -1,9 +1,9 @@
 """Tracing: a pure function becomes a chain of stages.
 
-The function is captured as a program, its cuts are found (``cuts``), in each
-stage the layer that sees the control is found (``layers``), and the pieces of
-the program between them become the stage's functions. A second capture at twice
-the batch size tells which axis of each value is the batch.
+The function is captured as a program, its cuts are found (``cuts``), and the
+pieces of the program between them become the stages' functions (``building``).
+A second capture at twice the batch size tells which axis of each value is the
+batch.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from gtddp_jax import building, errors, jaxprs
 from gtddp_jax import cuts as cuts_lib
-from gtddp_jax import errors, jaxprs, layers
 from gtddp_jax import graph as graph_lib
 
 KeyPath = tuple[Any, ...]
-ApplyFn = Callable[[Any, Any], Any]
+ApplyFn = Callable[..., Any]
 Owner = Callable[[KeyPath], Hashable]
 
 
@@ -41,6 +41,9 @@ def trace(
   params: Any,
   inputs: Any,
   *,
+  collections: Any = None,
+  rngs: Any = None,
+  mutable: Any = False,
   owner: Owner = module_of,
   verify: bool = True,
 ) -> graph_lib.LayerGraph:
@@ -51,6 +54,11 @@ def trace(
       leading axis of every input and output leaf is the batch.
     params: pytree of floating-point arrays (or shapes).
     inputs: pytree of arrays (or shapes), an example batch.
+    collections: variables that are no parameters, by name; the network is then
+      called with ``{**params, **collections}``.
+    rngs: random keys by name, passed on to ``apply_fn``.
+    mutable: names of collections that the network changes, passed on; it then
+      returns ``(outputs, changed)``. All three are words of Flax.
     owner: maps a leaf's key path to its module; leaves with equal owners that
       are read in a row form one control.
     verify: whether to compare outputs and gradients of the graph with
@@ -66,21 +74,56 @@ def trace(
     UncuttableStageError: an opaque equation mixes parameters of modules.
     TraceMismatchError: the graph does not reproduce ``apply_fn``.
   """
+  network = _Network(apply_fn, collections, rngs, mutable)
   shapes = jax.tree.map(graph_lib.shape_of, (params, inputs))
-  graph = _build(apply_fn, owner, *shapes)
+  graph = _build(network, owner, *shapes)
   abstract = (jax.ShapeDtypeStruct, jax.core.Tracer)
   leaves = jax.tree.leaves((params, inputs))
   if verify and not any(isinstance(x, abstract) for x in leaves):
-    _verify(apply_fn, graph, params, inputs)
+    _verify(network, graph, params, inputs)
   return graph
 
 
+class _Network:
+  """``apply_fn`` as a function ``(params, inputs, extras) -> Result``."""
+
+  def __init__(
+    self, apply_fn: ApplyFn, collections: Any, rngs: Any, mutable: Any
+  ):
+    """Takes what was given to ``trace``."""
+    self.extras = graph_lib.Extras(collections or {}, rngs or {})
+    self._apply, self._mutable = apply_fn, mutable
+
+  def __call__(
+    self, params: Any, inputs: Any, extras: graph_lib.Extras
+  ) -> graph_lib.Result:
+    """Runs the network."""
+    keywords: dict[str, Any] = {'rngs': extras.rngs} if extras.rngs else {}
+    variables = params
+    if extras.collections:
+      variables = {**params, **extras.collections}
+    if not self._mutable:
+      outputs = self._apply(variables, inputs, **keywords)
+      return graph_lib.Result(outputs, {})
+    outputs, changed = self._apply(
+      variables, inputs, **keywords, mutable=self._mutable
+    )
+    for name in changed:
+      if name not in extras.collections:
+        raise errors.ParameterTreeError(
+          f'The network changes the collection {name!r}: expected it among '
+          f'trace(..., collections=...), got {sorted(extras.collections)}. '
+          f'Give its first value there, or take it out of mutable.'
+        )
+    return graph_lib.Result(outputs, changed)
+
+
 def _build(
-  apply_fn: ApplyFn, owner: Owner, params: Any, inputs: Any
+  network: _Network, owner: Owner, params: Any, inputs: Any
 ) -> graph_lib.LayerGraph:
   """Builds the graph from shapes alone."""
   keyed, _ = jax.tree_util.tree_flatten_with_path(params)
-  paths = tuple(_join(path) for path, _ in keyed)
+  paths = tuple(building.join(path) for path, _ in keyed)
   for path, (_, leaf) in zip(paths, keyed, strict=True):
     if not jnp.issubdtype(leaf.dtype, jnp.floating):
       raise errors.ControlDtypeError(
@@ -94,34 +137,48 @@ def _build(
     )
   owners = [owner(path) for path, _ in keyed]
   batch = _batch_size(inputs)
-  program = _capture(apply_fn, params, inputs)
-  scales = _scales(apply_fn, params, inputs, program)
+  complete = _capture(network, params, inputs)
+  scales = _scales(network, params, inputs, complete)
+  shapes = complete.out_shape
+  n_outputs = len(jax.tree.leaves(shapes.outputs))
+  # Changed collections are read off on the way, and are live nowhere.
+  program = dataclasses.replace(
+    complete,
+    outputs=complete.outputs[:n_outputs],
+    out_shape=shapes.outputs,
+  )
   flow = cuts_lib.analyse(program, len(paths))
   cuts = cuts_lib.find(program, flow, owners, paths, scales)
   outputs = _check_outputs(program, flow, scales, batch)
   ends = [c.position for c in cuts[1:]] + [len(program.equations)]
   after = [(c.state, c.aux) for c in cuts[1:]] + [cuts_lib.split(outputs)]
-  builder = _Builder(program, flow, scales, paths)
+  builder = building.Builder(
+    program, flow, scales, paths, jax.tree.leaves(network.extras.rngs)
+  )
   stages = tuple(map(builder.stage, cuts, ends, after))
+  stages = builder.collect(stages, cuts, complete.outputs[n_outputs:])
   return graph_lib.LayerGraph(
     stages=stages,
     paths=paths,
     params=params,
     inputs=inputs,
-    outputs=program.out_shape,
+    outputs=shapes.outputs,
+    changed=shapes.collections,
+    extras=network.extras,
     batch_size=batch,
     finish=builder.finish(*after[-1]),
     retrace=functools.cache(
       lambda tree, leaves: _build(
-        apply_fn, owner, params, jax.tree.unflatten(tree, leaves)
+        network, owner, params, jax.tree.unflatten(tree, leaves)
       )
     ),
   )
 
 
-def _capture(apply_fn: ApplyFn, params: Any, inputs: Any) -> jaxprs.Program:
+def _capture(network: _Network, params: Any, inputs: Any) -> jaxprs.Program:
   """Captures the network without dead equations or calls that hide controls."""
-  program = jaxprs.capture(apply_fn, params, inputs)
+  extras = jax.tree.map(graph_lib.shape_of, network.extras)
+  program = jaxprs.capture(network, params, inputs, extras)
   n_params = len(jax.tree.leaves(params))
   while True:
     live = program.slice(program.inputs, program.outputs).equations
@@ -159,7 +216,7 @@ def _batch_size(inputs: Any) -> int:
 
 
 def _scales(
-  apply_fn: ApplyFn, params: Any, inputs: Any, program: jaxprs.Program
+  network: _Network, params: Any, inputs: Any, program: jaxprs.Program
 ) -> dict[jaxprs.Var, bool]:
   """For each value, whether its leading axis is the batch.
 
@@ -170,7 +227,7 @@ def _scales(
   batch = _batch_size(inputs)
   values = [*program.inputs, *_made(program)]
   try:
-    doubled = _capture(apply_fn, params, _doubled(inputs))
+    doubled = _capture(network, params, _doubled(inputs))
   except (TypeError, ValueError):
     doubled = None
   if doubled is None or _operations(program) != _operations(doubled):
@@ -206,126 +263,28 @@ def _check_outputs(
   for (path, shape), value in zip(keyed, program.outputs, strict=True):
     if not (jaxprs.is_variable(value) and scales.get(value, False)):
       raise errors.BatchAxisError(
-        f'Output {_join(path) or "(the whole)"!r} has shape '
+        f'Output {building.join(path) or "(the whole)"!r} has shape '
         f'{list(shape.shape)}: expected the batch ({batch}) as its leading '
         f'axis. Return per-sample outputs; the loss takes their mean.'
       )
   return tuple(dict.fromkeys(v for v in program.outputs if v in flow.moving))
 
 
-@dataclasses.dataclass(frozen=True)
-class _Builder:
-  """Turns cuts into stages by slicing the program between them."""
-
-  program: jaxprs.Program
-  flow: cuts_lib.Flow
-  scales: dict[jaxprs.Var, bool]
-  paths: tuple[str, ...]
-
-  def stage(
-    self,
-    cut: cuts_lib.Cut,
-    end: int,
-    after: tuple[tuple[jaxprs.Var, ...], tuple[jaxprs.Var, ...]],
-  ) -> graph_lib.Stage:
-    """The stage from ``cut`` to the next one, at equation ``end``."""
-    state, aux = after
-    live = (*cut.state, *cut.aux)
-    own = tuple(self.program.inputs[i] for i in cut.control)
-    needs = self.program.slice(live, (*state, *aux)).missing
-    leaves = self.program.inputs[: len(self.paths)]
-    shared = tuple(
-      i for i, v in enumerate(leaves) if v in needs and i not in cut.control
-    )
-    again = tuple(leaves[i] for i in shared)
-    rest = (*again, *self.program.inputs[len(leaves) :])
-    layer = layers.find(self.program, self.flow, cut, end, self.scales)
-    pieces = None
-    if layer:
-      enter = self.program.slice((*live, *rest), (layer.x,))
-      leave = self.program.slice((*live, layer.h, *rest), state)
-      if not enter.missing and not leave.missing:
-        body = self.program.slice((layer.x, *own), (layer.h,))
-        pieces = _affine(enter, body, leave)
-    if not layer or not pieces:
-      layer = None
-      whole = self.program.slice((*live, *own, *rest), state)
-      pieces = _whole(whole)
-    carry = self.program.slice((*live, *own, *rest), aux)
-    return graph_lib.Stage(
-      name=_name(cut, self.paths),
-      kind=layer.kind if layer else 'generic',
-      control=cut.control,
-      kernel=layer.kernel if layer else None,
-      shared=shared,
-      state=_shapes(cut.state),
-      aux=_shapes(cut.aux),
-      enter=pieces[0],
-      layer=pieces[1],
-      leave=pieces[2],
-      carry=lambda c, u, v, fixed: carry(*c, *fixed.aux, *u, *v, *fixed.inputs),
-      equation=layer.equation if layer else {},
-    )
-
-  def finish(
-    self, state: tuple[jaxprs.Var, ...], aux: tuple[jaxprs.Var, ...]
-  ) -> Callable[..., graph_lib.Arrays]:
-    """The map from the last state (and all parameters) to the outputs."""
-    last = self.program.slice(
-      (*state, *aux, *self.program.inputs), self.program.outputs
-    )
-    return lambda c, v, fixed: last(*c, *fixed.aux, *v, *fixed.inputs)
-
-
-def _affine(
-  enter: jaxprs.Slice, body: jaxprs.Slice, leave: jaxprs.Slice
-) -> tuple[Callable[..., graph_lib.Arrays], ...]:
-  """Stage functions when the layer is a part of the stage."""
-  return (
-    lambda c, v, fixed: enter(*c, *fixed.aux, *v, *fixed.inputs),
-    lambda x, u, v, fixed: body(*x, *u),
-    lambda c, h, v, fixed: leave(*c, *fixed.aux, *h, *v, *fixed.inputs),
-  )
-
-
-def _whole(whole: jaxprs.Slice) -> tuple[Callable[..., graph_lib.Arrays], ...]:
-  """Stage functions when the layer is the whole stage."""
-  return (
-    lambda c, v, fixed: c,
-    lambda x, u, v, fixed: whole(*x, *fixed.aux, *u, *v, *fixed.inputs),
-    lambda c, h, v, fixed: h,
-  )
-
-
-def _shapes(values: tuple[jaxprs.Var, ...]) -> graph_lib.Shapes:
-  return tuple(map(jaxprs.abstract, values))
-
-
-def _name(cut: cuts_lib.Cut, paths: tuple[str, ...]) -> str:
-  if isinstance(cut.owner, tuple):
-    return _join(cut.owner) or paths[cut.control[0]] or '(root)'
-  return str(cut.owner)
-
-
-def _join(path: KeyPath) -> str:
-  return jax.tree_util.keystr(path, simple=True, separator='/')
-
-
 def _verify(
-  apply_fn: ApplyFn, graph: graph_lib.LayerGraph, params: Any, inputs: Any
+  network: _Network, graph: graph_lib.LayerGraph, params: Any, inputs: Any
 ) -> None:
-  """Compares outputs and parameter gradients of graph and function.
+  """Compares results and parameter gradients of graph and function.
 
   Raises:
     TraceMismatchError: if they differ by more than rounding.
   """
 
   @jax.jit
-  def both(params: Any) -> list[tuple[Any, Any]]:
+  def both(params: Any, extras: Any) -> list[tuple[Any, Any]]:
     results = []
-    for network in (apply_fn, graph):
+    for function in (network, graph.run):
       outputs, pull = jax.vjp(
-        lambda p, f=network: _floats(f(p, inputs)), params
+        lambda p, f=function: _floats(f(p, inputs, extras)), params
       )
       seeds = [jnp.cos(jnp.arange(o.size, dtype=o.dtype)) for o in outputs]
       pulled = pull(
@@ -334,7 +293,7 @@ def _verify(
       results.append((outputs, jax.tree.leaves(pulled)))
     return results
 
-  (outputs, grads), (graph_outputs, graph_grads) = both(params)
+  (outputs, grads), (graph_outputs, graph_grads) = both(params, graph.extras)
   names = [f'output {i}' for i in range(len(outputs))]
   names += [f'gradient of {path!r}' for path in graph.paths]
   pairs = zip(names, outputs + grads, graph_outputs + graph_grads, strict=True)

@@ -67,11 +67,13 @@ class Trajectory:
   Attributes:
     points: one per stage.
     outputs: the network's outputs, a pytree.
+    collections: those that the network changed.
     pull_outputs: outputs' cotangent to the cotangent of the last state.
   """
 
   points: tuple[Point, ...]
   outputs: Any
+  collections: Any
   pull_outputs: Callable[[Any], Arrays]
 
 
@@ -91,7 +93,10 @@ class Directions:
 
 
 def linearize(
-  graph: graph_lib.LayerGraph, leaves: Arrays, inputs: Any
+  graph: graph_lib.LayerGraph,
+  leaves: Arrays,
+  inputs: Any,
+  extras: graph_lib.Extras | None = None,
 ) -> Trajectory:
   """Runs the network once, keeping what back-propagation needs.
 
@@ -99,11 +104,13 @@ def linearize(
     graph: traced for these input shapes.
     leaves: flat parameters.
     inputs: the batch.
+    extras: collections and keys, those of the graph by default.
 
   Returns:
     The nominal trajectory.
   """
-  fixed = graph_lib.Fixed((), tuple(map(jnp.asarray, jax.tree.leaves(inputs))))
+  fixed = graph.surroundings(inputs, extras)
+  changed: dict[int, Array] = {}
   state: Arrays = ()
   points = []
   for stage in graph.stages:
@@ -115,6 +122,8 @@ def linearize(
     points.append(
       Point(stage, state, fixed, u, v, x, pull_enter, pull_layer, pull_leave)
     )
+    new = stage.collect(state, u, v, fixed)
+    changed.update(zip(stage.collected, new, strict=True))
     aux = stage.carry(state, u, v, fixed)
     state, fixed = after, dataclasses.replace(fixed, aux=aux)
   outputs, pull_outputs = jax.vjp(
@@ -123,7 +132,12 @@ def linearize(
     ),
     state,
   )
-  return Trajectory(tuple(points), outputs, lambda z: pull_outputs(z)[0])
+  return Trajectory(
+    tuple(points),
+    outputs,
+    graph.changed_from(changed),
+    lambda z: pull_outputs(z)[0],
+  )
 
 
 def _bind(

@@ -14,18 +14,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gtddp_jax import curvature, errors, steps
+from gtddp_jax import curvature, errors, steps, values
 from gtddp_jax import graph as graph_lib
 from gtddp_jax import terminal as terminal_lib
 
 Array = jax.Array
 
-_TERMINALS: Mapping[str, terminal_lib.TerminalValue] = MappingProxyType(
-  {
-    'gradient': terminal_lib.gradient,
-    'gauss_newton': terminal_lib.gauss_newton,
-  }
-)
 # What is measured by every update, and its value where nothing measures it.
 _MEASURED = MappingProxyType(
   {
@@ -43,11 +37,13 @@ class GtDdpState(NamedTuple):
 
   Attributes:
     base: the base optimizer's own state, as if it were used alone.
+    collections: of the network, as the last step left them; {} if it has none.
     measured: what ``metrics`` reads, float32 scalars.
     skipped_steps: number of non-finite steps so far, int32.
   """
 
   base: Any
+  collections: Any
   measured: dict[str, Array]
   skipped_steps: Array
 
@@ -57,7 +53,7 @@ def gt_ddp(
   loss: terminal_lib.Loss,
   base: optax.GradientTransformation,
   terminal: str | terminal_lib.TerminalValue = 'gradient',
-  value: str = 'frozen',
+  value: str | values.Level = 'frozen',
   cooperation: str = 'none',
   feedback: bool = True,
   trust_region: float | None = None,
@@ -76,9 +72,11 @@ def gt_ddp(
       to ``update``); a ``value`` other than 'frozen' needs one of ``sgd``,
       ``rmsprop``, ``adam`` of this library, which carry ``Q_uu``.
     terminal: value function at the outputs: 'gradient' (rank one),
-      'gauss_newton' (the loss' exact Hessian), or a ``TerminalValue``.
+      'gauss_newton' (the loss' exact Hessian), ``sampled(m)``,
+      ``truncated(r)``, ``subset(terminal, n)``, or a ``TerminalValue``.
     value: 'frozen' (only feedback), 'bellman' (the paper's recursion) or
-      'coupled' (exact over the batch, with the Gauss-Newton term in ``Q_uu``).
+      'coupled' (exact over the batch, with the Gauss-Newton term in ``Q_uu``);
+      ``Bellman(memory)`` or ``Coupled(memory)`` bound their memory.
     cooperation: 'none'; joint decisions need a Kronecker curvature.
     feedback: whether layers answer each other. Without it every ``Q_ux`` is
       zero, and the updates are the base's own at every ``value`` (Prop. 1, 4).
@@ -89,17 +87,22 @@ def gt_ddp(
   Returns:
     A transformation whose ``update(grads_or_None, state, params, batch=(inputs,
     targets))`` takes None, or open-loop gradients to which it adds feedback.
+    ``rngs={name: key}`` goes to the network and to the terminal.
 
   Raises:
     OptionError: for an option that has no meaning, or a base without ``Q_uu``.
   """
-  errors.check_option('value', value, tuple(steps.LEVELS))
   recipe = steps.Recipe(
-    graph, loss, base, _terminal(terminal), steps.LEVELS[value], trust_region
+    graph,
+    loss,
+    base,
+    terminal_lib.named(terminal),
+    steps.level(value),
+    trust_region,
   )
   _check(
     recipe,
-    {'value': value, 'cooperation': cooperation, 'feedback': feedback},
+    {'cooperation': cooperation, 'feedback': feedback},
   )
   recipe = recipe._replace(base=optax.with_extra_args_support(base))
   return _transformation(
@@ -115,6 +118,7 @@ def _transformation(
   def init_fn(params: Any) -> GtDdpState:
     return GtDdpState(
       recipe.base.init(params),
+      jax.tree.map(jnp.asarray, recipe.graph.extras.collections),
       {name: jnp.float32(start) for name, start in _MEASURED.items()},
       jnp.zeros((), jnp.int32),
     )
@@ -125,6 +129,7 @@ def _transformation(
     params: Any = None,
     *,
     batch: tuple[Any, Any],
+    rngs: Mapping[str, Array] = MappingProxyType({}),
     **extra_args: Any,
   ) -> tuple[Any, GtDdpState]:
     if params is None:
@@ -138,7 +143,9 @@ def _transformation(
         f'Invalid batch: got a {type(pair).__name__}, expected the pair '
         f'(inputs, targets).'
       )
-    given = steps.Given(updates, state.base, params, batch, extra_args)
+    given = steps.Given(
+      updates, state.base, params, batch, state.collections, rngs, extra_args
+    )
     return _guarded(propose(recipe, given), state)
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)
@@ -162,17 +169,36 @@ def metrics(state: Any) -> dict[str, Array]:
   Raises:
     OptionError: if there is not exactly one such state.
   """
+  found = _state_in(state, 'metrics')
+  return {**found.measured, 'skipped_steps': found.skipped_steps}
 
+
+def collections(state: Any) -> Any:
+  """The network's collections (batch statistics) after the last update.
+
+  Args:
+    state: of ``gt_ddp``, or of anything that holds one such state.
+
+  Returns:
+    A dict by name, {} if the network was traced without.
+
+  Raises:
+    OptionError: if there is not exactly one such state.
+  """
+  return _state_in(state, 'collections').collections
+
+
+def _state_in(state: Any, function: str) -> GtDdpState:
   def is_ours(part: Any) -> bool:
     return isinstance(part, GtDdpState)
 
   found = [s for s in jax.tree.leaves(state, is_leaf=is_ours) if is_ours(s)]
   if len(found) != 1:
     raise errors.OptionError(
-      f'metrics: expected a state that holds one gt_ddp state, got '
+      f'{function}: expected a state that holds one gt_ddp state, got '
       f'{len(found)} of them in a {type(state).__name__}.'
     )
-  return {**found[0].measured, 'skipped_steps': found[0].skipped_steps}
+  return found[0]
 
 
 def _guarded(step: steps.Step, state: GtDdpState) -> tuple[Any, GtDdpState]:
@@ -181,15 +207,20 @@ def _guarded(step: steps.Step, state: GtDdpState) -> tuple[Any, GtDdpState]:
   finite = jnp.isfinite(square)
   if 'loss' in step.measured:
     finite &= jnp.isfinite(step.measured['loss'])
-  updates, base = jax.tree.map(
+  updates, base, kept = jax.tree.map(
     lambda new, old: jnp.where(finite, new, old),
-    (step.updates, step.base_state),
-    (jax.tree.map(jnp.zeros_like, step.updates), state.base),
+    (step.updates, step.base_state, step.collections),
+    (
+      jax.tree.map(jnp.zeros_like, step.updates),
+      state.base,
+      state.collections,
+    ),
   )
   measured = {**_MEASURED, **step.measured, 'gradient_norm': jnp.sqrt(square)}
   skipped = state.skipped_steps + jnp.where(finite, 0, 1).astype(jnp.int32)
   return updates, GtDdpState(
     base,
+    kept,
     {name: jnp.asarray(measured[name], jnp.float32) for name in _MEASURED},
     skipped,
   )
@@ -209,15 +240,6 @@ def _poisoned_square(gradients: Any, updates: Any) -> Array:
   return jnp.sum(jnp.stack(squares))
 
 
-def _terminal(
-  terminal: str | terminal_lib.TerminalValue,
-) -> terminal_lib.TerminalValue:
-  if isinstance(terminal, str):
-    errors.check_option('terminal', terminal, tuple(_TERMINALS))
-    return _TERMINALS[terminal]
-  return terminal
-
-
 def _check(recipe: steps.Recipe, options: Mapping[str, Any]) -> None:
   """Raises ``OptionError`` for what cannot work, before anything is traced."""
   is_base = hasattr(recipe.base, 'init') and hasattr(recipe.base, 'update')
@@ -230,7 +252,10 @@ def _check(recipe: steps.Recipe, options: Mapping[str, Any]) -> None:
     (is_base, 'base', recipe.base,
      'an optax transformation; call its factory, as in sgd(0.1)'),
     (callable(recipe.expand), 'terminal', recipe.expand,
-     "'gradient', 'gauss_newton' or a TerminalValue"),
+     "'gradient', 'gauss_newton', sampled(m), truncated(r), subset(...) or a "
+     'TerminalValue'),
+    (callable(recipe.level), 'value', recipe.level,
+     "'frozen', 'bellman', 'coupled', Bellman(...) or Coupled(...)"),
     (isinstance(options['feedback'], bool), 'feedback', options['feedback'],
      'True or False'),
     (bound is None or _is_positive(bound),
@@ -243,9 +268,9 @@ def _check(recipe: steps.Recipe, options: Mapping[str, Any]) -> None:
       )
   errors.check_option('cooperation', options['cooperation'], ('none',))
   explicit = isinstance(recipe.base, curvature.Base)
-  if options['feedback'] and options['value'] != 'frozen' and not explicit:
+  if options['feedback'] and recipe.level != values.frozen and not explicit:
     raise errors.OptionError(
-      f'value={options["value"]!r} needs a base with an explicit Q_uu: '
+      f'This value function needs a base with an explicit Q_uu: '
       f'expected one of sgd, rmsprop, adam of this library, got '
       f"{type(recipe.base).__name__}. Use one of them, or value='frozen', "
       f'which lifts any optax transformation.'

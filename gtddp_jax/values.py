@@ -10,7 +10,7 @@ block-diagonal over the batch, ``coupled`` is exact over the batch.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -21,24 +21,35 @@ from gtddp_jax import stagewise as stagewise_lib
 Array = jax.Array
 Arrays = tuple[jax.Array, ...]
 
+MEMORY = 2**28
+_ITEM = 4  # bytes of a float32
+
+
+class Answering(Protocol):
+  """A value function in the span of the directions."""
+
+  @property
+  def slope(self) -> Array:
+    """``d``, ``[B, R]``."""
+
+  def answer(self, e: Array) -> Array:
+    """``S e``: how the weights change with the outcomes; ``[B, R]``."""
+
 
 class Value(NamedTuple):
-  """A value function in the span of the directions.
+  """A value function without cross-sample blocks.
 
   Attributes:
     slope: ``d``, ``[B, R]``.
-    curvature: ``S``, ``[B, R, R]`` per sample, or ``[B, R, B, R]`` where
-      samples are coupled.
+    curvature: ``S``, ``[B, R, R]``.
   """
 
   slope: Array
   curvature: Array
 
   def answer(self, e: Array) -> Array:
-    """``S e``: how the weights change with the outcomes; ``[B, R]``."""
-    if self.curvature.ndim == 4:
-      return jnp.einsum('brcs,cs->br', self.curvature, e)
-    return jnp.einsum('brs,bs->br', self.curvature, e)
+    """``S e``, ``[B, R]``."""
+    return times(self.curvature, e[..., None])[..., 0]
 
 
 class Sweep(NamedTuple):
@@ -54,7 +65,7 @@ class Sweep(NamedTuple):
     checked: how many it could have shortened.
   """
 
-  values: Sequence[Value]
+  values: Sequence[Answering]
   observed: dict[int, Array]
   smallest_factor: Array
   clipped: Array
@@ -96,6 +107,18 @@ def frozen(problem: Problem) -> Sweep:
   )
 
 
+def times(left: Array, right: Array) -> Array:
+  """Product of matrices ``[..., R, R]``, one by one."""
+  if left.shape[-1] == 1:  # products of numbers join their neighbours' kernel
+    return left * right
+  return left @ right
+
+
+def numbers(memory: int) -> int:
+  """How many numbers fit in so many bytes."""
+  return max(1, memory // _ITEM)
+
+
 def open_gain(
   problem: Problem,
   operator: sensitivity.Sensitivity,
@@ -120,11 +143,3 @@ def shorten(weights: Array, radius: Array | None) -> tuple[Array, Array]:
   norms = jnp.linalg.norm(weights, axis=1, keepdims=True)
   factors = jnp.minimum(1, radius / jnp.maximum(norms, radius))
   return weights * factors, jnp.sum(norms > radius).astype(jnp.float32)
-
-
-def square_root(matrices: Array) -> Array:
-  """``L`` with ``S = L L^T`` for positive semi-definite ``[B, R, R]``."""
-  if matrices.shape[-1] == 1:
-    return jnp.sqrt(jnp.maximum(matrices, 0))
-  values, vectors = jnp.linalg.eigh(matrices)
-  return vectors * jnp.sqrt(jnp.maximum(values, 0))[:, None, :]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gtddp_jax import bellman, values
+from gtddp_jax import bellman, terminal
 
 RNG = np.random.default_rng(3)
 
@@ -17,9 +17,10 @@ def test_the_factor_is_clamped_and_nothing_else_changes(
 ) -> None:
   halves = RNG.normal(size=(2, 5, rank, rank + 1))
   s, n = np.einsum('abij,abkj->abik', halves, halves) * [[[[1]]], [[[scale]]]]
-  root = np.asarray(values.square_root(s))
+  root = np.asarray(terminal.square_root(s))
   np.testing.assert_allclose(np.einsum('bij,bkj->bik', root, root), s)
-  new, least = bellman._contract(root, n)
+  new, factor = bellman._contract(root, n)
+  least = np.min(factor)
   new = np.einsum('bij,bkj->bik', new, new)
   factors = np.eye(rank) - np.einsum('bji,bjk,bkl->bil', root, n, root)
   eigenvalues, vectors = np.linalg.eigh(factors)

@@ -104,21 +104,27 @@ def test_step(name: str, terminal: str, value: str) -> None:
   + [(name, 'gauss_newton') for name in FEW],
 )
 def test_coupled_step(name: str, terminal: str) -> None:
+  """At rates from small to far beyond what plain gradient descent stands."""
   problem, graph = traced(name)
-  rate = 0.5
-  tx = gt.gt_ddp(
-    graph, loss_of(problem), gt.sgd(rate), terminal=terminal, value='coupled'
-  )
-  state = tx.init(problem.params)
-  updates, _ = compiled(problem, tx)(problem.params, state)
-  solution, _ = oracle_step(
-    problem,
-    problem.params,
-    oracle.sgd(rate),
-    terminal=terminal,
-    value='coupled',
-  )
-  assert_agree(updates, solution.updates)
+
+  @jax.jit
+  def step(rate: jax.Array) -> Any:
+    tx = gt.gt_ddp(
+      graph, loss_of(problem), gt.sgd(rate), terminal=terminal, value='coupled'
+    )
+    batch = problem.inputs, problem.targets
+    state = tx.init(problem.params)
+    return tx.update(None, state, problem.params, batch=batch)[0]
+
+  for rate in 0.05, 0.5, 50.0:
+    solution, _ = oracle_step(
+      problem,
+      problem.params,
+      oracle.sgd(rate),
+      terminal=terminal,
+      value='coupled',
+    )
+    assert_agree(step(jnp.asarray(rate)), solution.updates, 1e-9)
 
 
 @pytest.mark.parametrize('value', [*VALUES, 'coupled'])

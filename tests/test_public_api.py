@@ -14,20 +14,26 @@ import gtddp_jax as gt
 
 PUBLIC = {
   'Base',
+  'Bellman',
+  'Coupled',
   'Expansion',
   'GtDdpState',
   'LayerGraph',
   'Stage',
   'TerminalValue',
   'adam',
+  'collections',
   'errors',
   'gt_ddp',
   'losses',
   'metrics',
   'module_of',
   'rmsprop',
+  'sampled',
   'sgd',
+  'subset',
   'trace',
+  'truncated',
 }
 # Aliases of types have no documentation of their own.
 CALLABLES = sorted(

@@ -132,12 +132,12 @@ CASES: dict[str, tuple[Callable[[], Any], list[str]]] = {
 }
 
 
-@pytest.mark.parametrize('largest', [2**26, 1], ids=['kept', 'blocks'])
+@pytest.mark.parametrize('isotropic', [True, False])
+@pytest.mark.parametrize('memory', [2**26, 1], ids=['kept', 'blocks'])
 @pytest.mark.parametrize('case', CASES)
 def test_the_operator_is_that_of_the_gradient_matrix(
-  case: str, largest: int, monkeypatch: pytest.MonkeyPatch
+  case: str, memory: int, isotropic: bool
 ) -> None:
-  monkeypatch.setattr(sensitivity, 'LARGEST_KEPT', largest)
   build, kinds = CASES[case]
   apply_fn, params, x = build()
   y = normal(3, 2)
@@ -150,34 +150,47 @@ def test_the_operator_is_that_of_the_gradient_matrix(
     nominal = trajectory.linearize(graph, leaves, x)
     expansion = terminal.gradient(gt.losses.squared_error, nominal.outputs, y)
     directions = trajectory.propagate(nominal, expansion.directions)
-    operator = sensitivity.Sensitivity(graph, nominal, directions, t)
+    gram_of, kernel_of = (
+      sensitivity.Sensitivity(graph, nominal, directions, t) for _ in range(2)
+    )
+    weights = jnp.arange(1.0, 4.0)[:, None]
+    before = kernel_of.combine(weights)
+    gram_of.prepare(cross=False, isotropic=isotropic, memory=memory)
+    kernel_of.prepare(cross=True, isotropic=isotropic, memory=memory)
     k = tuple(
       jnp.cos(jnp.arange(leaves[i].size)).reshape(leaves[i].shape)
       for i in control
     )
-    before = operator.combine(jnp.arange(1.0, 4.0)[:, None])
-    solve = lambda v: tuple(map(lambda a, c: a * (2 + c), v, k))  # noqa: E731
-    gram, kernel = operator.gram(solve), operator.kernel(solve)
-    after = operator.combine(jnp.arange(1.0, 4.0)[:, None])
+    inverse = diagonal(k, isotropic)
     return (
-      gram[:, 0, 0],
-      kernel[:, 0, :, 0],
-      operator.directional(k)[:, 0],
+      gram_of.gram(inverse)[:, 0, 0],
+      kernel_of.kernel(inverse)[:, 0, :, 0],
+      kernel_of.directional(k)[:, 0],
       flat(before),
-      flat(after),
+      flat(kernel_of.combine(weights)),
     )
 
   for t, stage in enumerate(graph.stages):
     matrix = np.stack([flat([row[i] for i in stage.control]) for row in rows])
-    vector = np.concatenate(
-      [np.cos(np.arange(leaves[i].size)) for i in stage.control]
-    )
-    kernel = (matrix * (2 + vector)) @ matrix.T
+    k = [np.cos(np.arange(leaves[i].size)) for i in stage.control]
+    spread = [
+      np.broadcast_to(d, leaf.shape)
+      for d, leaf in zip(diagonal(k, isotropic), k, strict=True)
+    ]
+    vector = np.concatenate(k)
+    kernel = (matrix * np.concatenate(spread)) @ matrix.T
     combined = np.arange(1, 4) @ matrix / 3
     got = jax.jit(products, static_argnums=(0, 1))(t, stage.control)
     wanted = (np.diag(kernel), kernel, matrix @ vector, combined, combined)
     for a, b in zip(got, wanted, strict=True):
       np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11)
+
+
+def diagonal(k: Any, isotropic: bool) -> Any:
+  """Some `D`, one number per leaf or per parameter."""
+  if isotropic:
+    return tuple(jnp.asarray(1.0 + i) for i in range(len(k)))
+  return tuple(2 + leaf for leaf in k)
 
 
 def flat(leaves: Any) -> jax.Array:

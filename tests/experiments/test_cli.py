@@ -9,7 +9,7 @@ import sys
 import pytest
 from absl import flags
 
-from experiments import cli, data, training
+from experiments import cli, data, runs, training
 
 # How ml_collections loads a configuration file.
 pytestmark = pytest.mark.filterwarnings(
@@ -28,6 +28,9 @@ REFUSED = {
   '--config.batch_size=5000': 'expected an integer from 1 to 1437',
   '--config.optimizer.name=lion': 'config.optimizer.name: expected one of sgd',
   '--config.optimizer.base.learning_rate=-1': 'expected a finite number above',
+  '--config=configs/mnist.py --config.dataset.data_dir=none': (
+    'expected mnist prepared in none/mnist, got no such folder; put train-imag'
+  ),
   '--config=configs/absent.py': '--config: expected a Python file',
   '--config=configs/digits.py:lion': 'expected one of adam',
   '--configs=configs/digits.py': "Unknown command line flag 'configs'",
@@ -53,7 +56,7 @@ def test_refusals(
 ) -> None:
   folder = tmp_path / 'run'
   with pytest.raises(SystemExit) as caught:
-    parsed(f'--workdir={folder}', argument)
+    parsed(f'--workdir={folder}', *argument.split())
   assert caught.value.code == 2
   output = capsys.readouterr()
   assert not output.out
@@ -136,3 +139,22 @@ def test_a_folder_of_its_own() -> None:
   path = cli.folder_path('compare', parsed())
   assert path.parent == pathlib.Path('runs')
   assert path.name.startswith('compare-')
+
+
+def test_a_study_goes_on_in_its_folder(tmp_path: pathlib.Path) -> None:
+  found: list[int | None] = []
+
+  def work(_: object, folder: runs.RunFolder) -> None:
+    found.append(len(folder.rows()))
+    folder.log({})
+
+  for extra in ([], [], ['--config.batch_size=16'], ['--overwrite']):
+    values = flags.FlagValues()
+    arguments = ['program', f'--workdir={tmp_path / "run"}', *extra]
+    try:
+      cli.parse(arguments, values, resume=True)
+    except SystemExit:
+      found.append(None)
+    else:
+      cli.run('test', work, values, resume=True)
+  assert found == [0, 1, None, 0]

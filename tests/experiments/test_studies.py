@@ -1,14 +1,25 @@
-"""The studies: what a step costs, and how it stands high learning rates."""
+"""The studies: what a step costs, and what the levels buy."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import pathlib
 
+import ml_collections
 import pytest
 
+import gtddp_jax as gt
 from configs import default
-from experiments import benchmark, rates, runs
+from experiments import (
+  benchmark,
+  levels,
+  outcomes,
+  programs,
+  runs,
+  training,
+  validation,
+)
 
 
 def test_the_benchmark_compares_forms_with_plain_optax() -> None:
@@ -25,22 +36,108 @@ def test_every_form_of_the_benchmark_is_one() -> None:
   assert next(iter(benchmark.FORMS.values())) is None
 
 
-def test_rates_marks_what_diverged(
-  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-  monkeypatch.setattr(rates, 'RATES', (0.1, 1e30))
-  forms = (rates.Form(), rates.Form('gradient', 'bellman', 0.3))
-  monkeypatch.setattr(rates, 'FORMS', forms)
+def small() -> ml_collections.ConfigDict:
   config = default.get_config()
   config.model.update(name='mlp', widths=(8,))
   config.update(batch_size=256, epochs=1, log_every=2, eval_every=2)
   config.optimizer.base.name = 'sgd'
-  config.compare.seeds = (0,)
+  config.levels.update(seeds=(0,), rates=(0.1, 1e30), target_loss=3.0)
+  return config
+
+
+def test_the_levels_go_on_and_mark_what_diverged(
+  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  forms = (*levels.FORMS[:1], levels.Form('ours', gt.sampled(1), 'coupled'))
+  monkeypatch.setattr(levels, 'FORMS', forms)
+  config = small()
   folder = runs.create(tmp_path, config, overwrite=True)
-  rates.work(config, folder)
-  rows = json.loads(folder.file('result.json').read_text())
-  assert [row['rate'] for row in rows] == [0.1, 1e30] * 2
-  assert rows[0]['train_losses'][0] > 0
-  assert rows[1]['train_losses'] == [None]
-  assert 'bellman, gradient, 0.3' in folder.file('results.md').read_text()
-  assert folder.file('rates.png').stat().st_size > 5000
+  levels.work(config, folder)
+  rows = folder.rows()
+  assert [(row['form'], row['rate']) for row in rows] == [
+    (form.title, rate) for rate in (0.1, 1e30) for form in forms
+  ]
+  assert [row['diverged'] for row in rows[:3]] == [False, False, True]
+  assert rows[0]['steps_to_target'] == 1
+  assert rows[0]['seconds_to_target'] == rows[0]['seconds_per_step']
+  base, ours = json.loads(folder.file('result.json').read_text())
+  assert base['best']['rate'] == 0.1
+  assert base['step_ratio'] == 1
+  assert base['rates'][1]['final_loss'] is None
+  assert ours['best']['reached'] == 1
+  assert 'diverged 1/1' in folder.file('results.md').read_text()
+  assert folder.file('levels.png').stat().st_size > 5000
+
+  lines = folder.file('metrics.jsonl').read_text().splitlines(keepends=True)
+  folder.file('metrics.jsonl').write_text(''.join(lines[:-1]))
+  assert runs.resumes(tmp_path, config)
+  levels.work(config, folder)
+  assert folder.rows()[:-1] == rows[:-1]
+  assert len(folder.rows()) == len(rows)
+  config.batch_size = 128
+  assert not runs.resumes(tmp_path, config)
+
+
+def test_the_base_of_the_levels_is_the_one_that_train_uses() -> None:
+  config = small()
+  study = levels.Study(config)
+  config.optimizer.update(name='sgd')
+  config.optimizer.base.learning_rate = 0.1
+  program = programs.build(study.network, config, study.dataset)
+  rows = list(training.intervals(program, config, study.dataset, seed=3))
+  row = study.train(levels.FORMS[0], 0.1, seed=3)
+  assert row['test_accuracy'] == rows[-1]['test_accuracy']
+  expected = sum(
+    part['batch_loss'] * (part['step'] - before['step'])
+    for before, part in itertools.pairwise(rows)
+  )
+  assert row['final_loss'] * row['steps'] == pytest.approx(expected)
+
+
+def test_levels_need_an_explicit_curvature(tmp_path: pathlib.Path) -> None:
+  config = small()
+  config.optimizer.base.name = 'adamw'
+  with pytest.raises(validation.ConfigError, match='explicit curvature'):
+    levels.work(config, runs.RunFolder(tmp_path))
+
+
+def test_what_a_run_came_to() -> None:
+  assert outcomes.smooth([2.0, 2.0]) == pytest.approx([2.0, 2.0])
+  losses = [2.0, *[0.0] * 40]
+  row = outcomes.outcome(losses, 0.5, stopped=False, epoch=10, target=0.1)
+  reached = row['steps_to_target']
+  smoothed = outcomes.smooth(losses)
+  assert smoothed[reached - 1] < 0.1 <= smoothed[reached - 2]
+  assert row['seconds_to_target'] == 0.5 * reached
+  assert row['final_loss'] == 0
+  losses += [1e3] * 20
+  row = outcomes.outcome(losses, 0.5, stopped=False, epoch=10, target=0.1)
+  assert row['diverged']
+  assert row['steps_to_target'] is None
+
+
+def test_the_largest_stable_rate_is_stable_for_every_seed() -> None:
+  rows = [
+    {
+      'form': 'base',
+      'rate': rate,
+      'seed': seed,
+      'diverged': False,
+      'final_loss': loss,
+      'test_accuracy': 0.9,
+      'steps_to_target': steps,
+      'seconds_to_target': steps and 0.5 * steps,
+      'seconds_per_step': 0.5,
+    }
+    for rate, seed, loss, steps in (
+      (0.1, 0, 0.2, 40),
+      (0.1, 1, 0.2, 60),
+      (1.0, 0, 0.1, 10),
+      (1.0, 1, 1.2, None),
+    )
+  ]
+  (found,) = outcomes.summaries(rows, ['base'], [0.1, 1.0], classes=10)
+  assert found['largest_stable_rate'] == 0.1
+  assert found['best']['rate'] == 0.1
+  assert found['best']['steps_to_target'] == [40, 60]
+  assert outcomes.standings([found])[3].cells == ('50 ± 14',)

@@ -14,7 +14,15 @@ import pytest
 
 import gtddp_jax as gt
 from configs import default
-from experiments import data, models, programs, progress, runs, training
+from experiments import (
+  data,
+  models,
+  preprocessing,
+  programs,
+  progress,
+  runs,
+  training,
+)
 
 
 def small(**optimizer: Any) -> ml_collections.ConfigDict:
@@ -74,7 +82,14 @@ def test_a_baseline_is_a_plain_loop(dataset: data.Dataset) -> None:
 
   model = models.build(config.model, dataset.classes)
   tx = optax.sgd(0.3)
-  params = model.init(jax.random.key(5), dataset.train.images[:1])['params']
+  train, test = (
+    data.Split(
+      np.asarray(preprocessing.prepare(split.images, dataset.scale)),
+      split.labels,
+    )
+    for split in (dataset.train, dataset.test)
+  )
+  params = model.init(jax.random.key(5), train.images[:1])['params']
 
   def loss(params: Any, images: Any, labels: Any) -> jax.Array:
     logits = model.apply({'params': params}, images)
@@ -87,17 +102,39 @@ def test_a_baseline_is_a_plain_loop(dataset: data.Dataset) -> None:
 
   state = tx.init(params)
   for number in range(6):
-    samples = data.batch(dataset.train, 256, seed=5, step=number)
+    samples = data.batch(train, 256, seed=5, step=number)
     params, state = step(params, state, *samples)
   assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {
     np.dtype(np.float32)
   }
-  logits = model.apply({'params': params}, dataset.test.images)
-  accuracy = np.mean(logits.argmax(axis=-1) == dataset.test.labels)
+  logits = model.apply({'params': params}, test.images)
+  accuracy = np.mean(logits.argmax(axis=-1) == test.labels)
   np.testing.assert_allclose(last['test_accuracy'], accuracy)
   np.testing.assert_allclose(
-    last['train_loss'], loss(params, *dataset.train), rtol=1e-4
+    last['train_loss'], loss(params, *train), rtol=1e-4
   )
+
+
+def test_augmentation_is_keyed_by_seed_and_step(
+  dataset: data.Dataset,
+) -> None:
+  config = small()
+  plain, augmented = [], []
+  for augment, losses in ((False, plain), (True, augmented)):
+    config.dataset.augment = augment
+    network = programs.build_network(config, dataset)
+    program = programs.build(network, config, dataset)
+    samples = data.batch(dataset.train, 256, seed=0, step=0)
+    # A step as resumed: from the state at hand, its seed and its number alone.
+    for seed, number in ((1, 3), (1, 3), (1, 4), (2, 3)):
+      key = programs.step_key(seed)
+      *_, metrics = program.step(
+        *program.init(0), *samples, key, np.uint32(number)
+      )
+      losses.append(float(metrics['loss']))
+  assert len(set(plain)) == 1
+  assert augmented[0] == augmented[1]
+  assert len({*augmented, *plain}) == 4
 
 
 @pytest.mark.parametrize('name', ['sgd', 'gt_ddp'])

@@ -10,7 +10,7 @@ import ml_collections
 import pytest
 
 from configs import default
-from experiments import data, models, optimizers, validation
+from experiments import catalog, models, optimizers, validation
 
 CONFIGS = sorted(
   path.stem
@@ -31,6 +31,11 @@ REFUSED = [
   ('eval_batch_size', 0),
   ('dataset.name', 'imagenet'),
   ('dataset.scaling', 'none'),
+  ('dataset.augment', 1),
+  ('dataset.data_dir', 3),
+  ('dataset.train_samples', 0),
+  ('dataset.train_samples', 1438),
+  ('dataset.train_samples', 0.5),
   ('model.name', 'transformer'),
   ('model.widths', ()),
   ('model.widths', (16, 0)),
@@ -58,6 +63,11 @@ REFUSED = [
   ('compare.seeds', (-1,)),
   ('compare.target', 97.0),
   ('compare.learning_rate.sgd', 0.0),
+  ('levels.rates', ()),
+  ('levels.rates', (0.1, float('inf'))),
+  ('levels.rates', (0.1, 0.1)),
+  ('levels.seeds', (0, -1)),
+  ('levels.target_loss', 0.0),
 ]
 
 
@@ -128,15 +138,23 @@ def test_momentum_where_it_is_read() -> None:
 def test_every_configuration_is_valid(name: str) -> None:
   config = importlib.import_module(f'configs.{name}').get_config()
   validation.validate(config)
-  dataset = data.load(config.dataset.name, config.dataset.scaling)
-  models.build(config.model, dataset.classes)
+  models.build(config.model, catalog.SPECS[config.dataset.name].classes)
   optimizers.title(config.optimizer)
 
 
+def test_a_batch_comes_from_what_is_left_of_the_training_split() -> None:
+  few = {'dataset.train_samples': 63, 'batch_size': 63}
+  validation.validate(changed(**few))
+  with pytest.raises(validation.ConfigError, match=r'batch_size: .* to 63'):
+    validation.validate(changed(**few | {'batch_size': 64}))
+
+
+@pytest.mark.parametrize('name', sorted({*CONFIGS} - {'default'}))
 @pytest.mark.parametrize('base', sorted(optimizers.BASES))
-def test_digits_brings_the_rate_of_its_base(base: str) -> None:
-  digits = importlib.import_module('configs.digits')
-  config = digits.get_config(base)
+def test_a_configuration_brings_the_rate_of_its_base(
+  name: str, base: str
+) -> None:
+  config = importlib.import_module(f'configs.{name}').get_config(base)
   validation.validate(config)
   assert config.optimizer.name == base
   assert (

@@ -1,0 +1,43 @@
+r"""CIFAR-10 (32x32x3, 50,000 training images) on a residual network.
+
+  python -m experiments.prepare --dataset=cifar10 --manual_dir=FOLDER
+  python -m experiments.train --config=configs/cifar10.py:adam
+  python -m experiments.train --config=configs/cifar10.py:adam \
+    --config.optimizer.name=gt_ddp
+
+FOLDER holds cifar-10-binary.tar.gz.
+The word after the colon is the base, and brings its learning rate.
+"""
+
+from __future__ import annotations
+
+import ml_collections
+
+from configs import default
+
+
+def get_config(base: str = 'adam') -> ml_collections.ConfigDict:
+  """Returns the configuration for a base optimizer alone.
+
+  Args:
+    base: a key of ``compare.learning_rate``.
+
+  Returns:
+    The configuration.
+
+  Raises:
+    ValueError: if there is no such base.
+  """
+  config = default.get_config()
+  config.dataset.name = 'cifar10'
+  config.dataset.augment = True
+  config.batch_size = 128
+  config.epochs = 30
+  config.log_every = 39
+  config.eval_every = 390  # an epoch, but for a part of a step
+  config.model.widths = (16, 32, 64)
+  config.model.norm = 'layer'
+  config.optimizer.trust_region = 0.3
+  config.compare.target = 0.7
+  default.choose_base(config, base)
+  return config

@@ -1,0 +1,43 @@
+r"""Fashion-MNIST (28x28, 60,000 training images) on a small residual network.
+
+  python -m experiments.prepare --dataset=fashion_mnist --manual_dir=FOLDER
+  python -m experiments.train --config=configs/fashion_mnist.py:adam
+  python -m experiments.train --config=configs/fashion_mnist.py:adam \
+    --config.optimizer.name=gt_ddp
+
+FOLDER holds train-images-idx3-ubyte.gz, train-labels-idx1-ubyte.gz and the
+two of t10k.
+The word after the colon is the base, and brings its learning rate.
+"""
+
+from __future__ import annotations
+
+import ml_collections
+
+from configs import default
+
+
+def get_config(base: str = 'adam') -> ml_collections.ConfigDict:
+  """Returns the configuration for a base optimizer alone.
+
+  Args:
+    base: a key of ``compare.learning_rate``.
+
+  Returns:
+    The configuration.
+
+  Raises:
+    ValueError: if there is no such base.
+  """
+  config = default.get_config()
+  config.dataset.name = 'fashion_mnist'
+  config.batch_size = 128
+  config.epochs = 10
+  config.log_every = 67
+  config.eval_every = 469  # an epoch, but for a part of a step
+  config.model.widths = (16, 32)
+  config.model.norm = 'layer'
+  config.optimizer.trust_region = 0.3
+  config.compare.target = 0.9
+  default.choose_base(config, base)
+  return config

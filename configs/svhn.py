@@ -1,0 +1,42 @@
+r"""SVHN, cropped (32x32x3, 73,257 training images) on a residual network.
+
+  python -m experiments.prepare --dataset=svhn_cropped --manual_dir=FOLDER
+  python -m experiments.train --config=configs/svhn.py:adam
+  python -m experiments.train --config=configs/svhn.py:adam \
+    --config.optimizer.name=gt_ddp
+
+FOLDER holds train_32x32.mat and test_32x32.mat.
+The word after the colon is the base, and brings its learning rate.
+"""
+
+from __future__ import annotations
+
+import ml_collections
+
+from configs import default
+
+
+def get_config(base: str = 'adam') -> ml_collections.ConfigDict:
+  """Returns the configuration for a base optimizer alone.
+
+  Args:
+    base: a key of ``compare.learning_rate``.
+
+  Returns:
+    The configuration.
+
+  Raises:
+    ValueError: if there is no such base.
+  """
+  config = default.get_config()
+  config.dataset.name = 'svhn_cropped'
+  config.batch_size = 128
+  config.epochs = 10
+  config.log_every = 52
+  config.eval_every = 572  # an epoch, but for a part of a step
+  config.model.widths = (16, 32, 64)
+  config.model.norm = 'layer'
+  config.optimizer.trust_region = 0.3
+  config.compare.target = 0.9
+  default.choose_base(config, base)
+  return config

@@ -1,0 +1,133 @@
+"""The figure of the study of the levels: one row per form in every panel."""
+
+from __future__ import annotations
+
+import math
+import pathlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import matplotlib
+import numpy as np
+from matplotlib import axes, figure
+
+from experiments import report
+
+_LARGEST = 10.0  # nats; what is above has the same colour
+_WIDE = 20  # ratio of bars from which the axis is logarithmic
+_BASE, _OURS = '#8C8C8C', '#0072B2'
+
+
+class Bars(NamedTuple):
+  """One bar per form.
+
+  Attributes:
+    title: of the panel.
+    label: of its axis.
+    means: None for no bar.
+    deviations: None for no whisker.
+    notes: written at the ends of the bars.
+  """
+
+  title: str
+  label: str
+  means: Sequence[float | None]
+  deviations: Sequence[float | None]
+  notes: Sequence[str]
+
+
+def levels(
+  path: pathlib.Path,
+  forms: Sequence[str],
+  rates: Sequence[str],
+  losses: Sequence[Sequence[float | None]],
+  bars: Sequence[Bars],
+) -> None:
+  """Draws losses by form and rate as a coloured table, and bars beside it.
+
+  Args:
+    path: of the PNG.
+    forms: names of the rows; the first is the base.
+    rates: names of the columns.
+    losses: nats, one row per form; None, for diverged, stays white.
+    bars: a panel each.
+  """
+  with matplotlib.rc_context(report.STYLE):
+    drawing = figure.Figure(
+      figsize=(7.6 + 3.2 * len(bars), 1.4 + 0.34 * len(forms)),
+      layout='constrained',
+    )
+    panels = drawing.subplots(
+      1, 1 + len(bars), sharey=True, width_ratios=[2.0, *[1.0] * len(bars)]
+    )
+    _heat(panels[0], rates, losses)
+    for panel, series in zip(panels[1:], bars, strict=True):
+      _draw(panel, series)
+    panels[0].set_yticks(range(len(forms)), forms)
+    panels[0].set_ylim(len(forms) - 0.5, -0.5)
+    drawing.savefig(path, dpi=150)
+
+
+def _heat(
+  panel: axes.Axes,
+  rates: Sequence[str],
+  losses: Sequence[Sequence[float | None]],
+) -> None:
+  values = np.array(losses, dtype=float)
+  shades = np.log10(np.clip(values, 1e-6, _LARGEST))
+  panel.imshow(shades, cmap='cividis_r', aspect='auto')
+  middle = (np.nanmin(shades) + np.nanmax(shades)) / 2
+  for (i, j), loss in np.ndenumerate(values):
+    known = math.isfinite(loss)
+    dark = known and shades[i, j] > middle
+    panel.text(
+      j,
+      i,
+      f'{loss:.2g}' if known else 'diverged',
+      ha='center',
+      va='center',
+      fontsize=9 if known else 8,
+      color='white' if dark else 'black',
+    )
+  panel.set(xlabel='learning rate', title='Train loss at the end (nats)')
+  panel.set_xticks(range(len(rates)), rates)
+  panel.tick_params(length=0)
+  panel.grid(visible=False)
+
+
+def _draw(panel: axes.Axes, series: Bars) -> None:
+  known = [mean for mean in series.means if mean]
+  wide = bool(known) and max(known) > _WIDE * min(known)
+  start = min(known) / 3 if wide else 0.0
+  reach = 0.0
+  for place, (mean, deviation, note) in enumerate(
+    zip(series.means, series.deviations, series.notes, strict=True)
+  ):
+    width, error = mean or start, deviation or 0.0
+    reach = max(reach, width + error)
+    colour = _OURS if place else _BASE
+    panel.barh(
+      place,
+      width - start,
+      left=start,
+      # On a log axis the whisker stays on it.
+      xerr=[[min(error, width - start)], [error]] if error else None,
+      height=0.62,
+      color=colour,
+    )
+    panel.annotate(
+      note,
+      (width + error, place),
+      xytext=(4, 0),
+      textcoords='offset points',
+      va='center',
+      fontsize=9,
+    )
+  panel.set(title=series.title, xlabel=series.label)
+  if wide:
+    panel.set_xscale('log')
+    panel.set_xlim(start, reach * (reach / start) ** 0.5)
+  else:
+    panel.set_xlim(0, 1.45 * reach or 1)
+  panel.grid(visible=False, axis='y')
+  panel.tick_params(axis='y', length=0)

@@ -1,0 +1,242 @@
+"""What a run of the study of the levels came to, and how the forms stand."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import ml_collections
+import numpy as np
+
+from experiments import charts, report
+
+Row = dict[str, Any]
+
+_DECAY = 0.9
+
+
+def smooth(losses: Sequence[float]) -> list[float]:
+  """Returns bias-corrected exponential averages of the losses so far."""
+  mean, found = 0.0, []
+  for count, loss in enumerate(losses, start=1):
+    mean = _DECAY * mean + (1 - _DECAY) * loss
+    found.append(mean / (1 - _DECAY**count))
+  return found
+
+
+def outcome(
+  losses: Sequence[float],
+  seconds_per_step: float,
+  stopped: bool,
+  epoch: int,
+  target: float,
+) -> Row:
+  """Returns what is known of a run from the losses of its batches.
+
+  Args:
+    losses: nats, each before its step.
+    seconds_per_step: median.
+    stopped: whether the run ended early, at what is not finite.
+    epoch: steps in an epoch.
+    target: nats.
+
+  Returns:
+    What the run's line in metrics.jsonl holds, but for its name. A run that
+    diverged reached nothing.
+  """
+  averages = smooth(losses)
+  diverged = stopped or not averages[-1] <= losses[0]
+  reached = None
+  if not diverged:
+    below = (step for step, loss in enumerate(averages, 1) if loss < target)
+    reached = next(below, None)
+  return {
+    'steps': len(losses),
+    'diverged': diverged,
+    'first_loss': losses[0],
+    'final_loss': None if stopped else statistics.fmean(losses[-epoch:]),
+    'steps_to_target': reached,
+    'seconds_to_target': None if not reached else reached * seconds_per_step,
+    'seconds_per_step': seconds_per_step,
+  }
+
+
+def summaries(
+  rows: Sequence[Row],
+  forms: Sequence[str],
+  rates: Sequence[float],
+  classes: int,
+) -> list[Row]:
+  """Returns how the forms stand.
+
+  Args:
+    rows: of all runs; every form, rate and seed is there.
+    forms: their titles; the first is the base, to which times are compared.
+    rates: in the order of the columns.
+    classes: of the data set; half of chance is half the log of it.
+
+  Returns:
+    One summary per form, ready for JSON.
+  """
+  found = []
+  times = {
+    (row['form'], row['rate'], row['seed']): row['seconds_per_step']
+    for row in rows
+  }
+  for form in forms:
+    own = [row for row in rows if row['form'] == form]
+    at_rates = [
+      _at_rate([row for row in own if row['rate'] == rate], rate, classes)
+      for rate in rates
+    ]
+    stable = [part['rate'] for part in at_rates if part['stable']]
+    # Run by run, as the forms took turns.
+    ratios = [
+      time / times[forms[0], rate, seed]
+      for (title, rate, seed), time in times.items()
+      if title == form
+    ]
+    found.append(
+      {
+        'form': form,
+        'best': min(at_rates, key=_rank),
+        'largest_stable_rate': max(stable, default=None),
+        'seconds_per_step': statistics.median(
+          row['seconds_per_step'] for row in own
+        ),
+        'step_ratio': statistics.median(ratios),
+        'rates': at_rates,
+      }
+    )
+  return found
+
+
+def _at_rate(rows: Sequence[Row], rate: float, classes: int) -> Row:
+  """One form at one rate, over the seeds."""
+  losses = [row['final_loss'] for row in rows]
+  accuracies = [row['test_accuracy'] for row in rows]
+  done = [row for row in rows if row['steps_to_target']]
+  finite = None not in losses
+  return {
+    'rate': rate,
+    'runs': len(rows),
+    'reached': len(done),
+    'diverged': sum(row['diverged'] for row in rows),
+    'stable': finite and all(loss < math.log(classes) / 2 for loss in losses),
+    'final_loss': statistics.fmean(losses) if finite else None,
+    'test_accuracy': [part for part in accuracies if part is not None],
+    'steps_to_target': [row['steps_to_target'] for row in done],
+    'seconds_to_target': [row['seconds_to_target'] for row in done],
+  }
+
+
+def _rank(part: Row) -> tuple[float, ...]:
+  """Most seeds that reached the target first, then the fewest steps."""
+  mean = _mean(part['steps_to_target'])
+  return -part['reached'], math.inf if mean is None else mean
+
+
+def standings(found: Sequence[Row]) -> list[report.Column]:
+  """Returns the forms at their best rates as a table."""
+  heads = (
+    ('form', ''),
+    ('best rate', ''),
+    ('reached', 'runs'),
+    ('to target', 'steps'),
+    ('to target', 's'),
+    ('test accuracy', '%'),
+    ('stable to', 'rate'),
+    ('step', 'ms'),
+    ('step', '× base'),
+  )
+  cells = [_cells(summary) for summary in found]
+  return [
+    report.Column(*head, column)
+    for head, column in zip(heads, zip(*cells, strict=True), strict=True)
+  ]
+
+
+def _cells(summary: Row) -> list[str]:
+  best = summary['best']
+  known = best['reached'] > 0
+  accuracies = [100 * part for part in best['test_accuracy'] if known]
+  return [
+    summary['form'],
+    report.number(best['rate'] if known else None, 'g'),
+    f'{best["reached"]}/{best["runs"]}',
+    report.spread(best['steps_to_target'], '.0f'),
+    report.spread(best['seconds_to_target'], '.2f'),
+    report.spread(accuracies, '.2f'),
+    report.number(summary['largest_stable_rate'], 'g'),
+    report.number(1e3 * summary['seconds_per_step'], '.2f'),
+    report.number(summary['step_ratio'], '.2f'),
+  ]
+
+
+def caption(config: ml_collections.ConfigDict) -> str:
+  """Returns what a reader must know beside the table."""
+  return (
+    f'{config.dataset.name}, {config.optimizer.base.name}, {config.epochs} '
+    f'epochs, batch {config.batch_size}, {len(config.levels.seeds)} seeds; the '
+    f'number after a form is its trust region. Target: a train loss of '
+    f'{config.levels.target_loss:g} nats, as an exponential average of batch '
+    f'losses (0.9). The best rate is that at which most seeds, then in the '
+    f'fewest steps, reach it; means over the seeds that did, ± sample standard '
+    f'deviation. Seconds: steps times the median time of a step in the same '
+    f'run, without compilation and evaluation. Stable: all seeds end with an '
+    f'epoch below half of chance.'
+  )
+
+
+def final_losses(found: Sequence[Row]) -> list[report.Column]:
+  """Returns the mean train loss of the last epoch, by form and rate."""
+  columns = [report.Column('form', '', [s['form'] for s in found])]
+  for parts in zip(*(s['rates'] for s in found), strict=True):
+    cells = [
+      f'diverged {part["diverged"]}/{part["runs"]}'
+      if part['final_loss'] is None
+      else report.number(part['final_loss'], '.3g')
+      for part in parts
+    ]
+    columns.append(report.Column(f'{parts[0]["rate"]:g}', '', cells))
+  return columns
+
+
+def bars(found: Sequence[Row], target: float) -> list[charts.Bars]:
+  """Returns what the figure shows of the forms at their best rates."""
+  best = [summary['best'] for summary in found]
+  made = []
+  for unit, form in (('steps', '.0f'), ('seconds', '.2f')):
+    columns = [part[f'{unit}_to_target'] for part in best]
+    made.append(
+      charts.Bars(
+        f'To {target:g} nats, at the best rate',
+        unit,
+        [_mean(values) for values in columns],
+        [_deviation(values) for values in columns],
+        [_note(part, unit, form) for part in best],
+      )
+    )
+  return made
+
+
+def _note(part: Row, unit: str, form: str) -> str:
+  if not part['reached']:
+    return 'not reached'
+  text = report.number(_mean(part[f'{unit}_to_target']), form)
+  if unit == 'steps':
+    text += f' at {part["rate"]:g}'
+  if part['reached'] < part['runs']:
+    text += f' ({part["reached"]}/{part["runs"]})'
+  return text
+
+
+def _mean(values: Iterable[float]) -> float | None:
+  known = list(values)
+  return float(np.mean(known)) if known else None
+
+
+def _deviation(values: Sequence[float]) -> float | None:
+  return float(np.std(values, ddof=1)) if len(values) > 1 else None

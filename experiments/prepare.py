@@ -1,0 +1,173 @@
+"""Prepares a data set for `experiments.train`, from files that lie in a folder.
+
+::
+
+    python -m experiments.prepare --dataset=mnist --manual_dir=FOLDER
+
+Nothing is downloaded unless --download says so. Exit codes are those of `cli`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import pathlib
+import re
+import tempfile
+import time
+from collections.abc import Sequence
+
+from absl import app, flags, logging
+
+from experiments import catalog, cli, prepared
+
+_DATASET = flags.DEFINE_enum(
+  'dataset', None, list(catalog.SPECS), 'Set to prepare.'
+)
+_MANUAL_DIR = flags.DEFINE_string(
+  'manual_dir', None, 'Folder of the published files.'
+)
+_DATA_DIR = flags.DEFINE_string(
+  'data_dir',
+  None,
+  'Folder of the prepared sets; as config.dataset.data_dir.',
+)
+_VERIFY = flags.DEFINE_boolean(
+  'verify',
+  True,
+  'Refuse files whose checksums are not the published ones. Without, files '
+  'that were packed again can be used; nothing says then what is in them.',
+)
+_DOWNLOAD = flags.DEFINE_boolean(
+  'download', False, 'Download what --manual_dir lacks.'
+)
+
+
+class PrepareError(ValueError):
+  """A flag with which a set cannot be prepared.
+
+  ::
+
+    prepare('mnist', manual_dir='empty')
+  """
+
+
+def prepare(
+  name: str,
+  manual_dir: str | None = None,
+  data_dir: str | None = None,
+  verify: bool = True,
+  download: bool = False,
+) -> pathlib.Path:
+  """Prepares a set, unless it is already, and its cache.
+
+  Args:
+    name: a key of ``catalog.SPECS``.
+    manual_dir: the folder of the published files.
+    data_dir: the folder of all sets; None for that of tensorflow-datasets.
+    verify: whether the files must have the published checksums.
+    download: whether to download what ``manual_dir`` lacks.
+
+  Returns:
+    The folder of the prepared set.
+
+  Raises:
+    PrepareError: if files are absent, or not the published ones.
+    NotPreparedError: if the files do not hold the whole set.
+  """
+  if catalog.find(name, data_dir) is None:
+    if not (download and verify):
+      _check_files(name, manual_dir)
+    _build(name, manual_dir, catalog.root(data_dir), verify, download)
+  prepared.splits(name, data_dir)
+  return catalog.folder(name, data_dir)
+
+
+def _check_files(name: str, manual_dir: str | None) -> None:
+  """All published files are there."""
+  for file in catalog.SPECS[name].files:
+    if manual_dir is None or not (pathlib.Path(manual_dir) / file).is_file():
+      raise PrepareError(
+        f'--manual_dir: expected a folder with '
+        f'{catalog.files(name)}, got '
+        f'{"none" if manual_dir is None else f"{manual_dir} without {file}"}; '
+        f'put the published files there, or let --download fetch them.'
+      )
+
+
+def _build(
+  name: str,
+  manual_dir: str | None,
+  root: pathlib.Path,
+  verify: bool,
+  download: bool,
+) -> None:
+  """Runs the builder; silently, unless it may download."""
+  import tensorflow_datasets as tfds
+  from tensorflow_datasets.core.download import download_manager
+
+  from experiments import builders
+
+  if not download:
+    tfds.disable_progress_bar()
+  builder = builders.BUILDERS[name](data_dir=root)
+  if not verify and manual_dir is not None:
+    builder.unchecked = pathlib.Path(manual_dir)
+  with (
+    tempfile.TemporaryDirectory() as scratch,
+    contextlib.redirect_stdout(io.StringIO()),
+  ):
+    try:
+      builder.download_and_prepare(
+        file_format='array_record',
+        download_dir=root / 'downloads' if download else scratch,
+        download_config=tfds.download.DownloadConfig(
+          manual_dir=manual_dir,
+          try_download_gcs=False,
+          force_checksums_validation=verify,
+        ),
+      )
+    except download_manager.NonMatchingChecksumError as error:
+      wrong = re.search(r'downloaded to (.+), has wrong', str(error))
+      raise PrepareError(
+        f'--manual_dir: expected the published files of {name}, got '
+        f'{wrong[1] if wrong else "one"} with another checksum; replace it, '
+        f'or use it as it is with --noverify.'
+      ) from error
+    except OSError as error:  # of the network, too
+      raise PrepareError(
+        f'--dataset={name}: expected to read its files and to write in {root}, '
+        f'got {type(error).__name__} ({str(error).splitlines()[0]}); put all '
+        f'files in --manual_dir, or choose another --data_dir.'
+      ) from error
+
+
+def main(argv: Sequence[str]) -> None:
+  """Prepares what the flags say."""
+  logging.set_verbosity(logging.ERROR)
+  begin = time.perf_counter()
+  try:
+    if len(argv) > 1:
+      raise PrepareError(
+        f'{argv[1]}: expected only flags, got a word; write it as --flag=value.'
+      )
+    if _DATASET.value is None:
+      raise PrepareError(
+        f'--dataset: expected one of {", ".join(catalog.SPECS)}, got none; '
+        f'give one.'
+      )
+    folder = prepare(
+      _DATASET.value,
+      _MANUAL_DIR.value,
+      _DATA_DIR.value,
+      _VERIFY.value,
+      _DOWNLOAD.value,
+    )
+  except (PrepareError, catalog.NotPreparedError) as error:
+    cli.refuse(str(error))
+  seconds = time.perf_counter() - begin
+  cli.say(f'{_DATASET.value} is prepared in {folder} ({seconds:.0f} s)')
+
+
+if __name__ == '__main__':
+  app.run(main)

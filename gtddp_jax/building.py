@@ -1,0 +1,177 @@
+"""Building: the pieces of a program between two cuts become a stage.
+
+All of a stage's functions are slices: from the state before it to the layer's
+input, from there to the layer's output, from there to the state after it, and
+to whatever else is computed on the way (values without derivative, changed
+collections).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+
+from gtddp_jax import cuts as cuts_lib
+from gtddp_jax import graph as graph_lib
+from gtddp_jax import jaxprs, layers
+
+KeyPath = tuple[Any, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Builder:
+  """Turns cuts into stages by slicing the program between them.
+
+  Attributes:
+    program: the network.
+    flow: its analysis.
+    scales: for each value, whether its leading axis is the batch.
+    paths: printable path of each parameter leaf.
+    keys: the random keys, which are the program's last inputs.
+  """
+
+  program: jaxprs.Program
+  flow: cuts_lib.Flow
+  scales: dict[jaxprs.Var, bool]
+  paths: tuple[str, ...]
+  keys: Sequence[Any]
+
+  def stage(
+    self,
+    cut: cuts_lib.Cut,
+    end: int,
+    after: tuple[tuple[jaxprs.Var, ...], tuple[jaxprs.Var, ...]],
+  ) -> graph_lib.Stage:
+    """The stage from ``cut`` to the next one, at equation ``end``."""
+    state, aux = after
+    live = (*cut.state, *cut.aux)
+    own = tuple(self.program.inputs[i] for i in cut.control)
+    needs = self.program.slice(live, (*state, *aux)).missing
+    leaves = self.program.inputs[: len(self.paths)]
+    shared = tuple(
+      i for i, v in enumerate(leaves) if v in needs and i not in cut.control
+    )
+    again = tuple(leaves[i] for i in shared)
+    rest = (*again, *self.program.inputs[len(leaves) :])
+    layer = layers.find(self.program, self.flow, cut, end, self.scales)
+    pieces = None
+    if layer:
+      enter = self.program.slice((*live, *rest), layer.x)
+      leave = self.program.slice((*live, layer.h, *rest), state)
+      if not enter.missing and not leave.missing:
+        body = self.program.slice((*layer.x, *own), (layer.h,))
+        pieces = _affine(enter, body, leave)
+    if not layer or not pieces:
+      layer = None
+      whole = self.program.slice((*live, *own, *rest), state)
+      pieces = _whole(whole)
+    carry = self.program.slice((*live, *own, *rest), aux)
+    random = self._draws((*live, *own, *rest), (*state, *aux))
+    return graph_lib.Stage(
+      name=_name(cut, self.paths),
+      kind=layer.kind if layer else 'generic',
+      control=cut.control,
+      kernel=layer.kernel if layer else None,
+      bias=layer.bias if layer else None,
+      shared=shared,
+      state=_shapes(cut.state),
+      spread=tuple(self.scales[v] for v in (layer.x if layer else cut.state)),
+      aux=_shapes(cut.aux),
+      enter=pieces[0],
+      layer=pieces[1],
+      leave=pieces[2],
+      carry=_within(carry),
+      collected=(),
+      collect=lambda c, u, v, fixed: (),
+      random=random,
+      random_layer=random and not layer,
+      equation=layer.equation if layer else {},
+    )
+
+  def _draws(
+    self, known: Sequence[jaxprs.Var], wanted: Sequence[jaxprs.Var]
+  ) -> bool:
+    """Whether what leads from one to the other reads a random key."""
+    needed = self.program.slice(known, wanted).needed
+    keys = self.program.inputs[len(self.program.inputs) - len(self.keys) :]
+    return any(key in needed for key in keys)
+
+  def collect(
+    self,
+    stages: tuple[graph_lib.Stage, ...],
+    cuts: Sequence[cuts_lib.Cut],
+    changed: Sequence[Any],
+  ) -> tuple[graph_lib.Stage, ...]:
+    """Gives every changed collection to the stage that computes it."""
+    where: dict[int, list[int]] = {t: [] for t in range(len(stages))}
+    for i, value in enumerate(changed):
+      made = (
+        self.flow.made_by.get(value, -1) if jaxprs.is_variable(value) else -1
+      )
+      opened = [t for t, cut in enumerate(cuts) if cut.position <= made]
+      where[opened[-1] if opened else 0].append(i)
+    result = []
+    for t, (stage, cut) in enumerate(zip(stages, cuts, strict=True)):
+      leaves = self.program.inputs[: len(self.paths)]
+      known = (*cut.state, *cut.aux, *(leaves[i] for i in cut.control))
+      known = (*known, *(leaves[i] for i in stage.shared))
+      known = (*known, *self.program.inputs[len(leaves) :])
+      part = self.program.slice(known, [changed[i] for i in where[t]])
+      result.append(
+        dataclasses.replace(
+          stage, collected=tuple(where[t]), collect=_within(part)
+        )
+      )
+    return tuple(result)
+
+  def finish(
+    self, state: tuple[jaxprs.Var, ...], aux: tuple[jaxprs.Var, ...]
+  ) -> Callable[..., graph_lib.Arrays]:
+    """The map from the last state (and all parameters) to the outputs."""
+    last = self.program.slice(
+      (*state, *aux, *self.program.inputs), self.program.outputs
+    )
+    return lambda c, v, fixed: last(*c, *fixed.aux, *v, *fixed.leaves)
+
+
+def _within(part: jaxprs.Slice) -> Callable[..., graph_lib.Arrays]:
+  """A slice of a stage as a function of ``(c, u, v, fixed)``."""
+  return lambda c, u, v, fixed: part(*c, *fixed.aux, *u, *v, *fixed.leaves)
+
+
+def _affine(
+  enter: jaxprs.Slice, body: jaxprs.Slice, leave: jaxprs.Slice
+) -> tuple[Callable[..., graph_lib.Arrays], ...]:
+  """Stage functions when the layer is a part of the stage."""
+  return (
+    lambda c, v, fixed: enter(*c, *fixed.aux, *v, *fixed.leaves),
+    lambda x, u, v, fixed: body(*x, *u),
+    lambda c, h, v, fixed: leave(*c, *fixed.aux, *h, *v, *fixed.leaves),
+  )
+
+
+def _whole(whole: jaxprs.Slice) -> tuple[Callable[..., graph_lib.Arrays], ...]:
+  """Stage functions when the layer is the whole stage."""
+  return (
+    lambda c, v, fixed: c,
+    lambda x, u, v, fixed: whole(*x, *fixed.aux, *u, *v, *fixed.leaves),
+    lambda c, h, v, fixed: h,
+  )
+
+
+def _shapes(values: tuple[jaxprs.Var, ...]) -> graph_lib.Shapes:
+  return tuple(map(jaxprs.abstract, values))
+
+
+def _name(cut: cuts_lib.Cut, paths: tuple[str, ...]) -> str:
+  if isinstance(cut.owner, tuple):
+    return join(cut.owner) or paths[cut.control[0]] or '(root)'
+  return str(cut.owner)
+
+
+def join(path: KeyPath) -> str:
+  """A key path as text."""
+  return jax.tree_util.keystr(path, simple=True, separator='/')

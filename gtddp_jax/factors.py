@@ -1,0 +1,174 @@
+"""Terminal value functions of low rank in place of the exact Hessian.
+
+The loss' Hessian is replaced by a few columns, ``sum_j s_j z_j z_j^T``. The
+gradient is carried as a direction of its own, without curvature::
+
+    Z = [phi_x, z_1 ... z_m]      d = (1, 0 ... 0)      S = diag(0, s_1 ... s_m)
+
+``truncated`` takes the leading eigenvectors, ``sampled`` draws columns with
+``E[z z^T] = phi_xx``, and ``subset`` has the curvature of a part of the batch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gtddp_jax import errors, losses
+from gtddp_jax import terminal as terminal_lib
+
+Array = jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Truncated:
+  """See ``truncated``."""
+
+  rank: int
+
+  def __call__(
+    self, loss: terminal_lib.Loss, outputs: Any, targets: Any
+  ) -> terminal_lib.Expansion:
+    """Expands a loss; see ``TerminalValue``."""
+    flat = terminal_lib.Flat(loss, outputs, targets)
+    values, vectors = jnp.linalg.eigh(flat.hessian())  # ascending
+    kept = min(self.rank, values.shape[-1])
+    columns = jnp.moveaxis(vectors[..., -kept:], -1, 0)
+    return _expansion(flat, columns, jnp.maximum(values[..., -kept:], 0))
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampled:
+  """See ``sampled``."""
+
+  count: int
+  rng: str = 'terminal'
+
+  def __call__(
+    self, loss: terminal_lib.Loss, outputs: Any, targets: Any, key: Array
+  ) -> terminal_lib.Expansion:
+    """Expands a loss; see ``TerminalValue``."""
+    flat = terminal_lib.Flat(loss, outputs, targets)
+    if losses.ignores_shift(loss) and len(flat.leaves) == 1:
+      columns = _of_softmax(flat.leaves[0], self.count, key)
+    else:
+      columns = _of_hessian(flat.hessian(), self.count, key)
+    weights = jnp.full((len(flat.rows), self.count), 1 / self.count)
+    return _expansion(flat, columns, weights.astype(flat.rows.dtype))
+
+
+@dataclasses.dataclass(frozen=True)
+class Subset:
+  """See ``subset``."""
+
+  expand: Any
+  samples: int
+
+  @property
+  def rng(self) -> str | None:
+    """That of the value function it restricts."""
+    return getattr(self.expand, 'rng', None)
+
+  def __call__(self, *args: Any) -> terminal_lib.Expansion:
+    """Expands a loss; see ``TerminalValue``."""
+    expansion: terminal_lib.Expansion = self.expand(*args)
+    return expansion
+
+
+def truncated(rank: int) -> Truncated:
+  """The ``rank`` leading eigenvectors of each sample's Hessian.
+
+  Args:
+    rank: how many; the exact Gauss-Newton matrix from the number of outputs
+      on (for a softmax, that less one).
+
+  Returns:
+    A terminal value function with ``rank + 1`` directions.
+
+  Raises:
+    OptionError: if the rank is not a positive integer.
+  """
+  return Truncated(_positive('truncated', 'rank', rank))
+
+
+def sampled(count: int) -> Sampled:
+  """Random directions whose mean outer product is each sample's Hessian.
+
+  For a softmax ``z = p - e_y`` with ``y`` drawn from ``p`` (the sampled Fisher
+  matrix), for other losses a root of the Hessian times random signs. Only what
+  was drawn is damped: in 'coupled' the part of the gradient outside of it moves
+  at the base's own rate, so use it at rates where the base is stable.
+
+  Args:
+    count: m, how many directions per sample.
+
+  Returns:
+    A terminal value function with ``count + 1`` directions; ``update`` then
+    needs ``rngs={'terminal': key}``.
+
+  Raises:
+    OptionError: if the count is not a positive integer.
+  """
+  return Sampled(_positive('sampled', 'count', count))
+
+
+def subset(terminal: str | Any, samples: int) -> Subset:
+  """Curvature and feedback from the first ``samples`` samples of each batch.
+
+  The gradient is that of the whole batch. Shuffle the data, so that the first
+  samples are random ones; from the batch size on this changes nothing.
+
+  Args:
+    terminal: 'gradient', 'gauss_newton' or a ``TerminalValue``.
+    samples: how many.
+
+  Returns:
+    A terminal value function.
+
+  Raises:
+    OptionError: for an unknown name or a number below one.
+  """
+  return Subset(
+    terminal_lib.named(terminal), _positive('subset', 'samples', samples)
+  )
+
+
+def _expansion(
+  flat: terminal_lib.Flat, columns: Array, weights: Array
+) -> terminal_lib.Expansion:
+  """From columns ``z`` ``[m, B, n]`` and weights ``s`` ``[B, m]``."""
+  directions = jnp.concatenate([flat.gradient()[None], columns])
+  diagonal = jnp.pad(weights, ((0, 0), (1, 0)))
+  slope = jnp.zeros_like(diagonal).at[:, 0].set(1)
+  eye = jnp.eye(diagonal.shape[1], dtype=diagonal.dtype)
+  return terminal_lib.Expansion(
+    flat.unflatten(directions), slope, diagonal[:, :, None] * eye[None]
+  )
+
+
+def _of_softmax(logits: Array, count: int, key: Array) -> Array:
+  """``p - e_y`` with ``y ~ p``, flat ``[count, B, n]``."""
+  shape = (count, *logits.shape[:-1])
+  labels = jax.random.categorical(key, logits, shape=shape)
+  drawn = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+  columns = jax.nn.softmax(logits)[None] - drawn
+  return columns.reshape(count, logits.shape[0], -1)
+
+
+def _of_hessian(hessian: Array, count: int, key: Array) -> Array:
+  """Roots of the Hessians times random signs, ``[count, B, n]``."""
+  root = terminal_lib.square_root(hessian)
+  shape = (count, *hessian.shape[:2])
+  signs = jax.random.rademacher(key, shape, hessian.dtype)
+  return jnp.einsum('bnm,kbm->kbn', root, signs)
+
+
+def _positive(function: str, name: str, value: Any) -> int:
+  if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    raise errors.OptionError(
+      f'{function}: expected {name} to be a positive integer, got {value!r}.'
+    )
+  return value

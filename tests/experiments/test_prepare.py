@@ -1,0 +1,132 @@
+"""What cannot be prepared ends with one line, and nothing half prepared."""
+
+from __future__ import annotations
+
+import pathlib
+import subprocess
+import sys
+
+import pytest
+import raw_files
+from absl import flags
+from absl.testing import flagsaver
+
+from experiments import catalog, data, prepare, prepared
+
+pytestmark = pytest.mark.filterwarnings('ignore::DeprecationWarning')
+
+ROOT = pathlib.Path(data.__file__).parent.parent
+
+
+def test_a_missing_file_is_named(tmp_path: pathlib.Path) -> None:
+  raw_files.write('mnist', tmp_path)
+  (tmp_path / 't10k-labels-idx1-ubyte.gz').unlink()
+  with pytest.raises(prepare.PrepareError) as caught:
+    prepare.prepare('mnist', str(tmp_path), str(tmp_path / 'sets'))
+  assert 'without t10k-labels-idx1-ubyte.gz' in str(caught.value)
+  assert not (tmp_path / 'sets').exists()
+
+
+@pytest.mark.parametrize(
+  'name', [name for name, spec in catalog.SPECS.items() if spec.files]
+)
+def test_another_file_than_the_published_is_refused(
+  name: str, tmp_path: pathlib.Path
+) -> None:
+  pytest.importorskip('array_record')
+  raw_files.write(name, tmp_path)
+  root = str(tmp_path / 'sets')
+  with pytest.raises(prepare.PrepareError) as caught:
+    prepare.prepare(name, str(tmp_path), root)
+  message = str(caught.value)
+  assert any(str(tmp_path / f) in message for f in catalog.SPECS[name].files)
+  assert '--noverify' in message
+  assert len(message.splitlines()) == 1
+  assert catalog.find(name, root) is None
+
+
+def test_a_part_of_a_set_is_refused(tmp_path: pathlib.Path) -> None:
+  pytest.importorskip('array_record')
+  raw_files.write('mnist', tmp_path)
+  root = str(tmp_path / 'sets')
+  with pytest.raises(catalog.NotPreparedError, match=r'60000, .*\(23, 28, 28'):
+    prepare.prepare('mnist', str(tmp_path), root, verify=False)
+  with pytest.raises(catalog.NotPreparedError, match='delete that folder'):
+    data.load('mnist', 'unit', root)
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: pathlib.Path) -> None:
+  pytest.importorskip('array_record')
+  (tmp_path / 'sets').touch()
+  with pytest.raises(prepare.PrepareError) as caught:
+    prepare.prepare('digits', data_dir=str(tmp_path / 'sets'))
+  assert '--data_dir' in str(caught.value)
+  assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_set_is_prepared_once(
+  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  pytest.importorskip('array_record')
+  folder = prepare.prepare('digits', data_dir=str(tmp_path))
+  before = {path: path.stat().st_mtime_ns for path in folder.rglob('*')}
+  monkeypatch.delattr(prepare, '_build')
+  assert prepare.prepare('digits', data_dir=str(tmp_path)) == folder
+  assert {p: p.stat().st_mtime_ns for p in folder.rglob('*')} == before
+
+
+def test_a_folder_that_cannot_be_written_is_read(
+  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  pytest.importorskip('array_record')
+
+  def refuse(*unused: object) -> None:
+    del unused
+    raise PermissionError
+
+  monkeypatch.setattr(prepared, '_write', refuse)
+  folder = prepare.prepare('digits', data_dir=str(tmp_path))
+  assert not (folder / 'arrays').exists()
+  assert data.load('digits', 'unit', str(tmp_path)).train.size == 1437
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'line'),
+  [
+    ((), 'error: --dataset: expected one of digits, mnist'),
+    (('word',), 'error: word: expected only flags'),
+    (('--dataset=mnist',), 'error: --manual_dir: expected a folder with train'),
+  ],
+)
+def test_refusals(
+  arguments: tuple[str, ...],
+  line: str,
+  tmp_path: pathlib.Path,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  with flagsaver.flagsaver():
+    command = ['prepare', f'--data_dir={tmp_path}', *arguments]
+    with pytest.raises(SystemExit) as caught:
+      prepare.main(flags.FLAGS(command))
+  assert caught.value.code == 2
+  output = capsys.readouterr()
+  assert not output.out
+  assert output.err.startswith(line)
+  assert len(output.err.splitlines()) == 1
+  assert not list(tmp_path.iterdir())
+
+
+def test_it_runs_from_outside(tmp_path: pathlib.Path) -> None:
+  pytest.importorskip('array_record')
+  command = ['-m', 'experiments.prepare', '--dataset=digits']
+  done = subprocess.run(
+    [sys.executable, *command, f'--data_dir={tmp_path}'],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 0
+  assert not done.stdout
+  folder = tmp_path / 'digits' / '1.0.0'
+  assert done.stderr.startswith(f'digits is prepared in {folder} (')
