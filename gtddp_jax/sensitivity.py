@@ -95,7 +95,8 @@ class Sensitivity:
       return False
     a, c = product.a, product.c
     pairs = b * b if cross else b
-    through_factors = pairs * t * t * (a + r * r * (c + 1))
+    # Touching a product costs about as much as 32 of its terms.
+    through_factors = pairs * t * t * (a + r * r * (c + 32))
     through_gradients = r * a * c * (b * t + pairs * r)
     fits = t == 1 or pairs * r * r * t * t <= memory
     return fits and (t == 1 or through_factors < through_gradients)
