@@ -1,14 +1,19 @@
 """Settings every test runs under: float64, no silent rank promotion.
 
-The compiler runs at its lowest useful effort: the programs of the tests are
-tiny and compiling them is what takes the time.
+The compiler runs at its lowest effort: the programs of the tests are tiny and
+compiling them is what takes the time. LAPACK keeps to one thread, since its
+threads and XLA's stand in each other's way.
 """
 
 from __future__ import annotations
 
 import os
 
-_EFFORT = '--xla_backend_optimization_level=1'
+_EFFORT = (
+  '--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false '
+  '--xla_llvm_disable_expensive_passes=true'
+)
+os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')
 os.environ['XLA_FLAGS'] = f'{_EFFORT} {os.environ.get("XLA_FLAGS", "")}'.strip()
 
 import jax  # noqa: E402 (the flags must be in place first)

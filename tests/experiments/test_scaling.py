@@ -1,0 +1,59 @@
+"""Batch-augmented DDP computed directly, and the costs beside it."""
+
+from __future__ import annotations
+
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gtddp_jax as gt
+from experiments import augmented, models, scaling
+
+
+def test_the_direct_recursion_takes_the_step_of_coupled() -> None:
+  module = models.MLP((5, 4), 3, 'tanh', 'none')
+  x = jnp.asarray(np.random.default_rng(0).normal(size=(6, 4)))
+  batch = x, jnp.arange(6) % 3
+  params = module.init(jax.random.key(0), x)
+  loss = gt.losses.softmax_cross_entropy
+  graph = gt.trace(module.apply, params, x)
+  tx = gt.gt_ddp(graph, loss, gt.sgd(0.5), 'gauss_newton', 'coupled')
+  updates, _ = tx.update(None, tx.init(params), params, batch=batch)
+  layers = [params['params'][n] for n in ('hidden_1', 'hidden_2', 'linear')]
+  direct = augmented.step(layers, jnp.tanh, loss, batch, 0.5)
+  for name, expected in zip(sorted(updates['params']), direct, strict=True):
+    got = updates['params'][name]
+    jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-8),
+      got,
+      expected,
+    )
+
+
+def test_costs_are_measured_and_drawn(
+  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  monkeypatch.setattr(scaling, 'FORMS', {'frozen, gradient': {}})
+  costs = scaling.measure('mlp', [2, 4], rounds=1, most=1e9)
+  assert [cost.form for cost in costs[::2]] == [
+    'plain SGD',
+    'frozen, gradient',
+    scaling.DIRECT,
+  ]
+  assert all(cost.seconds > 0 and cost.memory > 0 for cost in costs)
+  none = scaling.measure('mlp', [2], rounds=1, most=1.0)
+  assert none == []
+  columns = scaling.columns([*costs[:4], costs[4]])
+  assert columns[2].cells[-1] == 'out of memory'
+  scaling.draw(tmp_path / 'scaling.png', costs)
+  assert (tmp_path / 'scaling.png').stat().st_size > 5000
+
+
+def test_exponent_is_the_slope() -> None:
+  costs = [scaling.Cost('a', b, 1e-3 * b**2, b**3) for b in (2, 4, 8)]
+  np.testing.assert_allclose(scaling.exponent(costs, 'seconds'), 2)
+  np.testing.assert_allclose(scaling.exponent(costs, 'memory'), 3)
+  assert np.isnan(scaling.exponent(costs[:1], 'memory'))
