@@ -2,7 +2,7 @@
 
 ::
 
-    python -m experiments.scaling --network=mlp --run_dir=runs/scaling-mlp
+    python -m experiments.scaling --network=mlp --workdir=runs/scaling-mlp
 
 Every form of GT-DDP over SGD, plain SGD, and batch-augmented DDP computed
 directly (``augmented``; for 'mlp' alone), batches of 32 to 1024. A form whose
@@ -38,7 +38,7 @@ BATCHES = flags.DEFINE_list(
 )
 ROUNDS = flags.DEFINE_integer('rounds', 5, 'Timed steps.', lower_bound=1)
 MOST = flags.DEFINE_float('most_memory', 8.0, 'Largest compiled memory, GB.')
-RUN_DIR = flags.DEFINE_string('run_dir', 'runs/scaling', 'Where to write.')
+WORKDIR = flags.DEFINE_string('workdir', 'runs/scaling', 'Where to write.')
 
 RATE = 0.01
 DIRECT = 'batch-augmented DDP'
@@ -66,7 +66,7 @@ class Cost(NamedTuple):
 def main(argv: Sequence[str]) -> None:
   """Measures, writes and prints."""
   del argv
-  folder = pathlib.Path(RUN_DIR.value)
+  folder = pathlib.Path(WORKDIR.value)
   folder.mkdir(parents=True, exist_ok=True)
   sizes = [int(size) for size in BATCHES.value]
   costs = measure(NETWORK.value, sizes, ROUNDS.value, MOST.value * 1e9)
@@ -180,7 +180,7 @@ def columns(costs: Sequence[Cost]) -> list[report.Column]:
 def draw(path: pathlib.Path, costs: Sequence[Cost]) -> None:
   """Two panels: milliseconds and megabytes against batch size."""
   with matplotlib.rc_context(report.STYLE):
-    canvas = figure.Figure(figsize=(10, 4), layout='constrained')
+    canvas = figure.Figure(figsize=(10, 5), layout='constrained')
     panels = canvas.subplots(1, 2)
     for panel, of, scale, unit in (
       (panels[0], 'seconds', 1e3, 'time per step (ms)'),
@@ -200,7 +200,13 @@ def draw(path: pathlib.Path, costs: Sequence[Cost]) -> None:
       panel.minorticks_off()
       panel.set_xlabel('batch size')
       panel.set_ylabel(unit)
-      panel.legend(title='form (exponent)', fontsize=8)
+      panel.legend(
+        title='form (exponent)',
+        fontsize=8,
+        loc='upper center',
+        bbox_to_anchor=(0.5, -0.15),
+        ncols=2,
+      )
     canvas.savefig(path, dpi=150)
 
 

@@ -17,7 +17,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from gtddp_jax import terminal
+from gtddp_jax import errors, terminal
 from gtddp_jax import values as values_lib
 
 Array = jax.Array
@@ -33,6 +33,10 @@ class Bellman:
   """
 
   memory: int = values_lib.MEMORY
+
+  def __post_init__(self) -> None:
+    """Raises ``OptionError`` unless the memory is a positive integer."""
+    errors.check_positive('memory (bytes)', self.memory)
 
   def __call__(self, problem: values_lib.Problem) -> values_lib.Sweep:
     """Sweeps backward; the weights of stage ``t`` use the value after it."""

@@ -167,9 +167,8 @@ def _shapes(values: tuple[jaxprs.Var, ...]) -> graph_lib.Shapes:
 
 
 def _name(cut: cuts_lib.Cut, paths: tuple[str, ...]) -> str:
-  if isinstance(cut.owner, tuple):
-    return join(cut.owner) or paths[cut.control[0]] or '(root)'
-  return str(cut.owner)
+  name, _ = cut.owner
+  return name or paths[cut.control[0]] or '(root)'
 
 
 def join(path: KeyPath) -> str:

@@ -31,7 +31,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy import linalg
 
-from gtddp_jax import sensitivity, terminal
+from gtddp_jax import errors, sensitivity, terminal
 from gtddp_jax import values as values_lib
 
 Array = jax.Array
@@ -69,6 +69,10 @@ class Coupled:
   """
 
   memory: int = values_lib.MEMORY
+
+  def __post_init__(self) -> None:
+    """Raises ``OptionError`` unless the memory is a positive integer."""
+    errors.check_positive('memory (bytes)', self.memory)
 
   def __call__(self, problem: values_lib.Problem) -> values_lib.Sweep:
     """Sweeps backward; the weights of stage ``t`` use the value before it."""

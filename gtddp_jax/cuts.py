@@ -15,7 +15,7 @@ values derived from inputs and parameters alone are computed again on demand.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 
@@ -49,7 +49,7 @@ class Cut:
   """Where a stage opens: its owner, its leaves and the values that are live."""
 
   position: int
-  owner: Hashable
+  owner: tuple[str, str]
   control: tuple[int, ...]
   state: tuple[jaxprs.Var, ...]
   aux: tuple[jaxprs.Var, ...]
@@ -114,7 +114,7 @@ def _last_makers_of_dataless_outputs(
 def find(
   program: jaxprs.Program,
   flow: Flow,
-  owners: Sequence[Hashable],
+  owners: Sequence[tuple[str, str]],
   paths: Sequence[str],
   scales: dict[jaxprs.Var, bool],
 ) -> list[Cut]:
@@ -123,7 +123,7 @@ def find(
   Args:
     program: the network.
     flow: its analysis.
-    owners: owner of each parameter leaf.
+    owners: owner of each parameter leaf, as a name and what is compared.
     paths: printable path of each parameter leaf.
     scales: for each value, whether its leading axis is the batch.
 
@@ -135,10 +135,10 @@ def find(
     UncuttableStageError: an opaque equation reads leaves of several owners.
     BatchAxisError: a live value has no batch axis and cannot be recomputed.
   """
-  openings: list[tuple[int, Hashable, list[int]]] = []
+  openings: list[tuple[int, tuple[str, str], list[int]]] = []
   decided: set[int] = set()
   for index, read in enumerate(flow.reads):
-    new: dict[Hashable, list[int]] = {}
+    new: dict[tuple[str, str], list[int]] = {}
     for leaf in read:
       if leaf not in decided:
         new.setdefault(owners[leaf], []).append(leaf)
@@ -216,7 +216,7 @@ def split(
 
 def _tangled(
   equation: jaxprs.Equation,
-  new: dict[Hashable, list[int]],
+  new: dict[tuple[str, str], list[int]],
   paths: Sequence[str],
 ) -> errors.UncuttableStageError:
   leaves = ', '.join(repr(paths[i]) for group in new.values() for i in group)

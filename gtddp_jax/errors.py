@@ -6,6 +6,8 @@ what was expected, what was got, and what to do about it.
 
 from __future__ import annotations
 
+import operator
+
 
 class GtddpError(ValueError):
   """Base class of all errors that this library raises on purpose."""
@@ -85,6 +87,19 @@ class OptionError(GtddpError):
 
     gt.gt_ddp(graph, loss, gt.sgd(0.1), value='belman')
   """
+
+
+def check_positive(name: str, value: object) -> int:
+  """Returns a positive integer, or raises ``OptionError``."""
+  try:
+    number = operator.index(value)  # type: ignore[arg-type]
+  except TypeError:
+    number = 0
+  if isinstance(value, bool) or number < 1:
+    raise OptionError(
+      f'Invalid {name}: got {value!r}, expected a positive integer.'
+    )
+  return number
 
 
 def check_option(name: str, got: object, supported: tuple[str, ...]) -> None:

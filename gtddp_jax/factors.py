@@ -131,9 +131,20 @@ def subset(terminal: str | Any, samples: int) -> Subset:
   Raises:
     OptionError: for an unknown name or a number below one.
   """
-  return Subset(
-    terminal_lib.named(terminal), _positive('subset', 'samples', samples)
-  )
+  expand = terminal_lib.named(terminal)
+  refuse_factory(expand)
+  samples = _positive('subset', 'samples', samples)
+  return Subset(expand, min(samples, getattr(expand, 'samples', samples)))
+
+
+def refuse_factory(terminal: Any) -> None:
+  """Raises ``OptionError`` for ``sampled`` where ``sampled(m)`` was meant."""
+  if terminal in (sampled, truncated, subset):
+    raise errors.OptionError(
+      f'Invalid terminal: got the function {terminal.__name__}, expected what '
+      f'it returns; call it, as in sampled(1), truncated(3) or '
+      f"subset('gauss_newton', 32)."
+    )
 
 
 def _expansion(
@@ -167,8 +178,4 @@ def _of_hessian(hessian: Array, count: int, key: Array) -> Array:
 
 
 def _positive(function: str, name: str, value: Any) -> int:
-  if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-    raise errors.OptionError(
-      f'{function}: expected {name} to be a positive integer, got {value!r}.'
-    )
-  return value
+  return errors.check_positive(f'{function}: {name}', value)

@@ -42,10 +42,14 @@ def level(value: Any) -> Any:
   Raises:
     OptionError: for an unknown name.
   """
-  if not isinstance(value, str):
-    return value
-  errors.check_option('value', value, tuple(LEVELS))
-  return LEVELS[value]
+  if isinstance(value, str) and value in LEVELS:
+    return LEVELS[value]
+  if isinstance(value, (str, type)) or not callable(value):
+    raise errors.OptionError(
+      f'Invalid value: got {value!r}, expected one of '
+      f'{", ".join(map(repr, LEVELS))}, Bellman(memory) or Coupled(memory).'
+    )
+  return value
 
 
 class Recipe(NamedTuple):
@@ -119,8 +123,11 @@ def closed_loop(recipe: Recipe, given: Given) -> Step:
     graph, graph.flatten(given.params), inputs, _extras(graph, given)
   )
   losses = terminal_lib.per_sample(recipe.loss, nominal.outputs, targets)
-  expansion = recipe.expand(
-    recipe.loss, nominal.outputs, targets, *_terminal_key(recipe, given)
+  expansion = terminal_lib.check(
+    recipe.expand(
+      recipe.loss, nominal.outputs, targets, *_terminal_key(recipe, given)
+    ),
+    nominal.outputs,
   )
   directions = trajectory.propagate(nominal, expansion.directions)
   problem = values.Problem(
@@ -198,10 +205,15 @@ def _extras(graph: graph_lib.LayerGraph, given: Given) -> graph_lib.Extras:
   Raises:
     OptionError: if a key that it was traced with is missing.
   """
-  names = tuple(graph.extras.rngs)
-  return graph_lib.Extras(
-    given.collections, {name: _key(given, name, 'network') for name in names}
-  )
+  rngs = {name: _key(given, name, 'network') for name in graph.extras.rngs}
+  for name, traced in graph.extras.rngs.items():
+    expected, got = map(graph_lib.shape_of, (traced, rngs[name]))
+    if got != expected:
+      raise errors.OptionError(
+        f'rngs[{name!r}]: expected a key like the one traced with, {expected}, '
+        f'got {got}. Make both by jax.random.key.'
+      )
+  return graph_lib.Extras(given.collections, rngs)
 
 
 def _terminal_key(recipe: Recipe, given: Given) -> tuple[Array, ...]:

@@ -65,8 +65,47 @@ def named(terminal: Any) -> Any:
   if not isinstance(terminal, str):
     return terminal
   known = {'gradient': gradient, 'gauss_newton': gauss_newton}
-  errors.check_option('terminal', terminal, tuple(known))
+  if terminal not in known:
+    raise errors.OptionError(
+      f'Invalid terminal: got {terminal!r}, expected one of '
+      f'{", ".join(map(repr, known))}, sampled(m), truncated(r), '
+      f'subset(terminal, n) or a TerminalValue.'
+    )
   return known[terminal]
+
+
+def check(expansion: Any, outputs: Any) -> Expansion:
+  """An expansion as a terminal value function has to return it.
+
+  Raises:
+    LossError: if a part of it has another structure or shape.
+  """
+  if not isinstance(expansion, Expansion):
+    raise errors.LossError(
+      f'The terminal returned a {type(expansion).__name__}: expected '
+      f'Expansion(directions, slope, curvature).'
+    )
+  leaves, tree = jax.tree.flatten(outputs)
+  z: list[Array] = jax.tree.leaves(expansion.directions)
+  batch, shape = leaves[0].shape[0], jnp.shape(expansion.slope)
+  rank = shape[-1] if shape else 0
+  found: list[tuple[str, Any, Any]] = [
+    ('slope', shape, (batch, max(rank, 1))),
+    ('curvature', jnp.shape(expansion.curvature), (batch, rank, rank)),
+    ('directions', jax.tree.structure(expansion.directions), tree),
+    *(
+      ('directions', jnp.shape(got), (rank, *leaf.shape))
+      for got, leaf in zip(z, leaves, strict=False)
+    ),
+  ]
+  for name, got, expected in found:
+    if got != expected:
+      raise errors.LossError(
+        f'The terminal returned {name} of shape {got}: expected {expected}, '
+        f'with B = {batch} samples and R directions: slope [B, R], curvature '
+        f'[B, R, R], directions like the outputs with R in front.'
+      )
+  return expansion
 
 
 def per_sample(loss: Loss, outputs: Any, targets: Any) -> Array:
@@ -133,17 +172,24 @@ class Flat:
     self.leaves, self._tree = jax.tree.flatten(outputs)
     batch = self.leaves[0].shape[0]
     self._ends = np.cumsum([leaf[0].size for leaf in self.leaves])
-    self.rows = jnp.concatenate(
+    rows = jnp.concatenate(
       [leaf.reshape(batch, -1) for leaf in self.leaves], axis=1
     )
+    # Half precision is too coarse for a Hessian, and unknown to LAPACK.
+    self.rows = rows.astype(jnp.promote_types(rows.dtype, jnp.float32))
 
-  def unflatten(self, rows: Array) -> Any:
-    """``[..., B, n]`` as outputs with leaves ``[..., B, ...]``."""
+  def unflatten(self, rows: Array, *, cast: bool = True) -> Any:
+    """``[..., B, n]`` as outputs with leaves ``[..., B, ...]``.
+
+    ``cast`` gives them the dtypes of the outputs.
+    """
     pieces = jnp.split(rows, self._ends[:-1], axis=-1)
     return jax.tree.unflatten(
       self._tree,
       [
-        p.reshape(*rows.shape[:-1], *leaf.shape[1:]).astype(leaf.dtype)
+        p.reshape(*rows.shape[:-1], *leaf.shape[1:]).astype(
+          leaf.dtype if cast else p.dtype
+        )
         for p, leaf in zip(pieces, self.leaves, strict=True)
       ],
     )
@@ -169,7 +215,7 @@ class Flat:
     return phi_xx if losses.is_convex(self._loss) else _positive_part(phi_xx)
 
   def _value(self, row: Array, target: Any) -> Array:
-    outputs = self.unflatten(row[None])
+    outputs = self.unflatten(row[None], cast=False)
     return self._loss(outputs, jax.tree.map(lambda t: t[None], target))[0]
 
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gtddp_jax import curvature, errors, steps, values
+from gtddp_jax import curvature, errors, factors, steps, values
 from gtddp_jax import graph as graph_lib
 from gtddp_jax import terminal as terminal_lib
 
@@ -143,6 +143,11 @@ def _transformation(
         f'Invalid batch: got a {type(pair).__name__}, expected the pair '
         f'(inputs, targets).'
       )
+    if not isinstance(rngs, Mapping):
+      raise errors.OptionError(
+        f'Invalid rngs: got a {type(rngs).__name__}, expected a dict of keys '
+        f"by name, as in rngs={{'dropout': key}}."
+      )
     given = steps.Given(
       updates, state.base, params, batch, state.collections, rngs, extra_args
     )
@@ -242,6 +247,7 @@ def _poisoned_square(gradients: Any, updates: Any) -> Array:
 
 def _check(recipe: steps.Recipe, options: Mapping[str, Any]) -> None:
   """Raises ``OptionError`` for what cannot work, before anything is traced."""
+  factors.refuse_factory(recipe.expand)
   is_base = hasattr(recipe.base, 'init') and hasattr(recipe.base, 'update')
   bound: Any = recipe.trust_region
   wrong = [
@@ -254,8 +260,6 @@ def _check(recipe: steps.Recipe, options: Mapping[str, Any]) -> None:
     (callable(recipe.expand), 'terminal', recipe.expand,
      "'gradient', 'gauss_newton', sampled(m), truncated(r), subset(...) or a "
      'TerminalValue'),
-    (callable(recipe.level), 'value', recipe.level,
-     "'frozen', 'bellman', 'coupled', Bellman(...) or Coupled(...)"),
     (isinstance(options['feedback'], bool), 'feedback', options['feedback'],
      'True or False'),
     (bound is None or _is_positive(bound),

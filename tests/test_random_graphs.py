@@ -223,12 +223,12 @@ def _draw_layer(
 
 
 def assert_equal_to_oracle(network: Network) -> None:
-  """All four combinations, at a rate where nothing clamps."""
+  """Every level and terminal, at a rate where nothing clamps."""
   problem = make_problem(network)
   graph = trace(problem)
   for terminal in TERMINALS:
     rate = _safe_rate(problem, terminal)
-    for value in VALUES:
+    for value in (*VALUES, 'coupled'):
       tx = gt.gt_ddp(
         graph,
         loss_of(problem),
