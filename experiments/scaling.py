@@ -36,7 +36,7 @@ NETWORK = flags.DEFINE_enum('network', 'mlp', ['mlp', 'resnet'], 'Network.')
 BATCHES = flags.DEFINE_list(
   'batches', ['32', '64', '128', '256', '512', '1024'], 'Batch sizes.'
 )
-ROUNDS = flags.DEFINE_integer('rounds', 5, 'Timed steps.', lower_bound=1)
+REPEATS = flags.DEFINE_integer('repeats', 5, 'Timed steps.', lower_bound=1)
 MOST = flags.DEFINE_float('most_memory', 8.0, 'Largest compiled memory, GB.')
 WORKDIR = flags.DEFINE_string('workdir', 'runs/scaling', 'Where to write.')
 
@@ -69,7 +69,7 @@ def main(argv: Sequence[str]) -> None:
   folder = pathlib.Path(WORKDIR.value)
   folder.mkdir(parents=True, exist_ok=True)
   sizes = [int(size) for size in BATCHES.value]
-  costs = measure(NETWORK.value, sizes, ROUNDS.value, MOST.value * 1e9)
+  costs = measure(NETWORK.value, sizes, REPEATS.value, MOST.value * 1e9)
   (folder / 'scaling.json').write_text(
     json.dumps([cost._asdict() for cost in costs], indent=1)
   )
