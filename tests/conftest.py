@@ -7,14 +7,18 @@ threads and XLA's stand in each other's way.
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 
-_EFFORT = (
-  '--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false '
-  '--xla_llvm_disable_expensive_passes=true'
-)
+_EFFORT = [
+  '--xla_backend_optimization_level=0',
+  '--xla_llvm_disable_expensive_passes=true',
+]
+_JAXLIB = importlib.metadata.version('jaxlib').split('.')
+if tuple(map(int, _JAXLIB[:2])) < (0, 11):  # later ones do not know the flag
+  _EFFORT.append('--xla_cpu_use_fusion_emitters=false')
 os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')
-os.environ['XLA_FLAGS'] = f'{_EFFORT} {os.environ.get("XLA_FLAGS", "")}'.strip()
+os.environ['XLA_FLAGS'] = ' '.join([*_EFFORT, os.environ.get('XLA_FLAGS', '')])
 
 import jax  # noqa: E402 (the flags must be in place first)
 import pytest  # noqa: E402

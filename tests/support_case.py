@@ -18,16 +18,6 @@ from networks import Draw
 Tree = Any
 BATCH = 3
 
-# The programs are tiny, and each runs a few times: compiling is what costs.
-quick_jit = functools.partial(
-  jax.jit,
-  compiler_options={
-    'xla_backend_optimization_level': 0,
-    'xla_cpu_use_fusion_emitters': False,
-    'xla_llvm_disable_expensive_passes': True,
-  },
-)
-
 
 class Network(NamedTuple):
   """A network and its data.

@@ -21,7 +21,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import oracle
-from support_case import quick_jit
 
 Array = Any
 Tree = Any
@@ -101,7 +100,7 @@ class Dense:
       [np.asarray(self._leaves[i]) for i in stage.control]
       for stage in graph.stages
     ]
-    states, jacobians = quick_jit(self._linearise)()
+    states, jacobians = jax.jit(self._linearise)()
     self.stages = list(
       map(self._linear, range(len(graph.stages)), states[:-1], jacobians)
     )
@@ -135,7 +134,7 @@ class Dense:
       losses = loss(self._from_outputs(row), targets)
       return jnp.sum(losses), losses
 
-    V_x, losses = quick_jit(jax.grad(total, has_aux=True))(self._last)
+    V_x, losses = jax.jit(jax.grad(total, has_aux=True))(self._last)
     V_x = list(np.asarray(V_x))
     V_xx = [np.outer(v, v) for v in V_x]
     return oracle.Terminal(np.asarray(losses), V_x, V_xx)
@@ -201,7 +200,7 @@ class Dense:
       assert not others.any(), f'samples meet in stage {t}'
     f_x[:, :, c : c + by_v.shape[2]] = by_v
 
-    @quick_jit
+    @jax.jit
     def one(row: Array, u: Array) -> Array:
       i = jnp.round(row[-1]).astype(int)
       c, v, aux = self._cuts[t].parts(rows.at[i].set(row))

@@ -14,7 +14,7 @@ import oracle
 import pytest
 import support
 from agreement import assert_agree
-from support_case import TABLE, Case, quick_jit
+from support_case import TABLE, Case
 from support_reference import Dense
 
 import gtddp_jax as gt
@@ -74,7 +74,7 @@ def test_the_graph_is_the_network(name: str) -> None:
   words = ', '.join(f'{counts[kind]} {kind}' for kind in sorted(counts))
   assert words == CASES[name].stages
 
-  @quick_jit
+  @jax.jit
   def both(params: Any, inputs: Any) -> list[Any]:
     results = []
     for function in (network.outputs, graph):
@@ -101,7 +101,7 @@ def test_a_step_is_finite_and_that_of_the_dense_recursion(name: str) -> None:
   # What counts are the keys of the step, not those of the trace.
   graph = trace(case, 9 if 'rngs' in words_of(case) else None)
 
-  @quick_jit
+  @jax.jit
   def steps(params: Any, batch: Any) -> dict[str, Any]:
     updates = {}
     for level in levels:
@@ -133,7 +133,7 @@ def test_statistics_after_a_step_are_those_of_flax(name: str) -> None:
   network, graph = CASES[name].network(), trace(CASES[name])
   tx = gt.gt_ddp(graph, getattr(gt.losses, network.loss), gt.sgd(RATE))
 
-  @quick_jit
+  @jax.jit
   def step(params: Any) -> Any:
     batch = network.inputs, network.targets
     return gt.collections(
