@@ -17,27 +17,12 @@ from configs import default
 
 
 def get_config(base: str = 'adam') -> ml_collections.ConfigDict:
-  """Returns the configuration for a base optimizer alone.
-
-  Args:
-    base: a key of ``compare.learning_rate``.
-
-  Returns:
-    The configuration.
-
-  Raises:
-    ValueError: if there is no such base.
-  """
-  config = default.get_config()
-  config.dataset.name = 'cifar100'
+  """Returns the configuration; see ``default.for_images``."""
+  config = default.for_images('cifar100', base)
   config.dataset.augment = True
-  config.batch_size = 128
   config.epochs = 30
   config.log_every = 39
   config.eval_every = 390  # an epoch, but for a part of a step
   config.model.widths = (16, 32, 64)
-  config.model.norm = 'layer'
-  config.optimizer.trust_region = 0.3
   config.compare.target = 0.3
-  default.choose_base(config, base)
   return config

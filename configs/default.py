@@ -115,6 +115,28 @@ def _levels() -> ml_collections.ConfigDict:
   return levels
 
 
+def for_images(name: str, base: str) -> ml_collections.ConfigDict:
+  """What the prepared image sets share: a normalised residual network.
+
+  Args:
+    name: of the data set.
+    base: see ``choose_base``.
+
+  Returns:
+    The configuration for a base optimizer alone.
+
+  Raises:
+    ValueError: if there is no such base.
+  """
+  config = get_config()
+  config.dataset.name = name
+  config.batch_size = 128
+  config.model.norm = 'layer'
+  config.optimizer.trust_region = 0.3
+  choose_base(config, base)
+  return config
+
+
 def choose_base(config: ml_collections.ConfigDict, base: str) -> None:
   """Sets a base optimizer, which stands alone, and its learning rate.
 

@@ -17,26 +17,11 @@ from configs import default
 
 
 def get_config(base: str = 'adam') -> ml_collections.ConfigDict:
-  """Returns the configuration for a base optimizer alone.
-
-  Args:
-    base: a key of ``compare.learning_rate``.
-
-  Returns:
-    The configuration.
-
-  Raises:
-    ValueError: if there is no such base.
-  """
-  config = default.get_config()
-  config.dataset.name = 'svhn_cropped'
-  config.batch_size = 128
+  """Returns the configuration; see ``default.for_images``."""
+  config = default.for_images('svhn_cropped', base)
   config.epochs = 10
   config.log_every = 52
   config.eval_every = 572  # an epoch, but for a part of a step
   config.model.widths = (16, 32, 64)
-  config.model.norm = 'layer'
-  config.optimizer.trust_region = 0.3
   config.compare.target = 0.9
-  default.choose_base(config, base)
   return config

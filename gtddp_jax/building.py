@@ -31,6 +31,7 @@ class Builder:
     scales: for each value, whether its leading axis is the batch.
     paths: printable path of each parameter leaf.
     keys: the random keys, which are the program's last inputs.
+    changed: the changed collections.
   """
 
   program: jaxprs.Program
@@ -38,14 +39,15 @@ class Builder:
   scales: dict[jaxprs.Var, bool]
   paths: tuple[str, ...]
   keys: Sequence[Any]
+  changed: Sequence[Any]
 
   def stage(
     self,
     cut: cuts_lib.Cut,
-    end: int,
+    span: range,
     after: tuple[tuple[jaxprs.Var, ...], tuple[jaxprs.Var, ...]],
   ) -> graph_lib.Stage:
-    """The stage from ``cut`` to the next one, at equation ``end``."""
+    """The stage from ``cut`` to the next one, of the equations ``span``."""
     state, aux = after
     live = (*cut.state, *cut.aux)
     own = tuple(self.program.inputs[i] for i in cut.control)
@@ -56,7 +58,8 @@ class Builder:
     )
     again = tuple(leaves[i] for i in shared)
     rest = (*again, *self.program.inputs[len(leaves) :])
-    layer = layers.find(self.program, self.flow, cut, end, self.scales)
+    known = (*live, *own, *rest)
+    layer = layers.find(self.program, self.flow, cut, span.stop, self.scales)
     pieces = None
     if layer:
       enter = self.program.slice((*live, *rest), layer.x)
@@ -66,10 +69,10 @@ class Builder:
         pieces = _affine(enter, body, leave)
     if not layer or not pieces:
       layer = None
-      whole = self.program.slice((*live, *own, *rest), state)
-      pieces = _whole(whole)
-    carry = self.program.slice((*live, *own, *rest), aux)
-    random = self._draws((*live, *own, *rest), (*state, *aux))
+      pieces = _whole(self.program.slice(known, state))
+    random = self._draws(known, (*state, *aux))
+    collected = self._made_in(span)
+    collect = self.program.slice(known, [self.changed[i] for i in collected])
     return graph_lib.Stage(
       name=_name(cut, self.paths),
       kind=layer.kind if layer else 'generic',
@@ -83,9 +86,9 @@ class Builder:
       enter=pieces[0],
       layer=pieces[1],
       leave=pieces[2],
-      carry=_within(carry),
-      collected=(),
-      collect=lambda c, u, v, fixed: (),
+      carry=_within(self.program.slice(known, aux)),
+      collected=collected,
+      collect=_within(collect),
       random=random,
       random_layer=random and not layer,
       equation=layer.equation if layer else {},
@@ -99,33 +102,16 @@ class Builder:
     keys = self.program.inputs[len(self.program.inputs) - len(self.keys) :]
     return any(key in needed for key in keys)
 
-  def collect(
-    self,
-    stages: tuple[graph_lib.Stage, ...],
-    cuts: Sequence[cuts_lib.Cut],
-    changed: Sequence[Any],
-  ) -> tuple[graph_lib.Stage, ...]:
-    """Gives every changed collection to the stage that computes it."""
-    where: dict[int, list[int]] = {t: [] for t in range(len(stages))}
-    for i, value in enumerate(changed):
-      made = (
-        self.flow.made_by.get(value, -1) if jaxprs.is_variable(value) else -1
-      )
-      opened = [t for t, cut in enumerate(cuts) if cut.position <= made]
-      where[opened[-1] if opened else 0].append(i)
-    result = []
-    for t, (stage, cut) in enumerate(zip(stages, cuts, strict=True)):
-      leaves = self.program.inputs[: len(self.paths)]
-      known = (*cut.state, *cut.aux, *(leaves[i] for i in cut.control))
-      known = (*known, *(leaves[i] for i in stage.shared))
-      known = (*known, *self.program.inputs[len(leaves) :])
-      part = self.program.slice(known, [changed[i] for i in where[t]])
-      result.append(
-        dataclasses.replace(
-          stage, collected=tuple(where[t]), collect=_within(part)
-        )
-      )
-    return tuple(result)
+  def _made_in(self, span: range) -> tuple[int, ...]:
+    """Which of the changed collections these equations compute.
+
+    What no equation computes belongs to equation -1.
+    """
+    makers = [
+      self.flow.made_by.get(v, -1) if jaxprs.is_variable(v) else -1
+      for v in self.changed
+    ]
+    return tuple(i for i, maker in enumerate(makers) if maker in span)
 
   def finish(
     self, state: tuple[jaxprs.Var, ...], aux: tuple[jaxprs.Var, ...]

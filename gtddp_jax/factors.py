@@ -91,7 +91,7 @@ def truncated(rank: int) -> Truncated:
   Raises:
     OptionError: if the rank is not a positive integer.
   """
-  return Truncated(_positive('truncated', 'rank', rank))
+  return Truncated(errors.check_positive('truncated: rank', rank))
 
 
 def sampled(count: int) -> Sampled:
@@ -112,7 +112,7 @@ def sampled(count: int) -> Sampled:
   Raises:
     OptionError: if the count is not a positive integer.
   """
-  return Sampled(_positive('sampled', 'count', count))
+  return Sampled(errors.check_positive('sampled: count', count))
 
 
 def subset(terminal: str | Any, samples: int) -> Subset:
@@ -133,7 +133,7 @@ def subset(terminal: str | Any, samples: int) -> Subset:
   """
   expand = terminal_lib.named(terminal)
   refuse_factory(expand)
-  samples = _positive('subset', 'samples', samples)
+  samples = errors.check_positive('subset: samples', samples)
   return Subset(expand, min(samples, getattr(expand, 'samples', samples)))
 
 
@@ -175,7 +175,3 @@ def _of_hessian(hessian: Array, count: int, key: Array) -> Array:
   shape = (count, *hessian.shape[:2])
   signs = jax.random.rademacher(key, shape, hessian.dtype)
   return jnp.einsum('bnm,kbm->kbn', root, signs)
-
-
-def _positive(function: str, name: str, value: Any) -> int:
-  return errors.check_positive(f'{function}: {name}', value)

@@ -161,13 +161,18 @@ def _build(
   flow = cuts_lib.analyse(program, len(paths))
   cuts = cuts_lib.find(program, flow, owners, paths, scales)
   outputs = _check_outputs(program, flow, scales, batch)
-  ends = [c.position for c in cuts[1:]] + [len(program.equations)]
+  starts = [-1, *(c.position for c in cuts[1:])]
+  spans = map(range, starts, [*starts[1:], len(program.equations)])
   after = [(c.state, c.aux) for c in cuts[1:]] + [cuts_lib.split(outputs)]
   builder = building.Builder(
-    program, flow, scales, paths, jax.tree.leaves(network.extras.rngs)
+    program,
+    flow,
+    scales,
+    paths,
+    jax.tree.leaves(network.extras.rngs),
+    complete.outputs[n_outputs:],
   )
-  stages = tuple(map(builder.stage, cuts, ends, after))
-  stages = builder.collect(stages, cuts, complete.outputs[n_outputs:])
+  stages = tuple(map(builder.stage, cuts, spans, after))
   return graph_lib.LayerGraph(
     stages=stages,
     paths=paths,
