@@ -10,6 +10,8 @@ from gtddp_jax.coupled import Coupled
 from gtddp_jax.curvature import Base, adam, rmsprop, sgd
 from gtddp_jax.factors import sampled, subset, truncated
 from gtddp_jax.graph import LayerGraph, Stage
+from gtddp_jax.kronecker import Statistics
+from gtddp_jax.natural import ekfac, kfac
 from gtddp_jax.terminal import Expansion, TerminalValue
 from gtddp_jax.tracing import module_of, trace
 from gtddp_jax.transform import GtDdpState, collections, gt_ddp, metrics
@@ -24,11 +26,14 @@ __all__ = (
   'GtDdpState',
   'LayerGraph',
   'Stage',
+  'Statistics',
   'TerminalValue',
   'adam',
   'collections',
+  'ekfac',
   'errors',
   'gt_ddp',
+  'kfac',
   'losses',
   'metrics',
   'module_of',

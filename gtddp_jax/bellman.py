@@ -17,7 +17,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from gtddp_jax import errors, terminal
+from gtddp_jax import errors, sensitivity, terminal
 from gtddp_jax import values as values_lib
 
 Array = jax.Array
@@ -32,7 +32,7 @@ class Bellman:
       does not fit is formed in blocks of samples, again for each use.
   """
 
-  memory: int = values_lib.MEMORY
+  memory: int = sensitivity.MEMORY
 
   def __post_init__(self) -> None:
     """Raises ``OptionError`` unless the memory is a positive integer."""
@@ -43,21 +43,21 @@ class Bellman:
     slope, curvature = problem.terminal
     root = terminal.square_root(curvature)
     values = [problem.terminal]
-    observed: dict[int, Array] = {}
     factors, clipped = [jnp.ones(slope.shape)], jnp.zeros(())
     # The first stage ends the sweep: nobody upstream reads its value function.
-    for t in range(len(problem.controls) - 1, 0, -1):
-      operator, control = problem.sensitivities[t], problem.controls[t]
+    for operator in reversed(problem.sensitivities[1:]):
+      control = operator.control
       operator.prepare(
         cross=False,
         isotropic=problem.base.is_isotropic(control),
-        memory=values_lib.numbers(self.memory),
+        memory=self.memory,
       )
-      q_u = values_lib.open_gain(problem, operator, control, slope)
-      observed.update(zip(control, q_u, strict=True))
-      known = observed.__getitem__
-      k = problem.base.step(control, known, known)
-      gram = operator.gram(problem.base.inverse(control, known))
+      q_u = values_lib.open_gain(problem, operator, slope)
+      problem.base.observe(control, slope, q_u)
+      k = problem.base.step(
+        control, dict(zip(control, q_u, strict=True)).__getitem__
+      )
+      gram = operator.gram(problem.base.inverse(control))
       move = values[-1].answer(operator.directional(k))
       moved, shortened = values_lib.shorten(
         slope + move - problem.terminal.slope, problem.radius
@@ -68,9 +68,10 @@ class Bellman:
       curvature = values_lib.times(root, root.swapaxes(1, 2))
       factors.append(factor)
       values.append(values_lib.Value(slope, curvature))
+    problem.base.observe_rest(slope)
     checked = slope.shape[0] * (len(values) - 1)
     smallest = jnp.min(jnp.stack(factors))
-    return values_lib.Sweep(values[::-1], observed, smallest, clipped, checked)
+    return values_lib.Sweep(values[::-1], smallest, clipped, checked)
 
 
 def _contract(root: Array, gram: Array) -> tuple[Array, Array]:

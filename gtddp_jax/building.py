@@ -14,9 +14,9 @@ from typing import Any
 
 import jax
 
+from gtddp_jax import contractions, jaxprs, layers
 from gtddp_jax import cuts as cuts_lib
 from gtddp_jax import graph as graph_lib
-from gtddp_jax import jaxprs, layers
 
 KeyPath = tuple[Any, ...]
 
@@ -92,6 +92,7 @@ class Builder:
       random=random,
       random_layer=random and not layer,
       equation=layer.equation if layer else {},
+      kronecker=layer is not None and contractions.supports(layer),
     )
 
   def _draws(

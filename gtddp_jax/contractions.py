@@ -17,7 +17,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -57,13 +57,13 @@ class Contraction:
   each sample. ``h`` is ``[B, R, k, ...]``, cotangents of its outputs.
   """
 
-  def __init__(self, stage: graph_lib.Stage, control: Sequence[Array]):
+  def __init__(self, stage: graph_lib.Stage, control: Sequence[Any]):
     """``stage`` is one that ``supports`` admits, ``control`` its leaves."""
     numbers = stage.equation['dimension_numbers']
-    self._equation, self._bias = stage.equation, stage.bias
-    self._leaves = [jax.typeof(leaf) for leaf in control]
-    self._kernel = stage.kernel or 0
-    self._shape = kernel_shape = control[self._kernel].shape
+    self._equation, self.bias = stage.equation, stage.bias
+    self._leaves = [graph_lib.shape_of(leaf) for leaf in control]
+    self.kernel = stage.kernel or 0
+    self._shape = kernel_shape = control[self.kernel].shape
     if stage.kind == 'conv':
       self._lhs, self._out = numbers.lhs_spec, numbers.out_spec
       spec = numbers.rhs_spec
@@ -78,6 +78,23 @@ class Contraction:
     self.a = math.prod(sizes[: self._rows])
     self.c = math.prod(sizes[self._rows :])
 
+  @property
+  def shapes(self) -> tuple[Shape, ...]:
+    """Shapes of the leaves of the control."""
+    return tuple(leaf.shape for leaf in self._leaves)
+
+  @property
+  def width(self) -> int:
+    """Columns of a gradient's matrix: ``a``, and one more for a bias."""
+    return self.a + (self.bias is not None)
+
+  def homogeneous(self, x: Array) -> Array:
+    """Rows ``[..., a]`` with a trailing 1 if there is a bias."""
+    if self.bias is None:
+      return x
+    one = jnp.ones((*x.shape[:-1], 1), x.dtype)
+    return jnp.concatenate([x, one], axis=-1)
+
   def positions(self, h_shape: Shape) -> int:
     """T, from the shape of cotangents ``[..., k, ...]`` of one sample."""
     return math.prod(h_shape) // self.c
@@ -88,9 +105,9 @@ class Contraction:
 
   def pack(self, leaves: Sequence[Array]) -> Array:
     """Leaves like the control as one row of ``gradients``, ``[c (a + 1)]``."""
-    matrix = self.matrix(leaves[self._kernel])
-    if self._bias is not None:
-      column = leaves[self._bias].reshape(self.c, 1)
+    matrix = self.matrix(leaves[self.kernel])
+    if self.bias is not None:
+      column = leaves[self.bias].reshape(self.c, 1)
       matrix = jnp.concatenate([matrix, column], axis=1)
     return matrix.ravel()
 
@@ -101,7 +118,7 @@ class Contraction:
     kernel = matrix[:, : self.a].T.reshape(sizes)
     return tuple(
       kernel.transpose(np.argsort(self._order)).astype(leaf.dtype)
-      if position == self._kernel
+      if position == self.kernel
       else matrix[:, self.a].reshape(leaf.shape).astype(leaf.dtype)
       for position, leaf in enumerate(self._leaves)
     )
@@ -116,7 +133,7 @@ class Contraction:
         jnp.einsum('rtc,ta->rca', rows, block)
         for block in self._blocks(one_x, space)
       ]
-      if self._bias is not None:
+      if self.bias is not None:
         columns.append(rows.sum(axis=1)[..., None])
       return jnp.concatenate(columns, axis=2) if columns[1:] else columns[0]
 
@@ -124,21 +141,31 @@ class Contraction:
     if rows.shape[2] > 1 or self._out is not None:
       matrices = over_samples(of_sample, (x, rows))
     else:
-      (x, _) = self.factors(x, h)
-      if self._bias is not None:
-        x = jnp.concatenate([x, jnp.ones((*x.shape[:2], 1), x.dtype)], axis=2)
+      x = self.homogeneous(self.factors(x, h).x)
       matrices = rows.swapaxes(2, 3) * x[:, None]
     return matrices.reshape(*matrices.shape[:2], -1)
 
   def factors(self, x: Array, h: Array) -> Factors:
     """All rows and cotangents."""
     space, rows = self._cotangents(h)
+    return Factors(jax.vmap(self.patches(space))(x), rows)
+
+  def cotangents(self, h: Array) -> Array:
+    """Cotangents as rows, ``[B, R, T, c]``."""
+    return self._cotangents(h)[1]
+
+  def patches_of(self, h: Array) -> Callable[[Array], Array]:
+    """One sample's ``x``, ``[k, ...]``, as rows ``[T, a]``, T as in ``h``."""
+    return self.patches(self._cotangents(h)[0])
+
+  def patches(self, space: Shape) -> Callable[[Array], Array]:
+    """The same for given sizes of the position axes."""
 
     def of_sample(one_x: Array) -> Array:
       blocks = self._blocks(one_x, space)
       return jnp.concatenate(blocks, axis=-1) if blocks[1:] else blocks[0]
 
-    return Factors(jax.vmap(of_sample)(x), rows)
+    return of_sample
 
   def _cotangents(self, h: Array) -> tuple[Shape, Array]:
     """Sizes of the position axes ``[k, ...]``, and rows ``[B, R, T, c]``."""
@@ -162,7 +189,19 @@ class Contraction:
     return [x.transpose(*free, *self._lhs).reshape(-1, self.a)]
 
 
-def supports(stage: graph_lib.Stage) -> bool:
+class Product(Protocol):
+  """What says which product a layer is: a stage, or a layer found in one."""
+
+  @property
+  def kind(self) -> str:
+    """'dense', 'conv' or 'generic'."""
+
+  @property
+  def equation(self) -> dict[str, Any]:
+    """Parameters of the contraction."""
+
+
+def supports(stage: Product) -> bool:
   """Whether ``Contraction`` covers the layer of ``stage``.
 
   Grouped and transposed convolutions are left to differentiation.

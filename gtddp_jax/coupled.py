@@ -31,7 +31,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy import linalg
 
-from gtddp_jax import errors, sensitivity, terminal
+from gtddp_jax import errors, inverses, sensitivity, terminal
 from gtddp_jax import values as values_lib
 
 Array = jax.Array
@@ -68,7 +68,7 @@ class Coupled:
       blocks. The ``(B R)^2`` matrices are not counted.
   """
 
-  memory: int = values_lib.MEMORY
+  memory: int = sensitivity.MEMORY
 
   def __post_init__(self) -> None:
     """Raises ``OptionError`` unless the memory is a positive integer."""
@@ -78,7 +78,7 @@ class Coupled:
     """Sweeps backward; the weights of stage ``t`` use the value before it."""
     # What is factorised needs every digit of a float32.
     with jax.default_matmul_precision('float32'):
-      return _sweep(problem, values_lib.numbers(self.memory))
+      return _sweep(problem, self.memory)
 
 
 def _sweep(problem: values_lib.Problem, memory: int) -> values_lib.Sweep:
@@ -86,35 +86,35 @@ def _sweep(problem: values_lib.Problem, memory: int) -> values_lib.Sweep:
   first, slope = problem.terminal.slope, problem.terminal.slope
   total = jnp.zeros((*slope.shape, *slope.shape), slope.dtype)  # C
   values: list[CoupledValue] = []
-  observed: dict[int, Array] = {}
-  for operator, control in zip(
-    reversed(problem.sensitivities), reversed(problem.controls), strict=True
-  ):
+  for operator in reversed(problem.sensitivities):
     operator.prepare(
       cross=True,
-      isotropic=problem.base.is_isotropic(control),
+      isotropic=problem.base.is_isotropic(operator.control),
       memory=memory,
     )
-    q_u = values_lib.open_gain(problem, operator, control, slope)
-    observed.update(zip(control, q_u, strict=True))
-    inverse = problem.base.inverse(control, observed.__getitem__)
+    q_u = values_lib.open_gain(problem, operator, slope)
+    problem.base.observe(operator.control, slope, q_u)
+    inverse = problem.base.inverse(operator.control)
     if problem.given is not None:
       first += problem.terminal.answer(_of_rest(operator, slope, q_u, inverse))
     total += operator.kernel(inverse) / slope.shape[0]
     value, smallest = _value(root, total, first)
     slope = value.slope
     values.append(value)
-  return values_lib.Sweep(
-    values[::-1], observed, smallest, jnp.zeros(()), checked=0
-  )
+  return values_lib.Sweep(values[::-1], smallest, jnp.zeros(()), checked=0)
 
 
 def _of_rest(
-  operator: sensitivity.Sensitivity, slope: Array, q_u: Arrays, inverse: Arrays
+  operator: sensitivity.Sensitivity,
+  slope: Array,
+  q_u: Arrays,
+  inverse: inverses.Inverse,
 ) -> Array:
   """``G k_0``: given gradients hold ``l_u`` beyond the batch's own."""
   own = operator.combine(slope)
-  k_0 = tuple(d * (a - b) for d, a, b in zip(inverse, own, q_u, strict=True))
+  packing = operator.packing
+  row = packing.pack(tuple(a - b for a, b in zip(own, q_u, strict=True)))
+  k_0 = packing.unpack(inverse.apply(row, packing))
   return operator.directional(k_0)
 
 

@@ -91,6 +91,7 @@ class Stage:
     random: whether random numbers are drawn in the stage.
     random_layer: whether they are drawn in its layer.
     equation: parameters of the contraction, for 'dense' and 'conv'.
+    kronecker: whether its layer has a Kronecker factorisation.
   """
 
   name: str
@@ -111,6 +112,7 @@ class Stage:
   random: bool = False
   random_layer: bool = False
   equation: dict[str, Any] = dataclasses.field(default_factory=dict)
+  kronecker: bool = False
 
   def __call__(
     self, c: Arrays, u: Arrays, v: Arrays, fixed: Fixed
@@ -118,6 +120,21 @@ class Stage:
     """Runs the stage: ``(c', aux')``."""
     h = self.layer(self.enter(c, v, fixed), u, v, fixed)
     return self.leave(c, h, v, fixed), self.carry(c, u, v, fixed)
+
+
+class Game(NamedTuple):
+  """Stages whose outputs meet in one add, and who may decide together.
+
+  Attributes:
+    stages: the players, in order.
+    alike: for each, the first player with the same input rows.
+    direct: whether outputs are added as they are, so that all players have the
+      same cotangent.
+  """
+
+  stages: tuple[int, ...]
+  alike: tuple[int, ...]
+  direct: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,9 +150,12 @@ class LayerGraph:
     changed: pytree of the shapes of collections that the network changes.
     extras: collections and keys as given to ``trace``.
     batch_size: B.
+    games: stages whose outputs meet in one add.
+    order: 'program', or 'merge' where the players of a game come in a row, next
+      to the add.
     finish: ``(c, v, fixed) -> outputs`` as flat leaves; ``v`` = all parameters.
     retrace: builds the graph of the same network for inputs of other shapes,
-      given as tree structure and flat shapes; builds each once.
+      given as tree structure and flat shapes, in an order; builds each once.
   """
 
   stages: tuple[Stage, ...]
@@ -146,8 +166,12 @@ class LayerGraph:
   changed: Any
   extras: Extras
   batch_size: int
+  games: tuple[Game, ...]
+  order: str
   finish: Callable[[Arrays, Arrays, Fixed], Arrays]
-  retrace: Callable[[Any, Shapes], LayerGraph] = dataclasses.field(repr=False)
+  retrace: Callable[[Any, Shapes, str], LayerGraph] = dataclasses.field(
+    repr=False
+  )
 
   def __call__(
     self, params: Any, inputs: Any, extras: Extras | None = None
@@ -223,7 +247,50 @@ class LayerGraph:
     if shapes == self.inputs:
       return self
     leaves, tree = jax.tree.flatten(shapes)
-    return self.retrace(tree, tuple(leaves))
+    return self.retrace(tree, tuple(leaves), self.order)
+
+  def in_order(self, order: str) -> LayerGraph:
+    """The same network with its stages in another order.
+
+    Args:
+      order: 'program', or 'merge': the players of a game come in a row, next to
+        the add where they meet, and so see the latest states.
+
+    Returns:
+      The graph; parameters and results are the same.
+
+    Raises:
+      OptionError: for another word.
+    """
+    errors.check_option('order', order, ORDERS)
+    if order == self.order:
+      return self
+    leaves, tree = jax.tree.flatten(self.inputs)
+    return self.retrace(tree, tuple(leaves), order)
+
+  def decisions(self, cooperate: bool) -> list[range]:
+    """The stages of each decision: the players of a game, or one stage."""
+    spans = {t: range(t, t + 1) for t in range(len(self.stages))}
+    for game in self.games if cooperate else ():
+      first, last = game.stages[0], game.stages[-1]
+      if last - first == len(game.stages) - 1:
+        for t in game.stages[1:]:
+          del spans[t]
+        spans[first] = range(first, last + 1)
+    return list(spans.values())
+
+  def game_of(self, span: range) -> Game:
+    """The game that the stages of a decision play, of one player at least."""
+    for game in self.games:
+      if game.stages == tuple(span):
+        return game
+    return Game(tuple(span), (0,), direct=False)
+
+  def has_kronecker(self, t: int) -> bool:
+    """Whether stage ``t`` has a Kronecker curvature: it is not tied."""
+    own = set(self.stages[t].control)
+    tied = any(own & set(stage.shared) for stage in self.stages)
+    return self.stages[t].kronecker and not tied
 
   def for_batch(self, size: int) -> LayerGraph:
     """The graph of the same network for a batch of ``size`` samples."""
@@ -254,11 +321,7 @@ def shape_of(value: Any) -> jax.ShapeDtypeStruct:
   )
 
 
-_SUPPORT = {
-  'dense': 'identity diagonal kronecker',
-  'conv': 'identity diagonal kronecker',
-  'generic': 'identity diagonal',
-}
+ORDERS = ('program', 'merge')
 
 
 def summarize(graph: LayerGraph) -> str:
@@ -266,10 +329,12 @@ def summarize(graph: LayerGraph) -> str:
 
   Columns: stage number; parameter path of the owner, with ``+path`` for earlier
   controls that the stage reads again; kind; shapes of the control leaves; size
-  of the state before the stage in numbers per sample; curvatures supported.
+  of the state before the stage in numbers per sample; curvatures supported;
+  the other players whose outputs meet this stage's in one add, if any meet.
   """
   shapes = jax.tree.leaves(graph.params)
-  rows = [('stage', 'parameters', 'kind', 'control', 'state', 'curvature')]
+  head = ('stage', 'parameters', 'kind', 'control', 'state', 'curvature')
+  rows: list[tuple[str, ...]] = [(*head, 'meets')]
   for t, stage in enumerate(graph.stages):
     again = sorted({graph.paths[i] for i in stage.shared})
     rows.append(
@@ -279,9 +344,12 @@ def summarize(graph: LayerGraph) -> str:
         stage.kind,
         ' '.join(_show(shapes[i].shape) for i in stage.control),
         f'{_per_sample(stage.state, graph.batch_size):,}',
-        _SUPPORT[stage.kind],
+        'identity diagonal' + ' kronecker' * graph.has_kronecker(t),
+        _partners(graph, t),
       )
     )
+  if not graph.games:
+    rows = [row[:-1] for row in rows]
   widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
   lines = [
     '  '.join(cell.ljust(w) for cell, w in zip(row, widths, strict=True))
@@ -295,6 +363,11 @@ def summarize(graph: LayerGraph) -> str:
     f'{graph.batch_size}, largest state {largest:,} numbers per sample'
   )
   return '\n'.join(line.rstrip() for line in lines)
+
+
+def _partners(graph: LayerGraph, t: int) -> str:
+  players = [s for game in graph.games if t in game.stages for s in game.stages]
+  return ' '.join(str(s) for s in players if s != t)
 
 
 def _show(shape: tuple[int, ...]) -> str:

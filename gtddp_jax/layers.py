@@ -30,6 +30,7 @@ class Layer(NamedTuple):
     kernel: position of the kernel within the control, or None.
     bias: position of the bias, or None.
     equation: the contraction's own parameters; empty for 'generic'.
+    channels: axes of the output that come from the kernel.
   """
 
   kind: str
@@ -38,6 +39,7 @@ class Layer(NamedTuple):
   kernel: int | None
   bias: int | None
   equation: dict[str, Any]
+  channels: range = range(0)
 
 
 def find(
@@ -83,7 +85,8 @@ def find(
     return Layer('generic', tuple(x), h, None, None, {})
   first = equations[readers[0]]
   kind = _KINDS[first.primitive.name]
-  return Layer(kind, tuple(x), h, kernel, bias, dict(first.params))
+  channels = _channels(first, jaxprs.abstract(h).ndim)
+  return Layer(kind, tuple(x), h, kernel, bias, dict(first.params), channels)
 
 
 def _is_float(value: jaxprs.Var) -> bool:

@@ -36,6 +36,7 @@ class Rollout(NamedTuple):
     base_state: the base optimizer's new state.
     feedback_ratio: root mean square of ``S e`` over that of ``d``.
     clipped_share: share of feedback weights that the trust region shortened.
+    smallest_factor: of the backward sweep.
   """
 
   updates: list[Array]
@@ -43,59 +44,73 @@ class Rollout(NamedTuple):
   base_state: Any
   feedback_ratio: Array
   clipped_share: Array
+  smallest_factor: Array
 
 
-def closed_loop(
-  problem: values.Problem,
-  sweep: values.Sweep,
-  trajectory: trajectory_lib.Trajectory,
-  directions: Sequence[trajectory_lib.Directions],
-) -> Rollout:
+class Plan(NamedTuple):
+  """What is known before anything is decided.
+
+  Attributes:
+    problem: what a backward sweep works on.
+    trajectory: the nominal trajectory.
+    directions: propagated to every stage.
+  """
+
+  problem: values.Problem
+  trajectory: trajectory_lib.Trajectory
+  directions: Sequence[trajectory_lib.Directions]
+
+
+def closed_loop(plan: Plan, sweep: values.Sweep) -> Rollout:
   """Updates the controls in order, each with the feedback of those before.
 
   Args:
-    problem: what the backward sweep worked on.
-    sweep: its result.
-    trajectory: the nominal trajectory.
-    directions: propagated to every stage.
+    plan: of the step.
+    sweep: result of the backward sweep.
 
   Returns:
     Updates, the base's new state and statistics.
   """
+  problem, trajectory, directions = plan
   done = _Done(problem, sweep)
   answers: list[Array] = []
   clipped = sweep.clipped
   state, aux = trajectory.points[0].state, trajectory.points[0].fixed.aux
-  for t, point in enumerate(trajectory.points):
-    control, weights = problem.controls[t], sweep.values[t].slope
-    if t > 0:
-      change = tuple(map(jnp.subtract, state, point.state))
-      e = done.outcome(t, directions[t], change)
+  for n, span in enumerate(problem.spans):
+    weights = sweep.values[n].slope
+    if n > 0:
+      t = span[0]
+      change = tuple(map(jnp.subtract, state, trajectory.points[t].state))
+      e = done.outcome(n, directions[t], change)
       answer, shortened = values.shorten(
-        sweep.values[t].answer(e), problem.radius
+        sweep.values[n].answer(e), problem.radius
       )
       weights = weights + answer
       clipped += shortened
       answers.append(answer)
-    total = values.open_gain(
-      problem, problem.sensitivities[t], control, weights
-    )
-    done.gradients.update(zip(control, total, strict=True))
-    step = problem.base.step(control, done.gradient, done.observed)
-    done.updates.update(zip(control, step, strict=True))
-    if t + 1 < len(problem.controls):
-      u = _updated(point.control, control, done.updates)
-      v = _updated(point.shared, point.stage.shared, done.updates)
-      fixed = dataclasses.replace(point.fixed, aux=aux)
-      state, aux = point.stage(state, u, v, fixed)
-  batch, size = problem.terminal.slope.shape[0], len(done.updates)
-  return Rollout(
-    [done.updates[i] for i in range(size)],
-    [done.gradients[i] for i in range(size)],
-    problem.base.finish(done.gradient, done.observed),
+    done.decide(n, weights)
+    if n + 1 < len(problem.spans):
+      for t in span:
+        point = trajectory.points[t]
+        u = _updated(point.control, point.stage.control, done.updates)
+        v = _updated(point.shared, point.stage.shared, done.updates)
+        fixed = dataclasses.replace(point.fixed, aux=aux)
+        state, aux = point.stage(state, u, v, fixed)
+  batch = problem.terminal.slope.shape[0]
+  return done.rollout(
     _ratio(answers, [value.slope for value in sweep.values[1:]]),
     clipped / max(sweep.checked + batch * len(answers), 1),
   )
+
+
+def open_loop(plan: Plan) -> Rollout:
+  """Updates the controls without feedback: every ``Q_ux`` is zero."""
+  problem = plan.problem
+  sweep = values.frozen(problem)
+  done = _Done(problem, sweep)
+  for n in range(len(problem.spans)):
+    done.decide(n, problem.terminal.slope)
+  return done.rollout(jnp.zeros(()), jnp.zeros(()))
 
 
 class _Done:
@@ -106,30 +121,46 @@ class _Done:
     self.updates: dict[int, Array] = {}
     self.gradients: dict[int, Array] = {}
 
+  def decide(self, n: int, weights: Array) -> None:
+    """The base's step of decision ``n`` for these sample weights."""
+    operator = self._problem.sensitivities[n]
+    total = values.open_gain(self._problem, operator, weights)
+    self.gradients.update(zip(operator.control, total, strict=True))
+    step = self._problem.base.step(operator.control, self.gradient)
+    self.updates.update(zip(operator.control, step, strict=True))
+
+  def rollout(self, feedback_ratio: Array, clipped_share: Array) -> Rollout:
+    """The result, once all is decided."""
+    size = len(self.updates)
+    return Rollout(
+      [self.updates[i] for i in range(size)],
+      [self.gradients[i] for i in range(size)],
+      self._problem.base.finish(self.gradient),
+      feedback_ratio,
+      clipped_share,
+      self._sweep.smallest_factor,
+    )
+
   def gradient(self, i: int) -> Array:
     """The final gradient of a leaf, or its open-loop one if still ahead."""
     if i in self.gradients:
       return self.gradients[i]
-    problem = self._problem
-    t = next(t for t, c in enumerate(problem.controls) if i in c)
-    control, slope = problem.controls[t], self._sweep.values[t].slope
-    gains = values.open_gain(problem, problem.sensitivities[t], control, slope)
-    return gains[control.index(i)]
-
-  def observed(self, i: int) -> Array:
-    """What the curvature of a leaf is observed from."""
-    known = self._sweep.observed
-    return known[i] if i in known else self.gradients[i]
+    operators = self._problem.sensitivities
+    n = next(n for n, o in enumerate(operators) if i in o.control)
+    slope = self._sweep.values[n].slope
+    gains = values.open_gain(self._problem, operators[n], slope)
+    return gains[operators[n].control.index(i)]
 
   def outcome(
-    self, t: int, directions: trajectory_lib.Directions, change: Arrays
+    self, n: int, directions: trajectory_lib.Directions, change: Arrays
   ) -> Array:
-    """``e`` at the cut before stage ``t``, ``[B, R]``."""
+    """``e`` at the cut before decision ``n``, ``[B, R]``."""
     batch, rank = self._problem.terminal.slope.shape
     e = trajectory_lib.dot(directions.state, change, batch)
-    for s, control in enumerate(self._problem.controls[:t]):
-      update = graph_lib.pick(self.updates, control)
-      e += self._problem.sensitivities[s].shared_change(update, after=t - 1)
+    last = self._problem.spans[n][0] - 1
+    for operator in self._problem.sensitivities[:n]:
+      update = graph_lib.pick(self.updates, operator.control)
+      e += operator.shared_change(update, after=last)
     return jnp.broadcast_to(e, (batch, rank))
 
 

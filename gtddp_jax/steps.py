@@ -5,7 +5,7 @@ A step only proposes; whether it is taken is decided where the state is kept.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -16,6 +16,9 @@ from gtddp_jax import (
   bellman,
   coupled,
   errors,
+  natural,
+  player,
+  preconditioned,
   rollout,
   sensitivity,
   stagewise,
@@ -61,6 +64,7 @@ class Recipe(NamedTuple):
   expand: terminal_lib.TerminalValue
   level: values.Level
   trust_region: float | None
+  cooperate: bool
 
 
 class Given(NamedTuple):
@@ -105,6 +109,8 @@ class Step(NamedTuple):
 
 def open_loop(recipe: Recipe, given: Given) -> Step:
   """The base's own step; computes the gradients if none are given."""
+  if isinstance(recipe.base, natural.Bound):
+    return _planned(recipe, given, rollout.open_loop)
   grads, changed, measured = _gradients(recipe, given)
   updates, base_state = recipe.base.update(
     grads, given.base_state, given.params, **given.extra_args
@@ -116,6 +122,19 @@ def open_loop(recipe: Recipe, given: Given) -> Step:
 
 def closed_loop(recipe: Recipe, given: Given) -> Step:
   """Linearises, expands the loss, sweeps backward and rolls out forward."""
+
+  def sweep(plan: rollout.Plan) -> rollout.Rollout:
+    return rollout.closed_loop(plan, recipe.level(plan.problem))
+
+  return _planned(recipe, given, sweep)
+
+
+def _planned(
+  recipe: Recipe,
+  given: Given,
+  decide: Callable[[rollout.Plan], rollout.Rollout],
+) -> Step:
+  """A step along the nominal trajectory and its directions."""
   given, changed, measured = _restricted(recipe, given)
   inputs, targets = given.batch
   graph = recipe.graph.for_inputs(inputs)
@@ -130,21 +149,8 @@ def closed_loop(recipe: Recipe, given: Given) -> Step:
     nominal.outputs,
   )
   directions = trajectory.propagate(nominal, expansion.directions)
-  problem = values.Problem(
-    terminal=values.Value(expansion.slope, expansion.curvature),
-    sensitivities=[
-      sensitivity.Sensitivity(graph, nominal, directions, t)
-      for t in range(len(graph.stages))
-    ],
-    controls=[stage.control for stage in graph.stages],
-    base=stagewise.Stagewise(
-      recipe.base, given.base_state, given.params, given.extra_args
-    ),
-    given=None if given.grads is None else jax.tree.leaves(given.grads),
-    radius=_radius(recipe.trust_region, expansion.slope),
-  )
-  sweep = recipe.level(problem)
-  result = rollout.closed_loop(problem, sweep, nominal, directions)
+  problem = _problem(recipe, given, graph, expansion, (nominal, directions))
+  result = decide(rollout.Plan(problem, nominal, directions))
   tree = jax.tree.structure(given.params)
   return Step(
     jax.tree.unflatten(tree, result.updates),
@@ -155,9 +161,55 @@ def closed_loop(recipe: Recipe, given: Given) -> Step:
       'loss': jnp.mean(losses),
       'feedback_ratio': result.feedback_ratio,
       'clipped_share': result.clipped_share,
-      'smallest_factor': sweep.smallest_factor,
+      'smallest_factor': result.smallest_factor,
       **measured,
     },
+  )
+
+
+def _problem(
+  recipe: Recipe,
+  given: Given,
+  graph: graph_lib.LayerGraph,
+  expansion: terminal_lib.Expansion,
+  linearised: tuple[trajectory.Trajectory, list[trajectory.Directions]],
+) -> values.Problem:
+  """What the level works on."""
+  spans = graph.decisions(recipe.cooperate)
+  operators = [
+    sensitivity.Sensitivity(
+      [player.Player(graph, *linearised, t) for t in span],
+      *expansion.slope.shape,
+    )
+    for span in spans
+  ]
+  return values.Problem(
+    terminal=values.Value(expansion.slope, expansion.curvature),
+    sensitivities=operators,
+    spans=spans,
+    base=_decider(recipe, given, expansion, operators),
+    given=None if given.grads is None else jax.tree.leaves(given.grads),
+    radius=_radius(recipe.trust_region, expansion.slope),
+  )
+
+
+def _decider(
+  recipe: Recipe,
+  given: Given,
+  expansion: terminal_lib.Expansion,
+  operators: list[sensitivity.Sensitivity],
+) -> stagewise.Decider:
+  """The base, asked one decision at a time."""
+  if isinstance(recipe.base, natural.Bound):
+    return preconditioned.Preconditioned(
+      recipe.base,
+      given.base_state,
+      given.params,
+      operators,
+      terminal_lib.square_root(expansion.curvature),
+    )
+  return stagewise.Stagewise(
+    recipe.base, given.base_state, given.params, given.extra_args
   )
 
 

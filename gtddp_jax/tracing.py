@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Hashable
-from typing import Any
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from gtddp_jax import building, errors, jaxprs
 from gtddp_jax import cuts as cuts_lib
+from gtddp_jax import game as game_lib
 from gtddp_jax import graph as graph_lib
 
 KeyPath = tuple[Any, ...]
@@ -130,7 +131,11 @@ class _Network:
 
 
 def _build(
-  network: _Network, owner: Owner, params: Any, inputs: Any
+  network: _Network,
+  owner: Owner,
+  params: Any,
+  inputs: Any,
+  order: str = 'program',
 ) -> graph_lib.LayerGraph:
   """Builds the graph from shapes alone."""
   keyed, _ = jax.tree_util.tree_flatten_with_path(params)
@@ -158,23 +163,19 @@ def _build(
     outputs=complete.outputs[:n_outputs],
     out_shape=shapes.outputs,
   )
-  flow = cuts_lib.analyse(program, len(paths))
-  cuts = cuts_lib.find(program, flow, owners, paths, scales)
-  outputs = _check_outputs(program, flow, scales, batch)
-  starts = [-1, *(c.position for c in cuts[1:])]
-  spans = map(range, starts, [*starts[1:], len(program.equations)])
-  after = [(c.state, c.aux) for c in cuts[1:]] + [cuts_lib.split(outputs)]
-  builder = building.Builder(
-    program,
-    flow,
-    scales,
-    paths,
-    jax.tree.leaves(network.extras.rngs),
-    complete.outputs[n_outputs:],
+  chain = functools.partial(
+    _chain,
+    owners=owners,
+    paths=paths,
+    scales=scales,
+    keys=jax.tree.leaves(network.extras.rngs),
+    changed=complete.outputs[n_outputs:],
   )
-  stages = tuple(map(builder.stage, cuts, spans, after))
+  found = chain(program)
+  while order == 'merge' and (moved := _next_to_merge(found)):
+    found = chain(moved)
   return graph_lib.LayerGraph(
-    stages=stages,
+    stages=found.stages,
     paths=paths,
     params=params,
     inputs=inputs,
@@ -182,13 +183,55 @@ def _build(
     changed=shapes.collections,
     extras=network.extras,
     batch_size=batch,
-    finish=builder.finish(*after[-1]),
+    games=found.games,
+    order=order,
+    finish=found.finish,
     retrace=functools.cache(
-      lambda tree, leaves: _build(
-        network, owner, params, jax.tree.unflatten(tree, leaves)
+      lambda tree, leaves, order: _build(
+        network, owner, params, jax.tree.unflatten(tree, leaves), order
       )
     ),
   )
+
+
+class _Chain(NamedTuple):
+  """A program cut into stages."""
+
+  program: jaxprs.Program
+  flow: cuts_lib.Flow
+  cuts: list[cuts_lib.Cut]
+  stages: tuple[graph_lib.Stage, ...]
+  games: tuple[graph_lib.Game, ...]
+  finish: Callable[..., graph_lib.Arrays]
+
+
+def _chain(
+  program: jaxprs.Program,
+  owners: Sequence[tuple[str, str]],
+  paths: tuple[str, ...],
+  scales: dict[jaxprs.Var, bool],
+  keys: Sequence[Any],
+  changed: Sequence[Any],
+) -> _Chain:
+  """Cuts a program, whose outputs are those of the network alone."""
+  flow = cuts_lib.analyse(program, len(paths))
+  cuts = cuts_lib.find(program, flow, owners, paths, scales)
+  outputs = _check_outputs(program, flow, scales)
+  starts = [-1, *(c.position for c in cuts[1:])]
+  spans = map(range, starts, [*starts[1:], len(program.equations)])
+  after = [(c.state, c.aux) for c in cuts[1:]] + [cuts_lib.split(outputs)]
+  builder = building.Builder(program, flow, scales, paths, keys, changed)
+  stages = tuple(map(builder.stage, cuts, spans, after))
+  games = tuple(game_lib.find(program, flow, cuts, stages, scales))
+  return _Chain(program, flow, cuts, stages, games, builder.finish(*after[-1]))
+
+
+def _next_to_merge(chain: _Chain) -> jaxprs.Program | None:
+  """The program with one more game's players in a row, if one is not."""
+  for game in chain.games:
+    if game.stages[-1] - game.stages[0] >= len(game.stages):
+      return game_lib.next_to_merge(chain.program, chain.flow, chain.cuts, game)
+  return None
 
 
 def _owner(owner: Owner, path: KeyPath) -> tuple[str, str]:
@@ -287,7 +330,6 @@ def _check_outputs(
   program: jaxprs.Program,
   flow: cuts_lib.Flow,
   scales: dict[jaxprs.Var, bool],
-  batch: int,
 ) -> tuple[jaxprs.Var, ...]:
   """The outputs that a control moves; every output must have a batch axis."""
   keyed = jax.tree_util.tree_flatten_with_path(program.out_shape)[0]
@@ -295,7 +337,7 @@ def _check_outputs(
     if not (jaxprs.is_variable(value) and scales.get(value, False)):
       raise errors.BatchAxisError(
         f'Output {building.join(path) or "(the whole)"!r} has shape '
-        f'{list(shape.shape)}: expected the batch ({batch}) as its leading '
+        f'{list(shape.shape)}: expected the batch as its leading '
         f'axis. Return per-sample outputs; the loss takes their mean.'
       )
   return tuple(dict.fromkeys(v for v in program.outputs if v in flow.moving))

@@ -6,6 +6,7 @@ is not taken. What a step is, is in ``steps``.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -14,11 +15,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gtddp_jax import curvature, errors, factors, steps, values
+from gtddp_jax import curvature, errors, factors, natural, steps, values
 from gtddp_jax import graph as graph_lib
 from gtddp_jax import terminal as terminal_lib
 
 Array = jax.Array
+
+COOPERATIONS = ('none', 'kronecker', 'schur')
 
 # What is measured by every update, and its value where nothing measures it.
 _MEASURED = MappingProxyType(
@@ -70,14 +73,18 @@ def gt_ddp(
     loss: ``(outputs, targets) -> [B]``, see ``losses``.
     base: any optax transformation (keyword arguments that it needs are passed
       to ``update``); a ``value`` other than 'frozen' needs one of ``sgd``,
-      ``rmsprop``, ``adam`` of this library, which carry ``Q_uu``.
+      ``rmsprop``, ``adam``, ``kfac``, ``ekfac`` of this library, which carry
+      ``Q_uu``.
     terminal: value function at the outputs: 'gradient' (rank one),
       'gauss_newton' (the loss' exact Hessian), ``sampled(m)``,
       ``truncated(r)``, ``subset(terminal, n)``, or a ``TerminalValue``.
     value: 'frozen' (only feedback), 'bellman' (the paper's recursion) or
       'coupled' (exact over the batch, with the Gauss-Newton term in ``Q_uu``);
       ``Bellman(memory)`` or ``Coupled(memory)`` bound their memory.
-    cooperation: 'none'; joint decisions need a Kronecker curvature.
+    cooperation: how stages whose outputs meet in one add decide together:
+      'none', 'kronecker' (as one layer, Theorem 3) or 'schur' (the joint block
+      system). Needs ``kfac`` or ``ekfac``: a first-order base has no curvature
+      between players, so this changes nothing there, and a warning says so.
     feedback: whether layers answer each other. Without it every ``Q_ux`` is
       zero, and the updates are the base's own at every ``value`` (Prop. 1, 4).
     trust_region: largest length of a sample's ``S e``, and of how far
@@ -92,22 +99,49 @@ def gt_ddp(
   Raises:
     OptionError: for an option that has no meaning, or a base without ``Q_uu``.
   """
+  _check({
+    'graph': graph, 'loss': loss, 'base': base, 'terminal': terminal,
+    'value': value, 'cooperation': cooperation, 'feedback': feedback,
+    'trust_region': trust_region,
+  })  # fmt: skip
+  cooperate = cooperation != 'none' and _plays(graph, base)
+  if cooperate:
+    graph = graph.in_order('merge')
   recipe = steps.Recipe(
     graph,
     loss,
-    base,
+    _ready(base, graph, cooperation if cooperate else 'none'),
     terminal_lib.named(terminal),
     steps.level(value),
     trust_region,
+    cooperate,
   )
-  _check(
-    recipe,
-    {'cooperation': cooperation, 'feedback': feedback},
-  )
-  recipe = recipe._replace(base=optax.with_extra_args_support(base))
   return _transformation(
     recipe, steps.closed_loop if feedback else steps.open_loop
   )
+
+
+def _plays(graph: graph_lib.LayerGraph, base: Any) -> bool:
+  """Whether cooperation changes anything; warns if it does not."""
+  missing = 'no stages whose outputs meet in one add (see graph.summary())'
+  if not isinstance(base, natural.Kronecker):
+    missing = 'a first-order base, which has no curvature between players'
+  elif graph.games:
+    return True
+  warnings.warn(
+    f'cooperation changes nothing here: got {missing}. Use kfac or ekfac on a '
+    f"network with parallel layers, or cooperation='none'.",
+    stacklevel=3,
+  )
+  return False
+
+
+def _ready(base: Any, graph: graph_lib.LayerGraph, cooperation: str) -> Any:
+  """A base that can be initialised and stepped."""
+  if not isinstance(base, natural.Kronecker):
+    return optax.with_extra_args_support(base)
+  spans = graph.decisions(cooperation != 'none')
+  return natural.bind(base, graph, spans, cooperation)
 
 
 def _transformation(
@@ -245,39 +279,51 @@ def _poisoned_square(gradients: Any, updates: Any) -> Array:
   return jnp.sum(jnp.stack(squares))
 
 
-def _check(recipe: steps.Recipe, options: Mapping[str, Any]) -> None:
+def _check(options: Mapping[str, Any]) -> None:
   """Raises ``OptionError`` for what cannot work, before anything is traced."""
-  factors.refuse_factory(recipe.expand)
-  is_base = hasattr(recipe.base, 'init') and hasattr(recipe.base, 'update')
-  bound: Any = recipe.trust_region
-  wrong = [
-    (isinstance(recipe.graph, graph_lib.LayerGraph), 'graph', recipe.graph,
-     'a LayerGraph; make one with trace(apply_fn, params, inputs)'),
-    (callable(recipe.loss), 'loss', recipe.loss,
-     'a function (outputs, targets) -> [B], such as losses.squared_error'),
-    (is_base, 'base', recipe.base,
-     'an optax transformation; call its factory, as in sgd(0.1)'),
-    (callable(recipe.expand), 'terminal', recipe.expand,
-     "'gradient', 'gauss_newton', sampled(m), truncated(r), subset(...) or a "
-     'TerminalValue'),
-    (isinstance(options['feedback'], bool), 'feedback', options['feedback'],
-     'True or False'),
-    (bound is None or _is_positive(bound),
-     'trust_region', bound, 'a positive number or None'),
-  ]  # fmt: skip
-  for fine, name, got, expected in wrong:
+  base, terminal = options['base'], terminal_lib.named(options['terminal'])
+  factors.refuse_factory(terminal)
+  bound = options['trust_region']
+  is_base = hasattr(base, 'init') and hasattr(base, 'update')
+  expected = {
+    'graph': (isinstance(options['graph'], graph_lib.LayerGraph),
+      'a LayerGraph; make one with trace(apply_fn, params, inputs)'),
+    'loss': (callable(options['loss']),
+      'a function (outputs, targets) -> [B], such as losses.squared_error'),
+    'base': (is_base,
+      'an optax transformation; call its factory, as in sgd(0.1)'),
+    'terminal': (callable(terminal),
+      "'gradient', 'gauss_newton', sampled(m), truncated(r), subset(...) or a "
+      'TerminalValue'),
+    'feedback': (isinstance(options['feedback'], bool), 'True or False'),
+    'trust_region': (bound is None or _is_positive(bound),
+      'a positive number or None'),
+  }  # fmt: skip
+  for name, (fine, wanted) in expected.items():
     if not fine:
       raise errors.OptionError(
-        f'Invalid {name}: got {got!r}, expected {expected}.'
+        f'Invalid {name}: got {options[name]!r}, expected {wanted}.'
       )
-  errors.check_option('cooperation', options['cooperation'], ('none',))
-  explicit = isinstance(recipe.base, curvature.Base)
-  if options['feedback'] and recipe.level != values.frozen and not explicit:
+  errors.check_option('cooperation', options['cooperation'], COOPERATIONS)
+  level = steps.level(options['value'])
+  if options['feedback'] and level != values.frozen:
+    _check_explicit(base)
+
+
+def _check_explicit(base: Any) -> None:
+  """What a recursion needs of a base."""
+  if not isinstance(base, (curvature.Base, natural.Kronecker)):
     raise errors.OptionError(
       f'This value function needs a base with an explicit Q_uu: '
-      f'expected one of sgd, rmsprop, adam of this library, got '
-      f"{type(recipe.base).__name__}. Use one of them, or value='frozen', "
-      f'which lifts any optax transformation.'
+      f'expected one of sgd, rmsprop, adam, kfac, ekfac of this library, got '
+      f"{type(base).__name__}. Use one of them, or value='frozen', which lifts "
+      f'any optax transformation.'
+    )
+  if isinstance(base, natural.Kronecker) and base.settings.norm_constraint:
+    raise errors.OptionError(
+      "Invalid norm_constraint: got one with a value other than 'frozen', "
+      'whose recursion takes steps before all of them are known: expected '
+      'None. Use trust_region, or a smaller learning rate.'
     )
 
 

@@ -21,9 +21,6 @@ from gtddp_jax import stagewise as stagewise_lib
 Array = jax.Array
 Arrays = tuple[jax.Array, ...]
 
-MEMORY = 2**28
-_ITEM = 4  # bytes of a float32
-
 
 class Answering(Protocol):
   """A value function in the span of the directions."""
@@ -56,9 +53,8 @@ class Sweep(NamedTuple):
   """What the backward sweep leaves for the rollout.
 
   Attributes:
-    values: per stage, the value function whose ``d + S e`` weighs the samples.
-    observed: ``Q_u`` of each leaf, by flat parameter index; the curvature of
-      the base is taken from it. Empty if the level needs no curvature.
+    values: per decision, the value function whose ``d + S e`` weighs its
+      samples.
     smallest_factor: least factor by which a stage contracts ``S``, before
       clamping.
     clipped: how many slopes the trust region shortened.
@@ -66,7 +62,6 @@ class Sweep(NamedTuple):
   """
 
   values: Sequence[Answering]
-  observed: dict[int, Array]
   smallest_factor: Array
   clipped: Array
   checked: int
@@ -77,8 +72,8 @@ class Problem(NamedTuple):
 
   Attributes:
     terminal: the value function at the outputs.
-    sensitivities: one operator per stage.
-    controls: flat parameter indices of each stage's control.
+    sensitivities: one operator per decision.
+    spans: the stages of each decision.
     base: the base optimizer, one stage at a time.
     given: open-loop gradients by flat index that replace ``combine(d_T)``, or
       None.
@@ -87,8 +82,8 @@ class Problem(NamedTuple):
 
   terminal: Value
   sensitivities: Sequence[sensitivity.Sensitivity]
-  controls: Sequence[tuple[int, ...]]
-  base: stagewise_lib.Stagewise
+  spans: Sequence[range]
+  base: stagewise_lib.Decider
   given: Sequence[Array] | None
   radius: Array | None
 
@@ -98,9 +93,9 @@ Level = Callable[[Problem], Sweep]
 
 def frozen(problem: Problem) -> Sweep:
   """Keeps the terminal value function: only the feedback acts."""
+  problem.base.observe_rest(problem.terminal.slope)
   return Sweep(
-    [problem.terminal] * len(problem.controls),
-    {},
+    [problem.terminal] * len(problem.spans),
     jnp.ones(()),
     jnp.zeros(()),
     checked=0,
@@ -114,22 +109,15 @@ def times(left: Array, right: Array) -> Array:
   return left @ right
 
 
-def numbers(memory: int) -> int:
-  """How many numbers fit in so many bytes."""
-  return max(1, memory // _ITEM)
-
-
 def open_gain(
-  problem: Problem,
-  operator: sensitivity.Sensitivity,
-  control: tuple[int, ...],
-  weights: Array,
+  problem: Problem, operator: sensitivity.Sensitivity, weights: Array
 ) -> Arrays:
   """``Q_u`` for sample weights; on top of the given gradients, if any."""
   if problem.given is None:
     return operator.combine(weights)
   more = operator.combine(weights - problem.terminal.slope)
-  return tuple(problem.given[i] + g for i, g in zip(control, more, strict=True))
+  pairs = zip(operator.control, more, strict=True)
+  return tuple(problem.given[i] + g for i, g in pairs)
 
 
 def shorten(weights: Array, radius: Array | None) -> tuple[Array, Array]:

@@ -12,7 +12,7 @@ import pytest
 from jax import lax
 
 import gtddp_jax as gt
-from gtddp_jax import sensitivity, terminal, trajectory
+from gtddp_jax import inverses, player, sensitivity, terminal, trajectory
 
 RNG = np.random.default_rng(2)
 ApplyFn = Callable[[Any, jax.Array], jax.Array]
@@ -151,17 +151,20 @@ def test_the_operator_is_that_of_the_gradient_matrix(
     expansion = terminal.gradient(gt.losses.squared_error, nominal.outputs, y)
     directions = trajectory.propagate(nominal, expansion.directions)
     gram_of, kernel_of = (
-      sensitivity.Sensitivity(graph, nominal, directions, t) for _ in range(2)
+      sensitivity.Sensitivity(
+        [player.Player(graph, nominal, directions, t)], x.shape[0], 1
+      )
+      for _ in range(2)
     )
     weights = jnp.arange(1.0, 4.0)[:, None]
     before = kernel_of.combine(weights)
-    gram_of.prepare(cross=False, isotropic=isotropic, memory=memory)
-    kernel_of.prepare(cross=True, isotropic=isotropic, memory=memory)
+    gram_of.prepare(cross=False, isotropic=isotropic, memory=4 * memory)
+    kernel_of.prepare(cross=True, isotropic=isotropic, memory=4 * memory)
     k = tuple(
       jnp.cos(jnp.arange(leaves[i].size)).reshape(leaves[i].shape)
       for i in control
     )
-    inverse = diagonal(k, isotropic)
+    inverse = inverses.Diagonal(diagonal(k, isotropic))
     return (
       gram_of.gram(inverse)[:, 0, 0],
       kernel_of.kernel(inverse)[:, 0, :, 0],

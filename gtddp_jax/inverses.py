@@ -1,0 +1,158 @@
+"""``Q_uu^-1`` as an operator on gradients.
+
+A first-order base has a diagonal. A Kronecker base is diagonal in a basis: with
+``G`` the ``c x a`` matrix of a gradient,
+
+    Q_uu^-1 G = V (D * (V^T G W)) W^T
+
+where ``*`` is elementwise. KFAC has the damped roots of the factors in ``V``
+and ``W`` and a number as ``D``; EKFAC has eigenvectors and a matrix. Players
+who decide together are blocks of one layer: ``G`` is then block-diagonal, and
+``V`` and ``W`` have one block of rows per player.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from gtddp_jax import contractions, linalg
+
+Array = jax.Array
+Arrays = tuple[jax.Array, ...]
+
+
+class Packing(Protocol):
+  """How the leaves of a control lie in a row ``[p]``."""
+
+  @property
+  def shapes(self) -> tuple[tuple[int, ...], ...]:
+    """Shapes of the leaves."""
+
+  def pack(self, leaves: Arrays) -> Array:
+    """Leaves like the control as a row."""
+
+  def unpack(self, row: Array) -> Arrays:
+    """The leaves in a row, in the dtypes of the control."""
+
+
+class OnFactors(NamedTuple):
+  """Factors of gradients and the diagonal left between them.
+
+  ``g . Q_uu^-1 g'`` is ``sum (of_kernel * x x' + of_bias) h h'``.
+  """
+
+  x: Array
+  h: Array
+  of_kernel: Array
+  of_bias: Array
+
+
+class Inverse(Protocol):
+  """``Q_uu^-1`` of one control."""
+
+  def apply(self, rows: Array, packing: Packing) -> Array:
+    """``Q_uu^-1`` times each row of ``[..., p]``."""
+
+  def on_factors(
+    self, product: contractions.Contraction, factors: contractions.Factors
+  ) -> OnFactors:
+    """The same for rows that are given by their factors."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Diagonal:
+  """The diagonal of ``Q_uu^-1`` by leaf: each a scalar, or like the leaf."""
+
+  leaves: Arrays
+
+  def apply(self, rows: Array, packing: Packing) -> Array:
+    """See ``Inverse``."""
+    pairs = zip(self.leaves, packing.shapes, strict=True)
+    row = packing.pack(tuple(jnp.broadcast_to(d, s) for d, s in pairs))
+    return linalg.times(row, rows)
+
+  def on_factors(
+    self, product: contractions.Contraction, factors: contractions.Factors
+  ) -> OnFactors:
+    """See ``Inverse``."""
+    of_kernel = self.leaves[product.kernel]
+    of_bias = (
+      jnp.zeros(()) if product.bias is None else self.leaves[product.bias]
+    )
+    return OnFactors(
+      *factors,
+      product.matrix(of_kernel) if of_kernel.ndim else of_kernel,
+      of_bias.reshape(1, -1) if of_bias.ndim else of_bias,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Rotated:
+  """``V``, ``W`` and ``D`` (see the module's head); one block per player.
+
+  Attributes:
+    out: blocks of ``V``, ``[c_p, C]`` (``[c]`` for a diagonal).
+    into: blocks of ``W``, ``[a_p, A]`` (``[a]`` for a diagonal).
+    scale: ``D``, ``[C, A]`` or a number.
+  """
+
+  out: Arrays
+  into: Arrays
+  scale: Array
+
+  def rotate(self, rows: Array) -> Array:
+    """``V^T G W``: rows ``[..., p]`` as matrices ``[..., C, A]``."""
+    pieces = [
+      linalg.right(linalg.left(v, g), w)
+      for v, g, w in zip(self.out, self._split(rows), self.into, strict=True)
+    ]
+    return functools.reduce(jnp.add, pieces)
+
+  def apply(self, rows: Array, packing: Packing | None = None) -> Array:
+    """See ``Inverse``."""
+    del packing
+    rotated = self.rotate(rows.astype(self.scale.dtype))
+    return self.back(linalg.times(self.scale, rotated))
+
+  def back(self, matrices: Array) -> Array:
+    """``V Y W^T``: ``[..., C, A]`` as rows ``[..., p]``, blocks end to end."""
+    pieces = [
+      linalg.right(
+        linalg.left(linalg.transposed(v), matrices), linalg.transposed(w)
+      ).reshape(*matrices.shape[:-2], -1)
+      for v, w in zip(self.out, self.into, strict=True)
+    ]
+    return pieces[0] if len(pieces) == 1 else jnp.concatenate(pieces, axis=-1)
+
+  def on_factors(
+    self, product: contractions.Contraction, factors: contractions.Factors
+  ) -> OnFactors:
+    """See ``Inverse``; for a single player."""
+    x = linalg.right(product.homogeneous(factors.x), self.into[0])
+    h = linalg.right(factors.h, self.out[0])
+    return OnFactors(x, h, self.scale, jnp.zeros(()))
+
+  def times(self, factor: Array) -> Rotated:
+    """This operator times a number."""
+    return dataclasses.replace(self, scale=self.scale * factor)
+
+  def _split(self, rows: Array) -> list[Array]:
+    """The matrix of each player, ``[..., c_p, a_p]``."""
+    pairs = zip(self.out, self.into, strict=True)
+    return split(rows, [(v.shape[0], w.shape[0]) for v, w in pairs])
+
+
+def split(rows: Array, sizes: Sequence[tuple[int, int]]) -> list[Array]:
+  """Rows ``[..., p]`` as one matrix ``[..., c, a]`` for each of ``sizes``."""
+  matrices, start = [], 0
+  for c, a in sizes:
+    piece = rows[..., start : start + c * a]
+    matrices.append(piece.reshape(*rows.shape[:-1], c, a))
+    start += c * a
+  return matrices

@@ -1,0 +1,385 @@
+"""One decision's Kronecker curvature: running factors, their basis, and ``M``.
+
+Every so many steps the factors ``A`` and ``B`` (``moments``) are averaged anew,
+and every so many their eigenvectors ``W`` and ``V`` are renewed::
+
+    KFAC    M = (A + pi sqrt(gamma) I) x (B + sqrt(gamma) / pi I)
+    EKFAC   M = (W x V) (s + gamma) (W x V)^T       s = E[(V^T G_i W)^2]
+
+EKFAC's ``s`` is averaged at every step, and carried over into a new basis as
+the diagonal of the old curvature there. Players who cooperate are one layer
+with one basis ('kronecker', Theorem 3), or a basis each and their correlation
+('schur').
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gtddp_jax import errors, inverses, joint, linalg, moments, sensitivity
+
+Array = jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Statistics:
+  """How a Kronecker base estimates its curvature.
+
+  Attributes:
+    decay: of the running averages of ``A``, ``B`` and ``s``; less during the
+      first steps, which count equally.
+    every: steps between renewals of ``A`` and ``B``.
+    basis_every: steps between renewals of their eigenvectors.
+    source: what ``B`` and ``s`` come from: 'slope', the derivative ``V_h`` of
+      the value function (the paper's), or 'curvature', the columns of the
+      terminal's ``V_hh``: exact Gauss-Newton with ``terminal='gauss_newton'``.
+    positions: 'expand' or 'reduce', for layers used at several positions.
+    largest: sides of more rows keep only the diagonal of their factor.
+  """
+
+  decay: float = 0.95
+  every: int = 10
+  basis_every: int = 50
+  source: str = 'slope'
+  positions: str = 'expand'
+  largest: int = 4096
+
+  def __post_init__(self) -> None:
+    """Raises ``OptionError`` for a value that has no meaning."""
+    for name in ('every', 'basis_every', 'largest'):
+      errors.check_positive(f'Statistics: {name}', getattr(self, name))
+    errors.check_option('Statistics: source', self.source, SOURCES)
+    errors.check_option(
+      'Statistics: positions', self.positions, moments.POSITIONS
+    )
+    if not 0 <= self.decay < 1:
+      raise errors.OptionError(
+        f'Invalid Statistics: decay: got {self.decay!r}, expected a number '
+        f'from 0 to 1, 1 excluded.'
+      )
+
+
+SOURCES = ('slope', 'curvature')
+
+
+class Layout(NamedTuple):
+  """What is known of a decision before the first batch.
+
+  Attributes:
+    out: c of each player.
+    into: a of each player, with the 1 for a bias.
+    alike: for each player, the first one with the same input rows.
+    apart: whether each player keeps a basis of its own ('schur').
+    coincide: whether all players have equal inputs and cotangents.
+    corrected: whether eigenvalues are EKFAC's.
+  """
+
+  out: tuple[int, ...]
+  into: tuple[int, ...]
+  alike: tuple[int, ...]
+  apart: bool
+  coincide: bool
+  corrected: bool
+
+  def frames(self) -> list[tuple[slice, slice]]:
+    """Rows of ``B`` and ``A`` that each basis spans."""
+    if not self.apart:
+      return [(slice(0, sum(self.out)), slice(0, sum(self.into)))]
+    return list(zip(_slices(self.out), _slices(self.into), strict=True))
+
+
+class Frame(NamedTuple):
+  """A basis, and EKFAC's eigenvalues in it.
+
+  Attributes:
+    out: spectrum of ``B``.
+    into: spectrum of ``A``.
+    moment: ``s``, ``[C, A]``, or None.
+  """
+
+  out: linalg.Spectrum
+  into: linalg.Spectrum
+  moment: Array | None
+
+
+class Block(NamedTuple):
+  """State of one decision.
+
+  Attributes:
+    a: ``A``, or its diagonal.
+    b: ``B``, or its diagonal.
+    frames: one, or one per player.
+    cross: correlation of pairs of players, in the order of pairs.
+  """
+
+  a: Array
+  b: Array
+  frames: tuple[Frame, ...]
+  cross: tuple[joint.Cross, ...]
+
+
+def init(layout: Layout, largest: int, dtype: jnp.dtype) -> Block:
+  """The state before the first step: no factors, the identity as basis."""
+
+  def side(sizes: Sequence[int]) -> Array:
+    n = sum(sizes)
+    return jnp.zeros((n, n) if n <= largest else (n,), dtype)
+
+  a, b = side(layout.into), side(layout.out)
+
+  def spectrum(part: Array) -> linalg.Spectrum:
+    n = part.shape[0]
+    unit = jnp.ones((n,), dtype) if part.ndim == 1 else jnp.eye(n, dtype=dtype)
+    return linalg.Spectrum(jnp.zeros((n,), dtype), unit)
+
+  frames = []
+  for rows, columns in layout.frames():
+    out, into = spectrum(_part(b, rows)), spectrum(_part(a, columns))
+    shape = (len(out.values), len(into.values))
+    moment = jnp.zeros(shape, dtype) if layout.corrected else None
+    frames.append(Frame(out, into, moment))
+  block = Block(a, b, tuple(frames), ())
+  return block._replace(cross=_cross(layout, block))
+
+
+def measured(
+  layout: Layout,
+  operator: sensitivity.Sensitivity,
+  mix: Array,
+  statistics: Statistics,
+) -> tuple[Array, Array]:
+  """``A`` and ``B`` of a batch; ``mix`` ``[B, R, K]`` makes columns."""
+  products = [p.product for p in operator.players if p.product is not None]
+  factors = [p.factors() for p in operator.players]
+  positions, largest = statistics.positions, statistics.largest
+  first = sorted(set(layout.alike))
+  a = moments.of_inputs(
+    [products[p] for p in first],
+    [factors[p] for p in first],
+    positions,
+    whole=sum(layout.into) <= largest,
+  )
+  if len(first) < len(products):
+    parts = _slices([layout.into[p] for p in first])
+    rows = np.concatenate([np.r_[parts[first.index(p)]] for p in layout.alike])
+    a = a[rows] if a.ndim == 1 else a[rows][:, rows]
+  b = moments.of_cotangents(
+    products, factors, positions, mix, whole=sum(layout.out) <= largest
+  )
+  return a, b
+
+
+def averaged(old: Array, new: Array, decay: float, count: Array) -> Array:
+  """A running average whose first steps count equally.
+
+  What is not finite is ignored.
+  """
+  beta = jnp.minimum(decay, count / (count + 1)).astype(old.dtype)
+  mean = beta * old + (1 - beta) * new.astype(old.dtype)
+  return jnp.where(jnp.isfinite(jnp.sum(mean)), mean, old)
+
+
+def renewed(layouts: Sequence[Layout], blocks: Sequence[Block]) -> list[Block]:
+  """The blocks with eigenvectors of their present factors."""
+  sides = [
+    part
+    for layout, block in zip(layouts, blocks, strict=True)
+    for rows, columns in layout.frames()
+    for part in (_part(block.b, rows), _part(block.a, columns))
+  ]
+  spectra = iter(linalg.spectra(sides))
+  result = []
+  for layout, block in zip(layouts, blocks, strict=True):
+    frames = tuple(
+      _carried(frame, Frame(next(spectra), next(spectra), frame.moment))
+      for frame in block.frames
+    )
+    block = block._replace(frames=frames)
+    result.append(block._replace(cross=_cross(layout, block)))
+  return result
+
+
+def with_moment(
+  layout: Layout,
+  block: Block,
+  operator: sensitivity.Sensitivity,
+  mix: Array,
+  average: tuple[float, Array],
+) -> Block:
+  """The block with EKFAC's eigenvalues averaged over one more batch.
+
+  Args:
+    layout: of the block.
+    block: as it was.
+    operator: of the decision, prepared.
+    mix: ``[B, R, K]``, makes columns.
+    average: decay, and the count of batches so far.
+
+  Returns:
+    The block.
+  """
+  bases = _bases(layout, block)
+  if operator.in_factors:
+    squares = [_of_factors(operator, bases[0], mix)]
+  else:
+    squares = _of_gradients(operator, bases, mix)
+  frames = tuple(
+    frame._replace(moment=averaged(frame.moment, square, *average))
+    for frame, square in zip(block.frames, squares, strict=True)
+    if frame.moment is not None
+  )
+  return block._replace(frames=frames)
+
+
+def inverse(
+  layout: Layout, block: Block, damping: float | Array
+) -> inverses.Rotated | joint.Joint:
+  """``M^-1``."""
+  bases = _bases(layout, block)
+  if not layout.corrected and not layout.apart:
+    (frame,), (basis,) = block.frames, bases
+    more_a, more_b = linalg.tikhonov(
+      frame.into.values, frame.out.values, damping
+    )
+    root_a = jax.lax.rsqrt(frame.into.values + more_a)
+    root_b = jax.lax.rsqrt(frame.out.values + more_b)
+    return inverses.Rotated(
+      tuple(linalg.right(v, root_b) for v in basis.out),
+      tuple(linalg.right(w, root_a) for w in basis.into),
+      jnp.ones((), root_a.dtype),
+    )
+  damped = tuple(
+    dataclasses.replace(basis, scale=1 / _eigenvalues(frame, damping))
+    for basis, frame in zip(bases, block.frames, strict=True)
+  )
+  if not layout.apart:
+    return damped[0]
+  pairs = itertools.combinations(range(len(damped)), 2)
+  return joint.Joint(
+    damped,
+    tuple(_coupling(frame, layout.coincide) for frame in block.frames),
+    dict(zip(pairs, block.cross, strict=False)),
+    jnp.ones((), block.a.dtype),
+  )
+
+
+def _eigenvalues(frame: Frame, damping: float | Array) -> Array:
+  """Of the damped ``M``, ``[C, A]``."""
+  if frame.moment is not None:
+    return frame.moment + damping
+  more_a, more_b = linalg.tikhonov(frame.into.values, frame.out.values, damping)
+  return jnp.outer(frame.out.values + more_b, frame.into.values + more_a)
+
+
+def _coupling(frame: Frame, coincide: bool) -> Array:
+  """See ``joint.Joint``."""
+  out, into, moment = frame.out.values, frame.into.values, frame.moment
+  if moment is None:
+    return jnp.outer(out, into) if coincide else jnp.ones((), out.dtype)
+  if coincide:
+    return moment
+
+  def ridge(values: Array) -> Array:
+    eps = float(jnp.finfo(values.dtype).eps)
+    floor = 10 * eps * len(values) * jnp.max(values)
+    return jnp.maximum(values + floor, jnp.finfo(values.dtype).tiny)
+
+  return jnp.sqrt(moment / jnp.outer(ridge(out), ridge(into)))
+
+
+def _carried(old: Frame, new: Frame) -> Frame:
+  """The new frame with the old eigenvalues; the old one if not finite."""
+  moment = old.moment
+  if moment is not None:
+    moment = (
+      linalg.overlap(new.out.vectors, old.out.vectors)
+      @ moment
+      @ linalg.overlap(new.into.vectors, old.into.vectors).T
+    )
+  new = new._replace(moment=moment)
+  total = sum(jnp.sum(leaf) for leaf in jax.tree.leaves(new))
+  finite = jnp.isfinite(total)
+  return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
+
+
+def _cross(layout: Layout, block: Block) -> tuple[joint.Cross, ...]:
+  if not layout.apart or layout.coincide:
+    return ()
+  spans, frames = layout.frames(), block.frames
+  return tuple(
+    joint.cross_between(
+      (frames[p].into.vectors, frames[q].into.vectors),
+      block.a[spans[p][1], spans[q][1]],
+      (frames[p].out.vectors, frames[q].out.vectors),
+      block.b[spans[p][0], spans[q][0]],
+    )
+    for p, q in itertools.combinations(range(len(frames)), 2)
+  )
+
+
+def _bases(layout: Layout, block: Block) -> list[inverses.Rotated]:
+  """The basis of each frame, scaled by one."""
+  one = jnp.ones((), block.a.dtype)
+  vectors = [(f.out.vectors, f.into.vectors) for f in block.frames]
+  if layout.apart or len(layout.out) == 1:
+    return [inverses.Rotated((v,), (w,), one) for v, w in vectors]
+  ((v, w),) = vectors
+  return [
+    inverses.Rotated(
+      tuple(v[rows] for rows in _slices(layout.out)),
+      tuple(w[rows] for rows in _slices(layout.into)),
+      one,
+    )
+  ]
+
+
+def _of_factors(
+  operator: sensitivity.Sensitivity, basis: inverses.Rotated, mix: Array
+) -> Array:
+  """``E[(V^T G W)^2]`` of a layer used once: a product of squares."""
+  x, h, _, _ = operator.factors(basis)
+  h = moments.mixed(h, mix.astype(h.dtype))[:, :, 0]  # [B, K, C]
+  squares = jnp.square(h).sum(axis=1)
+  return squares.T @ jnp.square(x[:, 0]) / operator.batch
+
+
+def _of_gradients(
+  operator: sensitivity.Sensitivity,
+  bases: Sequence[inverses.Rotated],
+  mix: Array,
+) -> list[Array]:
+  """``E[(V^T G W)^2]`` in each basis, from per-sample gradients."""
+  sizes = [
+    (p.product.c, p.product.width) for p in operator.players if p.product
+  ]
+
+  def squares(rows: Array, mix: Array) -> list[Array]:  # [b, R, p], [b, R, K]
+    columns = moments.mixed(rows, mix.astype(rows.dtype))
+    parts = [columns]
+    if len(bases) > 1:
+      parts = [
+        g.reshape(*g.shape[:-2], -1) for g in inverses.split(columns, sizes)
+      ]
+    return [
+      jnp.square(basis.rotate(part)).sum(axis=(0, 1))
+      for basis, part in zip(bases, parts, strict=True)
+    ]
+
+  totals = operator.total(squares, mix)
+  return [total / operator.batch for total in totals]
+
+
+def _slices(sizes: Sequence[int]) -> list[slice]:
+  ends = list(itertools.accumulate(sizes))
+  return [slice(end - n, end) for end, n in zip(ends, sizes, strict=True)]
+
+
+def _part(side: Array, rows: slice) -> Array:
+  return side[rows] if side.ndim == 1 else side[rows, rows]

@@ -1,0 +1,109 @@
+"""Kronecker factors of a decision: ``A = E[x x^T]`` and ``B = E[h h^T]``.
+
+``x`` are the layers' input rows (with a trailing 1 for a bias) and ``h`` the
+cotangents at their outputs; players who decide together have them end to end.
+Where a layer is used at several positions of a sample (pixels, tokens)::
+
+    expand    A = E_{i,t}[x x^T]     B = E_i[sum_t h h^T]
+    reduce    A = E_i[m m^T]         B = E_i[n n^T]
+
+with ``m`` the mean of ``x`` and ``n`` the sum of ``h`` over positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gtddp_jax import contractions
+
+Array = jax.Array
+
+POSITIONS = ('expand', 'reduce')
+
+
+def of_inputs(
+  products: Sequence[contractions.Contraction],
+  factors: Sequence[tuple[Array, Array]],
+  positions: str,
+  *,
+  whole: bool,
+) -> Array:
+  """``A``.
+
+  Args:
+    products: of each player.
+    factors: inputs ``[B, k, ...]`` and cotangents ``[B, R, k, ...]`` of each.
+    positions: 'expand' or 'reduce'.
+    whole: whether to return the matrix, else its diagonal.
+
+  Returns:
+    ``[a, a]`` or ``[a]``, with a the sum over players.
+  """
+  patches = [
+    p.patches_of(h) for p, (_, h) in zip(products, factors, strict=True)
+  ]
+
+  def of_sample(xs: list[Array]) -> Array:
+    pairs = zip(products, patches, xs, strict=True)
+    rows = jnp.concatenate([p.homogeneous(f(x)) for p, f, x in pairs], axis=-1)
+    rows = rows.astype(jnp.promote_types(rows.dtype, jnp.float32))
+    if positions == 'reduce':
+      rows = rows.mean(axis=0, keepdims=True)
+    if not whole:
+      return jnp.square(rows).mean(axis=0)
+    return rows.T @ rows / rows.shape[0]
+
+  xs = [x for x, _ in factors]
+  with jax.default_matmul_precision('float32'):
+    return total_over_samples(of_sample, xs) / xs[0].shape[0]
+
+
+def of_cotangents(
+  products: Sequence[contractions.Contraction],
+  factors: Sequence[tuple[Array, Array]],
+  positions: str,
+  mix: Array,
+  *,
+  whole: bool,
+) -> Array:
+  """``B``; as ``of_inputs``, with ``mix`` ``[B, R, K]`` making columns."""
+  pairs = zip(products, factors, strict=True)
+  rows = jnp.concatenate([p.cotangents(h) for p, (_, h) in pairs], axis=-1)
+  rows = rows.astype(jnp.promote_types(rows.dtype, jnp.float32))
+  if positions == 'reduce':
+    rows = rows.sum(axis=2, keepdims=True)
+  rows = mixed(rows, mix.astype(rows.dtype))
+  flat = rows.reshape(-1, rows.shape[-1])
+  if not whole:
+    return jnp.square(flat).sum(axis=0) / mix.shape[0]
+  with jax.default_matmul_precision('float32'):
+    return flat.T @ flat / mix.shape[0]
+
+
+def mixed(rows: Array, mix: Array) -> Array:
+  """``[B, R, ...]`` as columns ``[B, K, ...]`` by ``mix`` ``[B, R, K]``."""
+  if mix.shape[1:] == (1, 1):
+    return rows * mix.reshape(-1, *(1,) * (rows.ndim - 1))
+  return jnp.einsum('br...,brk->bk...', rows, mix)
+
+
+def total_over_samples(function: Callable[[Any], Array], samples: Any) -> Array:
+  """Sum over the leading axis: in turn on a CPU, at once elsewhere."""
+
+  def in_turn(samples: Any) -> Array:
+    shape = jax.eval_shape(function, jax.tree.map(lambda v: v[0], samples))
+
+    def add(total: Array, sample: Any) -> tuple[Array, None]:
+      return total + function(sample), None
+
+    return jax.lax.scan(add, jnp.zeros(shape.shape, shape.dtype), samples)[0]
+
+  return jax.lax.platform_dependent(
+    samples,
+    cpu=in_turn,
+    default=lambda s: jax.vmap(function)(s).sum(axis=0),
+  )
