@@ -10,7 +10,8 @@ bases, with ``z_p`` the gradients and ``y_p`` the steps::
 corrected eigenvalues ``s`` so scale the correlation as well. Players of equal
 input and equal cotangent (Corollary 7) share a basis in which the system falls
 apart into numbers, ``(D - o) y_p + o sum_q y_q = z_p``; else it is solved by
-preconditioned conjugate gradients to a relative residual of ``eps^(3/4)``.
+conjugate gradients, preconditioned by ``D``, to a relative residual of
+``eps^(3/4)`` over all gradients that are asked for at once.
 """
 
 from __future__ import annotations
@@ -68,9 +69,13 @@ class Joint:
   ) -> Array:
     """See ``inverses.Inverse``."""
     del packing
-    flat = rows.reshape(-1, rows.shape[-1])
-    found = jax.vmap(self._of_row)(flat.astype(self.factor.dtype))
-    return found.reshape(rows.shape)
+    sizes = [(p.out[0].shape[0], p.into[0].shape[0]) for p in self.players]
+    wide = rows.astype(self.factor.dtype)
+    pairs = zip(self.players, inverses.split(wide, sizes), strict=True)
+    z = tuple(p.rotate(g.reshape(*g.shape[:-2], -1)) for p, g in pairs)
+    y = self._conjugate_gradients(z) if self.cross else self._by_numbers(z)
+    steps = [p.back(v) for p, v in zip(self.players, y, strict=True)]
+    return self.factor * jnp.concatenate(steps, axis=-1)
 
   def on_factors(
     self, product: contractions.Contraction, factors: contractions.Factors
@@ -78,21 +83,14 @@ class Joint:
     """Is for single players, and never asked for here."""
     raise NotImplementedError
 
-  def _of_row(self, row: Array) -> Array:
-    sizes = [(p.out[0].shape[0], p.into[0].shape[0]) for p in self.players]
-    pairs = zip(self.players, inverses.split(row, sizes), strict=True)
-    z = tuple(p.rotate(g.ravel()) for p, g in pairs)
-    y = self._conjugate_gradients(z) if self.cross else self._by_numbers(z)
-    steps = [p.back(v) for p, v in zip(self.players, y, strict=True)]
-    return self.factor * jnp.concatenate(steps)
-
   def _by_numbers(self, z: Arrays) -> Arrays:
     total = sum(z[1:], start=z[0])
     diagonal = 1 / self.players[0].scale
     off = self.coupling[0]
     own = diagonal - off
     shared = off / (own + len(z) * off)
-    return tuple((v - shared * total) / own for v in z)
+    times = linalg.times
+    return tuple(times(1 / own, v - times(shared, total)) for v in z)
 
   def _conjugate_gradients(self, z: Arrays) -> Arrays:
     tolerance = float(jnp.finfo(z[0].dtype).eps) ** 0.75
@@ -102,18 +100,24 @@ class Joint:
       tol=tolerance,
       maxiter=MOST_ITERATIONS,
       M=lambda r: tuple(
-        p.scale * v for p, v in zip(self.players, r, strict=True)
+        linalg.times(p.scale, v) for p, v in zip(self.players, r, strict=True)
       ),
     )
     return tuple(solved)
 
   def _times_curvature(self, y: Arrays) -> Arrays:
-    scaled = [e * v for e, v in zip(self.coupling, y, strict=True)]
-    result = [v / p.scale for p, v in zip(self.players, y, strict=True)]
+    times = linalg.times
+    scaled = [times(e, v) for e, v in zip(self.coupling, y, strict=True)]
+    coupled = [jnp.zeros_like(v) for v in y]
     for (p, q), (into, out) in self.cross.items():
-      result[p] += self.coupling[p] * (out @ scaled[q] @ into.T)
-      result[q] += self.coupling[q] * (out.T @ scaled[p] @ into)
-    return tuple(result)
+      coupled[p] += linalg.left(out.T, scaled[q]) @ into.T
+      coupled[q] += linalg.left(out, scaled[p]) @ into
+    return tuple(
+      times(1 / p.scale, v) + times(e, more)
+      for p, v, e, more in zip(
+        self.players, y, self.coupling, coupled, strict=True
+      )
+    )
 
 
 def cross_between(

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gtddp_jax import curvature, errors, factors, natural, steps, values
+from gtddp_jax import curvature, errors, low_rank, natural, steps, values
 from gtddp_jax import graph as graph_lib
 from gtddp_jax import terminal as terminal_lib
 
@@ -282,7 +282,7 @@ def _poisoned_square(gradients: Any, updates: Any) -> Array:
 def _check(options: Mapping[str, Any]) -> None:
   """Raises ``OptionError`` for what cannot work, before anything is traced."""
   base, terminal = options['base'], terminal_lib.named(options['terminal'])
-  factors.refuse_factory(terminal)
+  low_rank.refuse_factory(terminal)
   bound = options['trust_region']
   is_base = hasattr(base, 'init') and hasattr(base, 'update')
   expected = {
