@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gtddp_jax import building, errors, jaxprs
+from gtddp_jax import building, errors, jaxprs, verification
 from gtddp_jax import cuts as cuts_lib
 from gtddp_jax import game as game_lib
 from gtddp_jax import graph as graph_lib
@@ -86,7 +86,7 @@ def trace(
   abstract = (jax.ShapeDtypeStruct, jax.core.Tracer)
   leaves = jax.tree.leaves((params, inputs))
   if verify and not any(isinstance(x, abstract) for x in leaves):
-    _verify(network, graph, params, inputs)
+    verification.verify(network, graph, params, inputs)
   return graph
 
 
@@ -138,19 +138,8 @@ def _build(
   order: str = 'program',
 ) -> graph_lib.LayerGraph:
   """Builds the graph from shapes alone."""
-  keyed, _ = jax.tree_util.tree_flatten_with_path(params)
+  keyed = _controls(params)
   paths = tuple(building.join(path) for path, _ in keyed)
-  for path, (_, leaf) in zip(paths, keyed, strict=True):
-    if not jnp.issubdtype(leaf.dtype, jnp.floating):
-      raise errors.ControlDtypeError(
-        f'Parameter {path!r}: expected a floating-point array, got '
-        f'{leaf.dtype}. Close over it in apply_fn instead of passing it as a '
-        f'parameter.'
-      )
-  if not keyed:
-    raise errors.UnownedParameterError(
-      'The network has no parameters: expected at least one leaf in params.'
-    )
   owners = [_owner(owner, path) for path, _ in keyed]
   batch = _batch_size(inputs)
   complete = _capture(network, params, inputs)
@@ -232,6 +221,28 @@ def _next_to_merge(chain: _Chain) -> jaxprs.Program | None:
     if game.stages[-1] - game.stages[0] >= len(game.stages):
       return game_lib.next_to_merge(chain.program, chain.flow, chain.cuts, game)
   return None
+
+
+def _controls(params: Any) -> list[tuple[KeyPath, Any]]:
+  """The parameter leaves with their key paths.
+
+  Raises:
+    ControlDtypeError: if one is not floating-point.
+    UnownedParameterError: if there is none.
+  """
+  keyed, _ = jax.tree_util.tree_flatten_with_path(params)
+  for path, leaf in keyed:
+    if not jnp.issubdtype(leaf.dtype, jnp.floating):
+      raise errors.ControlDtypeError(
+        f'Parameter {building.join(path)!r}: expected a floating-point '
+        f'array, got {leaf.dtype}. Close over it in apply_fn instead of '
+        f'passing it as a parameter.'
+      )
+  if not keyed:
+    raise errors.UnownedParameterError(
+      'The network has no parameters: expected at least one leaf in params.'
+    )
+  return keyed
 
 
 def _owner(owner: Owner, path: KeyPath) -> tuple[str, str]:
@@ -341,53 +352,3 @@ def _check_outputs(
         f'axis. Return per-sample outputs; the loss takes their mean.'
       )
   return tuple(dict.fromkeys(v for v in program.outputs if v in flow.moving))
-
-
-def _verify(
-  network: _Network, graph: graph_lib.LayerGraph, params: Any, inputs: Any
-) -> None:
-  """Compares results and parameter gradients of graph and function.
-
-  Raises:
-    TraceMismatchError: if they differ by more than rounding.
-  """
-
-  @jax.jit
-  def both(params: Any, extras: Any) -> list[tuple[Any, Any]]:
-    results = []
-    for function in (network, graph.run):
-      outputs, pull = jax.vjp(
-        lambda p, f=function: _floats(f(p, inputs, extras)), params
-      )
-      seeds = [jnp.cos(jnp.arange(o.size, dtype=o.dtype)) for o in outputs]
-      pulled = pull(
-        [s.reshape(o.shape) for s, o in zip(seeds, outputs, strict=True)]
-      )
-      results.append((outputs, jax.tree.leaves(pulled)))
-    return results
-
-  (outputs, grads), (graph_outputs, graph_grads) = both(params, graph.extras)
-  names = [f'output {i}' for i in range(len(outputs))]
-  names += [f'gradient of {path!r}' for path in graph.paths]
-  pairs = zip(names, outputs + grads, graph_outputs + graph_grads, strict=True)
-  # A gradient that should vanish (a bias before a batch normalisation) is
-  # rounding of the others.
-  usual = max(float(jnp.max(jnp.abs(g), initial=0)) for g in grads)
-  for name, expected, got in pairs:
-    tolerance = min(1e3 * float(jnp.finfo(expected.dtype).eps), 0.1)
-    error = jnp.max(jnp.abs(expected - got), initial=0)
-    scale = jnp.max(jnp.abs(expected), initial=0) + 0.1 * usual + tolerance
-    if error > tolerance * scale:
-      raise errors.TraceMismatchError(
-        f'The traced graph does not reproduce apply_fn: {name} differs by '
-        f'{float(error):.3g}, at most {float(tolerance * scale):.3g} is '
-        f'rounding. Expected a pure function of (params, inputs): remove side '
-        f'effects, pass randomness as rngs. If it is pure and only very '
-        f'sensitive to rounding, trace(..., verify=False).'
-      )
-
-
-def _floats(tree: Any) -> list[jax.Array]:
-  return [
-    x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)
-  ]

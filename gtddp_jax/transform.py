@@ -99,25 +99,32 @@ def gt_ddp(
   Raises:
     OptionError: for an option that has no meaning, or a base without ``Q_uu``.
   """
-  _check({
+  options = {
     'graph': graph, 'loss': loss, 'base': base, 'terminal': terminal,
     'value': value, 'cooperation': cooperation, 'feedback': feedback,
     'trust_region': trust_region,
-  })  # fmt: skip
+  }  # fmt: skip
+  _check(options)
+  return _transformation(
+    _recipe(options), steps.closed_loop if feedback else steps.open_loop
+  )
+
+
+def _recipe(options: Mapping[str, Any]) -> steps.Recipe:
+  """What steps are made of, from checked options of ``gt_ddp``."""
+  graph, base = options['graph'], options['base']
+  cooperation = options['cooperation']
   cooperate = cooperation != 'none' and _plays(graph, base)
   if cooperate:
     graph = graph.in_order('merge')
-  recipe = steps.Recipe(
+  return steps.Recipe(
     graph,
-    loss,
+    options['loss'],
     _ready(base, graph, cooperation if cooperate else 'none'),
-    terminal_lib.named(terminal),
-    steps.level(value),
-    trust_region,
+    terminal_lib.named(options['terminal']),
+    steps.level(options['value']),
+    options['trust_region'],
     cooperate,
-  )
-  return _transformation(
-    recipe, steps.closed_loop if feedback else steps.open_loop
   )
 
 
@@ -131,7 +138,7 @@ def _plays(graph: graph_lib.LayerGraph, base: Any) -> bool:
   warnings.warn(
     f'cooperation changes nothing here: got {missing}. Use kfac or ekfac on a '
     f"network with parallel layers, or cooperation='none'.",
-    stacklevel=3,
+    stacklevel=4,
   )
   return False
 

@@ -29,6 +29,7 @@ FLOORS = {
   'cuts': 2,
   'terminal': 2,
   'trajectory': 2,
+  'verification': 2,
   'inverses': 3,
   'layers': 3,
   'low_rank': 3,
