@@ -210,6 +210,21 @@ class Rival:
     return solve(stages, end, self.base, bases, self.value, self.feedback)
 
 
+def assert_statistics(block: Any, game: Game, tolerance: float) -> None:
+  """A, B and s of a decision."""
+  alone = len(game.players) == 1
+  whole = game.players[0] if alone else game.joint
+  parts = [whole] if game.cooperation == 'kronecker' else game.players
+  pairs = [(block.a, whole.A), (block.b, whole.B)]
+  if parts[0].kind == 'ekfac':
+    pairs += [(f.moment, p.s) for f, p in zip(block.frames, parts, strict=True)]
+  for found, expected in pairs:
+    if found.ndim == 1:
+      found = np.diag(found)
+    scale = np.max(np.abs(expected))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance * scale)
+
+
 @functools.cache
 def graph_of(build: Callable[[], Case]) -> tuple[Case, gt.LayerGraph]:
   case = build()
@@ -260,4 +275,6 @@ def compare(
       found = gt.metrics(state)['smallest_factor']
       np.testing.assert_allclose(found, smallest, rtol=1e-5)
     assert_close(matrices(updates), expected, tolerance)
+    for block, game in zip(state.base.blocks, rival.base.games, strict=True):
+      assert_statistics(block, game, tolerance)
     params = jax.tree.map(jnp.add, params, updates)

@@ -20,7 +20,6 @@ def dense() -> Case:
     return jnp.tanh(layer('main', c['h']) + layer('side', c['x']))
 
   start = (
-    Decision(('stem',), lambda x, layer: jnp.tanh(layer('stem', x))),
     Decision(
       ('first',), lambda x, layer: {'h': jnp.tanh(layer('first', x)), 'x': x}
     ),
@@ -34,10 +33,7 @@ def dense() -> Case:
     ),
   )
   end = (Decision(('end',), lambda h, layer: layer('end', h)),)
-  shapes = {
-    'stem': (2, 3), 'first': (3, 4), 'main': (4, 3), 'side': (3, 3),
-    'end': (3, 2),
-  }  # fmt: skip
+  shapes = {'first': (2, 4), 'main': (4, 3), 'side': (2, 3), 'end': (3, 2)}
   return Case(
     (*start, *apart, *end),
     parameters(shapes, ['side']),
