@@ -151,8 +151,10 @@ def _goal(
     shapes = {jaxprs.abstract(v).shape for v in equation.outvars}
     if shapes != {jaxprs.abstract(value).shape} or len(equation.outvars) != 1:
       return goal
-    both = len(jaxprs.operands(equation)) == 2
+    operands = jaxprs.operands(equation)
+    both = len(operands) == 2
     if both and equation.primitive.name in _ADDS:
+      direct = direct and operands[0] is not operands[1]
       goal = then[0], direct
     elif goal or both or equation.primitive.name not in _ELEMENTWISE:
       return goal

@@ -181,7 +181,8 @@ def averaged(old: Array, new: Array, decay: float, count: Array) -> Array:
 
   What is not finite is ignored.
   """
-  beta = jnp.minimum(decay, count / (count + 1)).astype(old.dtype)
+  count = count.astype(old.dtype)
+  beta = jnp.minimum(decay, count / (count + 1))
   mean = beta * old + (1 - beta) * new.astype(old.dtype)
   return jnp.where(jnp.isfinite(jnp.sum(mean)), mean, old)
 

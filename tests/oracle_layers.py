@@ -5,6 +5,7 @@ Everything is for one sample at a time, by plain loops or a dense Jacobian.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -101,8 +102,47 @@ class LayerData(NamedTuple):
   gauss_newton: Array
 
 
-def _run(net: Callable, params: Any, inputs: Any, moved: Any) -> Any:
-  """The outputs, and by layer `(x, h, strides, padding)`."""
+def applied(
+  leaves: dict[str, Any],
+  x: jax.Array,
+  strides: Sequence[int] | None = None,
+  padding: Any = 'SAME',
+  dilation: Sequence[int] | None = None,
+) -> jax.Array:
+  """What a layer with leaves w (and b) makes of a batch x."""
+  w = leaves['w']
+  if w.ndim == 2:
+    h = x @ w
+  else:
+    taps = w.ndim - 2
+    space = 'DHW'[-taps:]
+    h = jax.lax.conv_general_dilated(
+      x,
+      w,
+      tuple(strides or [1] * taps),
+      padding,
+      rhs_dilation=tuple(dilation or [1] * taps),
+      dimension_numbers=(f'N{space}C', f'{space}IO', f'N{space}C'),
+    )
+  if 'b' in leaves:
+    h = h + jnp.broadcast_to(leaves['b'], h.shape)
+  return h
+
+
+def as_function(net: Callable) -> Callable:
+  """`net(layer, inputs)` as a function of parameters and inputs."""
+
+  def apply_fn(params: Any, inputs: Any) -> jax.Array:
+    def layer(name: str, x: jax.Array, *how: Any, **named: Any) -> jax.Array:
+      return applied(params[name], x, *how, **named)
+
+    return net(layer, inputs)
+
+  return apply_fn
+
+
+def observed(net: Callable, params: Any, inputs: Any, moved: Any) -> Any:
+  """The outputs, and of each layer its rows; `moved` is added to its output."""
   seen: dict[str, tuple[Any, ...]] = {}
 
   def layer(
@@ -110,26 +150,21 @@ def _run(net: Callable, params: Any, inputs: Any, moved: Any) -> Any:
     x: jax.Array,
     strides: Sequence[int] | None = None,
     padding: Any = 'SAME',
+    dilation: Sequence[int] | None = None,
   ) -> jax.Array:
-    w = params[name]['w']
-    if w.ndim == 2:
-      h = x @ w
-    else:
-      strides = tuple(strides or [1] * (w.ndim - 2))
-      space = 'DHW'[-len(strides) :]
-      h = jax.lax.conv_general_dilated(
-        x,
-        w,
-        strides,
-        padding,
-        dimension_numbers=(f'N{space}C', f'{space}IO', f'N{space}C'),
-      )
-    if 'b' in params[name]:
-      h = h + jnp.broadcast_to(params[name]['b'], h.shape)
-    seen[name] = x, h, strides, padding
+    h = applied(params[name], x, strides, padding, dilation)
+    seen[name] = x, h, strides, padding, dilation
     return h + moved[name] if moved is not None else h
 
   return net(layer, inputs), seen
+
+
+def rows_of(leaves: dict[str, Any], x: Array, how: Sequence[Any]) -> Array:
+  """Input rows of a layer that was called with `x` and `how`."""
+  shape = leaves['w'].shape
+  kind = 'dense' if len(shape) == 2 else 'conv'
+  strides, padding, dilation = how
+  return rows(kind, x, shape, strides, padding, 'b' in leaves, dilation)
 
 
 def matrix_of(leaves: dict[str, Any]) -> Array:
@@ -141,61 +176,63 @@ def matrix_of(leaves: dict[str, Any]) -> Array:
   return np.concatenate(parts).T
 
 
+@functools.cache
+def _differentiated(net: Callable, phi: Callable) -> Callable:
+  """Per sample: derivatives of the loss in the outputs, and Jacobians."""
+
+  def of_sample(params: Any, one: Any, target: Any) -> tuple[Any, ...]:
+    one = one[None]
+    outputs, seen = observed(net, params, one, None)
+    zeros = {name: jnp.zeros_like(entry[1]) for name, entry in seen.items()}
+    by_u, by_h = jax.jacobian(
+      lambda u, moved: observed(net, u, one, moved)[0], (0, 1)
+    )(params, zeros)
+
+    def cost(flat: jax.Array) -> jax.Array:
+      return phi(flat.reshape(outputs.shape[1:]), target)
+
+    flat = outputs.reshape(-1)
+    xs = {name: entry[0][0] for name, entry in seen.items()}
+    return jax.grad(cost)(flat), jax.hessian(cost)(flat), xs, by_u, by_h
+
+  return jax.jit(jax.vmap(of_sample, (None, 0, 0)))
+
+
 def layer_data(
   net: Callable, params: Any, inputs: Any, targets: Any, phi: Callable
 ) -> dict[str, LayerData]:
   """Differentiates `net(layer, inputs)`, which calls `layer(name, x, strides,
-  padding)` for each of `params` and nothing else that has parameters, with the
-  loss `phi(output, target)` of one sample."""
-  found: dict[str, list[tuple[Array, ...]]] = {name: [] for name in params}
-
-  @jax.jit
-  def jacobians(params: Any, moved: Any, one: Any) -> tuple[Any, Any]:
-    def outputs(params: Any, moved: Any) -> jax.Array:
-      return _run(net, params, one, moved)[0]
-
-    return jax.jacobian(outputs, (0, 1))(params, moved)
-
-  for i in range(len(inputs)):
-    one = inputs[i : i + 1]
-    outputs, seen = _run(net, params, one, None)
-    output, out_shape = outputs[0].reshape(-1), outputs.shape[1:]
-
-    def cost(flat: jax.Array, i: int = i, shape: Any = out_shape) -> jax.Array:
-      return phi(flat.reshape(shape), targets[i])
-
-    phi_x = np.asarray(jax.grad(cost)(output))
-    phi_xx = np.asarray(jax.hessian(cost)(output))
-    value, vector = np.linalg.eigh(phi_xx)
-    L = vector @ np.diag(np.sqrt(np.maximum(value, 0)))
-    zeros = {name: jnp.zeros_like(entry[1]) for name, entry in seen.items()}
-    by_u, by_h = jacobians(params, zeros, one)
-    for name, (x, h, strides, padding) in seen.items():
-      w = params[name]['w']
-      kind = 'dense' if w.ndim == 2 else 'conv'
-      x = rows(kind, x, w.shape, strides, padding, 'b' in params[name])[0]
-      n, c = len(output), h.shape[-1]
-      J_h = np.asarray(by_h[name]).reshape(n, -1, c)
-      leaves = {
-        key: np.asarray(jacobian).reshape(n, *params[name][key].shape)
-        for key, jacobian in by_u[name].items()
-      }
-      J_u = np.stack(
+  padding, dilation)` for each of `params` and nothing else that has parameters,
+  with the loss `phi(output, target)` of one sample."""
+  _, seen = observed(net, params, inputs[:1], None)
+  found = _differentiated(net, phi)(params, inputs, targets)
+  phi_x, phi_xx, xs, by_u, by_h = jax.tree.map(np.asarray, found)
+  B, n = phi_x.shape
+  value, vector = np.linalg.eigh(phi_xx)
+  L = vector * np.sqrt(np.maximum(value, 0))[:, None]
+  result = {}
+  for name, (_, h, *how) in seen.items():
+    J_h = by_h[name].reshape(B, n, -1, h.shape[-1])
+    leaves = {
+      key: leaf.reshape(B, n, *params[name][key].shape)
+      for key, leaf in by_u[name].items()
+    }
+    J_u = np.stack(
+      [
         [
-          vec(matrix_of({key: leaf[o] for key, leaf in leaves.items()}))
+          vec(matrix_of({key: leaf[i, o] for key, leaf in leaves.items()}))
           for o in range(n)
         ]
-      )
-      slope = np.einsum('n,ntc->tc', phi_x, J_h)[None]
-      columns = np.einsum('nr,ntc->rtc', L, J_h)
-      block = J_u.T @ phi_xx @ J_u
-      found[name].append((x, slope, columns, phi_x @ J_u, block))
-  result = {}
-  for name, samples in found.items():
-    x, slope, columns, Q_u, block = (
-      np.stack(part) for part in zip(*samples, strict=True)
+        for i in range(B)
+      ]
     )
-    shape = matrix_of(params[name]).shape
-    Q_u = unvec(np.mean(Q_u, axis=0), shape)
-    result[name] = LayerData(x, slope, columns, Q_u, np.mean(block, axis=0))
+    Q_u = np.einsum('in,inp->p', phi_x, J_u) / B
+    block = np.einsum('inp,inm,imq->pq', J_u, phi_xx, J_u) / B
+    result[name] = LayerData(
+      rows_of(params[name], xs[name], how),
+      np.einsum('in,intc->itc', phi_x, J_h)[:, None],
+      np.einsum('inr,intc->irtc', L, J_h),
+      unvec(Q_u, matrix_of(params[name]).shape),
+      block,
+    )
   return result

@@ -1,0 +1,273 @@
+"""Degenerate data, half precision, NaN, and the transformations of JAX."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from kronecker_cases import draw, parameters, stepper
+from oracle_layers import applied
+
+import gtddp_jax as gt
+
+F32 = jnp.float32
+SHAPES = {
+  'stem': (2, 2, 1, 3), 'main': (3, 3, 3, 2), 'side': (1, 1, 3, 2),
+  'end': (18, 2),
+}  # fmt: skip
+PARAMS = jax.tree.map(lambda w: w.astype(F32), parameters(SHAPES))
+X = draw(4, 3, 3, 1).astype(F32)
+Y = draw(4, 2, seed=1).astype(F32)
+STATISTICS = gt.Statistics(every=2, basis_every=3)
+# Each option with each base, feedback and none, at four compilations.
+SETUPS = [
+  ('kfac', 'none', False),
+  ('ekfac', 'schur', True),
+  ('kfac', 'schur', True),
+  ('ekfac', 'kronecker', False),
+]
+
+
+def network(params: Any, x: jax.Array) -> jax.Array:
+  x = jax.nn.relu(applied(params['stem'], x))
+  h = applied(params['main'], x) + applied(params['side'], x)
+  return applied(params['end'], jax.nn.relu(h).reshape(len(x), -1))
+
+
+@functools.cache
+def compiled(
+  kind: str, cooperation: str, feedback: bool, half: Any = None
+) -> tuple[Any, Callable]:
+  def function(params: Any, x: jax.Array) -> jax.Array:
+    if half is None:
+      return network(params, x)
+    return network(*jax.tree.map(lambda v: v.astype(half), (params, x)))
+
+  tx = gt.gt_ddp(
+    gt.trace(function, PARAMS, X),
+    gt.losses.squared_error,
+    getattr(gt, kind)(0.01, statistics=STATISTICS),
+    cooperation=cooperation,
+    feedback=feedback,
+  )
+  return tx, stepper(tx)
+
+
+def assert_fine(updates: Any, state: Any) -> None:
+  assert state.skipped_steps == 0
+  for leaf in jax.tree.leaves((updates, state)):
+    assert np.all(np.isfinite(leaf))
+  for leaf in jax.tree.leaves(updates):
+    assert leaf.dtype == F32
+
+
+DEAD = {**PARAMS, 'stem': {**PARAMS['stem'], 'b': jnp.full(3, -100.0, F32)}}
+DEGENERATE = {
+  'the same sample': (PARAMS, jnp.broadcast_to(X[:1], X.shape)),
+  'constant inputs': (PARAMS, jnp.ones_like(X)),
+  'no inputs': (PARAMS, jnp.zeros_like(X)),
+  'dead units': (DEAD, X),
+  'exploding inputs': (PARAMS, 1e6 * X),
+  'vanishing inputs': (PARAMS, 1e-12 * X),
+}
+
+
+@pytest.mark.parametrize('setup', SETUPS, ids=str)
+@pytest.mark.parametrize('name', DEGENERATE)
+def test_degenerate_batches_give_finite_steps(name: str, setup: Any) -> None:
+  """Alone, and in the middle of ordinary ones."""
+  tx, step = compiled(*setup)
+  params, x = DEGENERATE[name]
+  for first in 0, 2:
+    state = tx.init(params)
+    for t in range(4):
+      batch = (x if t >= first else X), Y
+      updates, state = step(state, params, batch)
+      assert_fine(updates, state)
+
+
+@pytest.mark.parametrize('setup', SETUPS[1::2], ids=str)
+def test_one_sample_gives_a_finite_step(setup: Any) -> None:
+  tx, step = compiled(*setup)
+  updates, state = step(tx.init(PARAMS), PARAMS, (X[:1], Y[:1]))
+  assert_fine(updates, state)
+  assert max(float(jnp.max(jnp.abs(u))) for u in jax.tree.leaves(updates)) > 0
+
+
+@pytest.mark.parametrize('half', [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize('setup', SETUPS[:2], ids=str)
+def test_networks_in_half_precision(setup: Any, half: Any) -> None:
+  """The first step is near the one in single precision."""
+  tx, step = compiled(*setup, half)
+  params, state = PARAMS, tx.init(PARAMS)
+  one, plain = compiled(*setup)
+  expected, _ = plain(one.init(PARAMS), PARAMS, (X, Y))
+  for t in range(4):
+    updates, state = step(state, params, (X, Y))
+    assert_fine(updates, state)
+    for leaf in jax.tree.leaves(state.base.blocks):
+      assert leaf.dtype == F32
+    if t == 0:
+      off = optax.tree.norm(optax.tree.sub(updates, expected))
+      assert off < 0.1 * optax.tree.norm(expected)
+    params = optax.apply_updates(params, updates)
+
+
+@pytest.mark.parametrize('when', [0, 1, 2, 3])
+@pytest.mark.parametrize('setup', SETUPS, ids=str)
+def test_a_batch_with_nan_is_skipped(setup: Any, when: int) -> None:
+  """The state is as if it had never come, also where statistics are due."""
+  tx, step = compiled(*setup)
+  state = tx.init(PARAMS)
+  for t in range(when):
+    _, state = step(state, PARAMS, (X + t, Y))
+  bad = X.at[1, 0, 0, 0].set(jnp.nan)
+  updates, after = step(state, PARAMS, (bad, Y))
+  assert after.skipped_steps == 1
+  assert all(not np.any(u) for u in jax.tree.leaves(updates))
+  jax.tree.map(np.testing.assert_array_equal, after.base, state.base)
+  expected, _ = step(state, PARAMS, (X, Y))
+  found, after = step(after, PARAMS, (X, Y))
+  jax.tree.map(np.testing.assert_array_equal, found, expected)
+  assert after.skipped_steps == 1
+
+
+@pytest.mark.parametrize('setup', SETUPS, ids=str)
+def test_one_compilation_serves_all_steps(setup: Any) -> None:
+  tx, _ = compiled(*setup)
+  step = stepper(tx)
+  state = tx.init(PARAMS)
+  kinds = jax.tree.map(lambda v: (v.shape, v.dtype), state)
+  for _ in range(7):
+    _, state = step(state, PARAMS, (X, Y))
+    assert jax.tree.map(lambda v: (v.shape, v.dtype), state) == kinds
+  assert step._cache_size() == 1
+  assert state.base.steps == 7
+
+
+# A small network, for what wraps a transformation.
+
+SMALL = {'a': {'w': draw(3, 3)}, 'b': {'w': draw(3, 2, seed=1)}}
+U, V = draw(5, 6, 3, seed=2), draw(5, 6, 2, seed=3)
+
+
+def small(params: Any, x: jax.Array) -> jax.Array:
+  return jnp.tanh(x @ params['a']['w']) @ params['b']['w']
+
+
+GRAPH = gt.trace(small, SMALL, U[0])
+
+
+def optimizer(rate: Any = 0.1, **more: Any) -> Any:
+  base = gt.ekfac(rate, statistics=STATISTICS)
+  return gt.gt_ddp(GRAPH, gt.losses.squared_error, base, **more)
+
+
+@functools.cache
+def trajectory() -> tuple[list[Any], list[Any]]:
+  """Updates and states of five steps at fixed parameters."""
+  tx = optimizer()
+  step, states, found = stepper(tx), [tx.init(SMALL)], []
+  for x, y in zip(U, V, strict=True):
+    updates, state = step(states[-1], SMALL, (x, y))
+    found.append(updates)
+    states.append(state)
+  return found, states
+
+
+def assert_same(found: Any, expected: Any, scale: float = 1.0) -> None:
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, scale * b, 1e-9, 1e-12),
+    found,
+    expected,
+  )
+
+
+def test_in_a_scan_with_a_condition() -> None:
+  """The fourth of five batches is left out."""
+  tx = optimizer()
+
+  def body(state: Any, batch: Any) -> Any:
+    x, y, taken = batch
+
+    def take() -> Any:
+      return tx.update(None, state, SMALL, batch=(x, y))
+
+    def leave() -> Any:
+      return jax.tree.map(jnp.zeros_like, SMALL), state
+
+    updates, state = jax.lax.cond(taken, take, leave)
+    return state, updates
+
+  taken = jnp.arange(5) != 3
+  state, found = jax.jit(lambda s: jax.lax.scan(body, s, (U, V, taken)))(
+    tx.init(SMALL)
+  )
+  expected, _ = trajectory()
+  for t in range(3):
+    assert_same(jax.tree.map(lambda u, t=t: u[t], found), expected[t])
+  assert all(not np.any(u[3]) for u in jax.tree.leaves(found))
+  assert state.base.steps == 4
+
+
+def test_in_a_chain() -> None:
+  tx = optax.chain(optimizer(), optax.scale(0.5))
+  step = stepper(tx)
+  updates, state = step(tx.init(SMALL), SMALL, (U[0], V[0]))
+  expected, states = trajectory()
+  assert_same(updates, expected[0], 0.5)
+  assert gt.metrics(state)['loss'] == gt.metrics(states[1])['loss']
+
+
+@pytest.mark.parametrize('value', ['frozen', 'bellman'])
+def test_the_learning_rate_may_be_a_schedule_or_injected(value: str) -> None:
+  def rate(count: Any) -> Any:
+    return jnp.where(count < 1, 0.1, 0.02)
+
+  scheduled = optimizer(rate, value=value)
+  injected = optax.inject_hyperparams(
+    lambda learning_rate: optimizer(learning_rate, value=value)
+  )(learning_rate=0.1)
+  plain = optimizer(0.1, value=value)
+  other = optimizer(0.02, value=value)
+  step = {t: stepper(t) for t in (scheduled, injected, plain, other)}
+  states = {t: t.init(SMALL) for t in step}
+  for t in range(2):
+    batch = U[t], V[t]
+    states[injected].hyperparams['learning_rate'] = jnp.asarray(rate(t))
+    reference = plain if t == 0 else other
+    found = {}
+    for tx in step:
+      found[tx], states[tx] = step[tx](states[tx], SMALL, batch)
+    # States do not depend on the rate, as long as feedback is not in them.
+    if value == 'frozen' or t == 0:
+      assert_same(found[scheduled], found[reference])
+    assert_same(found[injected], found[scheduled])
+
+
+def test_accumulated_gradients_are_given_ones() -> None:
+  tx = optimizer(feedback=False)
+
+  def gradient(x: jax.Array, y: jax.Array) -> Any:
+    return jax.grad(
+      lambda p: jnp.mean(gt.losses.squared_error(small(p, x), y))
+    )(SMALL)
+
+  first, second = (gradient(U[t], V[t]) for t in range(2))
+  many = optax.MultiSteps(tx, 2)
+  step, state = stepper(many), many.init(SMALL)
+  nothing, state = step(state, SMALL, (U[0], V[0]), grads=first)
+  assert all(not np.any(u) for u in jax.tree.leaves(nothing))
+  updates, state = step(state, SMALL, (U[1], V[1]), grads=second)
+  mean = jax.tree.map(lambda a, b: (a + b) / 2, first, second)
+  alone = stepper(tx)
+  expected, _ = alone(tx.init(SMALL), SMALL, (U[1], V[1]), grads=mean)
+  assert_same(updates, expected)
+  own, _ = alone(tx.init(SMALL), SMALL, (U[1], V[1]), grads=second)
+  assert_same(own, alone(tx.init(SMALL), SMALL, (U[1], V[1]))[0])
