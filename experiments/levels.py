@@ -161,7 +161,9 @@ class Study:
       stopped = not finite or skipped - before == last - first
     epoch = -(-dataset.train.size // config.batch_size)
     target = config.levels.target_loss
-    evaluation = {} if stopped else self.network.evaluate(params)
+    evaluation = {}
+    if not stopped:
+      evaluation = self.network.evaluate(params, gt.collections(state))
     return {
       'form': form.title,
       'rate': rate,

@@ -68,7 +68,7 @@ def intervals(
   params, state = program.init(seed)
   key = programs.step_key(seed)
   skipped = 0.0
-  yield {'step': 0, 'epoch': 0.0, **program.evaluate(params)}
+  yield {'step': 0, 'epoch': 0.0, **program.evaluate(params, state)}
   for first in range(0, program.steps, config.log_every):
     last = min(first + config.log_every, program.steps)
     begin = time.perf_counter()
@@ -88,7 +88,7 @@ def intervals(
       **_summary(fetched),
     }
     if last % config.eval_every == 0 or last == program.steps:
-      row |= program.evaluate(params)
+      row |= program.evaluate(params, state)
     yield row
     _check_finite(fetched, first, row)
     if row['skipped_steps'] - skipped == last - first:

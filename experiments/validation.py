@@ -11,7 +11,7 @@ from typing import Any
 import ml_collections
 
 from configs import default
-from experiments import data, models, optimizers
+from experiments import data, model_checks, models, optimizers
 
 
 class ConfigError(ValueError):
@@ -124,10 +124,8 @@ def _check_model(config: ml_collections.ConfigDict) -> None:
   _one_of(config, 'model.name', models.MODELS)
   _one_of(config, 'model.activation', models.ACTIVATIONS)
   _one_of(config, 'model.norm', models.NORMS)
-  if min(config.model.widths) < 1:
-    raise ConfigError(
-      'config.model.widths', 'widths from 1', config.model.widths, 'raise them'
-    )
+  for key, expected, got, remedy in model_checks.problems(config):
+    raise ConfigError(f'config.model.{key}', expected, got, remedy)
 
 
 def _check_optimizer(config: ml_collections.ConfigDict) -> None:
