@@ -13,7 +13,6 @@ import gtddp_jax as gt
 from configs import default
 from experiments import data, models, preprocessing, programs
 
-
 DEEP = 'resnet34', 'resnet50'
 
 
