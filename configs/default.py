@@ -22,6 +22,9 @@ def get_config() -> ml_collections.ConfigDict:
   config.log_every = 23  # steps between lines of metrics.jsonl
   config.eval_every = 46  # steps between evaluations; multiple of log_every
   config.eval_batch_size = 2048  # samples at once; does not change results
+  # Least time between checkpoints (s), of `experiments.train` alone. There is one
+  # also for the best so far, at the end, and where a signal stops the run.
+  config.checkpoint_seconds = 60.0
   config.dataset = _dataset()
   config.model = _model()
   config.optimizer = _optimizer()
@@ -57,6 +60,7 @@ def _model() -> ml_collections.ConfigDict:
   # changes, the block halves the image and its shortcut is a projection.
   model.widths = (32,)
   model.activation = 'relu'  # 'relu' or 'tanh'
+  model.compute_dtype = 'float32'  # or 'bfloat16'; parameters stay float32
   model.norm = 'none'  # 'none' or 'layer' (over features; mixes no samples)
   return model
 
@@ -78,6 +82,10 @@ def _optimizer() -> ml_collections.ConfigDict:
   optimizer.base.eps = 1e-8  # added to the curvature; rmsprop, adam, adamw
   optimizer.base.weight_decay = 1e-4  # per unit of learning rate; adamw
 
+  optimizer.schedule = _schedule()
+  # Batches per update. Their gradients are averaged; feedback is of the last.
+  optimizer.accumulate = 1
+
   # Only gt_ddp reads what follows.
   optimizer.terminal = 'gradient'  # 'gradient' or 'gauss_newton'
   optimizer.value = 'frozen'  # 'frozen', 'bellman' or 'coupled'
@@ -87,6 +95,20 @@ def _optimizer() -> ml_collections.ConfigDict:
   # square open-loop weight; None for no bound.
   optimizer.trust_region = config_dict.placeholder(float)
   return optimizer
+
+
+def _schedule() -> ml_collections.ConfigDict:
+  """How the learning rate changes from update to update."""
+  schedule = ml_collections.ConfigDict()
+  # 'constant'; 'cosine' (falls from the first update to the last);
+  # 'warmup_cosine' (rises from 0 before); 'piecewise' (falls at once).
+  schedule.name = 'constant'
+  schedule.warmup = 0.05  # part of the run in which it rises; warmup_cosine
+  # At the end, in units of base.learning_rate; cosine, warmup_cosine.
+  schedule.final = 0.0
+  schedule.boundaries = (0.5, 0.75)  # parts of the run; piecewise
+  schedule.factor = 0.1  # of the rate at each boundary; piecewise
+  return schedule
 
 
 def _compare() -> ml_collections.ConfigDict:

@@ -18,7 +18,15 @@ import numpy as np
 import optax
 
 import gtddp_jax as gt
-from experiments import catalog, data, models, optimizers, preprocessing
+from experiments import (
+  accumulation,
+  catalog,
+  data,
+  models,
+  optimizers,
+  precision,
+  preprocessing,
+)
 
 Step = Callable[..., tuple[Any, Any, Mapping[str, jax.Array]]]
 
@@ -79,6 +87,7 @@ def build_network(
   def init(key: jax.Array) -> Any:
     return model.init(key, images[:1])['params']
 
+  @precision.computing(config.model.compute_dtype)
   def apply(params: Any, inputs: jax.Array) -> Any:
     return model.apply({'params': params}, inputs)
 
@@ -102,8 +111,9 @@ def build(
   Returns:
     The program.
   """
+  steps = step_count(config, dataset)
   tx = optimizers.build(
-    config.optimizer, network.graph, gt.losses.softmax_cross_entropy
+    config.optimizer, network.graph, gt.losses.softmax_cross_entropy, steps
   )
 
   def init(seed: int) -> tuple[Any, Any]:
@@ -116,7 +126,6 @@ def build(
   arguments = (*init(0), *samples, step_key(0), np.uint32(0))
   compiled = step.lower(*arguments).compile()
   seconds = time.perf_counter() - begin
-  steps = step_count(config, dataset)
   return Program(init, compiled, network.evaluate, steps, seconds)
 
 
@@ -155,14 +164,20 @@ def stepper(
       batch=(preprocessing.prepare(images, dataset.scale), labels),
       rngs={'terminal': jax.random.fold_in(key, _TERMINAL)},
     )
-    return optax.apply_updates(params, updates), state, gt.metrics(state)
+    return (
+      optax.apply_updates(params, updates),
+      state,
+      accumulation.metrics(state),
+    )
 
   return step
 
 
 def step_count(config: ml_collections.ConfigDict, dataset: data.Dataset) -> int:
-  """Returns how many steps a run has."""
-  return math.ceil(config.epochs * dataset.train.size / config.batch_size)
+  """Returns how many steps a run has: whole updates of so many batches."""
+  steps = math.ceil(config.epochs * dataset.train.size / config.batch_size)
+  batches = config.optimizer.accumulate
+  return math.ceil(steps / batches) * batches
 
 
 def step_key(seed: int) -> jax.Array:
