@@ -22,7 +22,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.log_every = 23  # steps between lines of metrics.jsonl
   config.eval_every = 46  # steps between evaluations; multiple of log_every
   config.eval_batch_size = 2048  # samples at once; does not change results
-  # Least time between checkpoints (s), of `experiments.train` alone. There is one
+  # Least time between checkpoints of `experiments.train` (s). There is one
   # also for the best so far, at the end, and where a signal stops the run.
   config.checkpoint_seconds = 60.0
   config.dataset = _dataset()
