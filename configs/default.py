@@ -40,6 +40,9 @@ def get_config() -> ml_collections.ConfigDict:
   config.log_every = 23  # steps between lines of metrics.jsonl
   config.eval_every = 46  # steps between evaluations; multiple of log_every
   config.eval_batch_size = 2048  # samples at once; does not change results
+  # Least time between checkpoints of `experiments.train` (s). There is one
+  # also for the best so far, at the end, and where a signal stops the run.
+  config.checkpoint_seconds = 60.0
   config.dataset = _dataset()
   config.model = _model()
   config.optimizer = _optimizer()
@@ -80,6 +83,7 @@ def _model() -> ml_collections.ConfigDict:
   # vit, mixer: one number, the features of a token.
   model.widths = (32,)
   model.activation = 'relu'  # 'relu', 'tanh' or 'gelu'
+  model.compute_dtype = 'float32'  # or 'bfloat16'; parameters stay float32
   # 'none', 'layer' (over features), 'group' (over places and groups of
   # features), or 'batch' (over places and samples: it alone mixes samples).
   model.norm = 'none'
@@ -110,6 +114,10 @@ def _optimizer() -> ml_collections.ConfigDict:
   optimizer.base.eps = 1e-8  # added to the curvature; rmsprop, adam, adamw
   optimizer.base.weight_decay = 1e-4  # per unit of learning rate; adamw
 
+  optimizer.schedule = _schedule()
+  # Batches per update. Their gradients are averaged; feedback is of the last.
+  optimizer.accumulate = 1
+
   # Only gt_ddp reads what follows.
   optimizer.terminal = 'gradient'  # 'gradient' or 'gauss_newton'
   optimizer.value = 'frozen'  # 'frozen', 'bellman' or 'coupled'
@@ -119,6 +127,20 @@ def _optimizer() -> ml_collections.ConfigDict:
   # square open-loop weight; None for no bound.
   optimizer.trust_region = config_dict.placeholder(float)
   return optimizer
+
+
+def _schedule() -> ml_collections.ConfigDict:
+  """How the learning rate changes from update to update."""
+  schedule = ml_collections.ConfigDict()
+  # 'constant'; 'cosine' (falls from the first update to the last);
+  # 'warmup_cosine' (rises from 0 before); 'piecewise' (falls at once).
+  schedule.name = 'constant'
+  schedule.warmup = 0.05  # part of the run in which it rises; warmup_cosine
+  # At the end, in units of base.learning_rate; cosine, warmup_cosine.
+  schedule.final = 0.0
+  schedule.boundaries = (0.5, 0.75)  # parts of the run; piecewise
+  schedule.factor = 0.1  # of the rate at each boundary; piecewise
+  return schedule
 
 
 def _compare() -> ml_collections.ConfigDict:

@@ -131,7 +131,7 @@ class Study:
     Args:
       form: of the optimizer.
       rate: of its base.
-      seed: as in ``training.intervals``, whose batches these are.
+      seed: as in ``loop.Loop``, whose batches these are.
 
     Returns:
       The line of the run.

@@ -19,7 +19,15 @@ import numpy as np
 import optax
 
 import gtddp_jax as gt
-from experiments import catalog, data, models, optimizers, preprocessing
+from experiments import (
+  accumulation,
+  catalog,
+  data,
+  models,
+  optimizers,
+  precision,
+  preprocessing,
+)
 
 Step = Callable[..., tuple[Any, Any, Mapping[str, jax.Array]]]
 Evaluate = Callable[[Any, Any], dict[str, float]]
@@ -90,7 +98,11 @@ def build_network(
   ) -> Any:
     named = {name: variables[name] for name in collections}
     own = {k: v for k, v in variables.items() if k not in collections}
-    return model.apply({'params': own, **named}, inputs, **words)
+    return run(own, inputs, named, **words)
+
+  @precision.computing(config.model.compute_dtype)
+  def run(params: Any, inputs: jax.Array, named: Any, **words: Any) -> Any:
+    return model.apply({'params': params, **named}, inputs, **words)
 
   return Network(
     lambda seed: init(jax.random.key(seed))['params'],
@@ -100,6 +112,8 @@ def build_network(
       images,
       collections=collections,
       mutable=list(collections),
+      # In bfloat16 the order of summation alone shows in three digits.
+      verify=config.model.compute_dtype == 'float32',
     ),
     _evaluation(apply, dataset, config.eval_batch_size),
   )
@@ -118,8 +132,9 @@ def build(
   Returns:
     The program.
   """
+  steps = step_count(config, dataset)
   tx = optimizers.build(
-    config.optimizer, network.graph, gt.losses.softmax_cross_entropy
+    config.optimizer, network.graph, gt.losses.softmax_cross_entropy, steps
   )
 
   def init(seed: int) -> tuple[Any, Any]:
@@ -132,7 +147,6 @@ def build(
   arguments = (*init(0), *samples, step_key(0), np.uint32(0))
   compiled = step.lower(*arguments).compile()
   seconds = time.perf_counter() - begin
-  steps = step_count(config, dataset)
 
   def evaluate(params: Any, state: Any) -> dict[str, float]:
     return network.evaluate(params, gt.collections(state))
@@ -175,14 +189,20 @@ def stepper(
       batch=(preprocessing.prepare(images, dataset.scale), labels),
       rngs={'terminal': jax.random.fold_in(key, _TERMINAL)},
     )
-    return optax.apply_updates(params, updates), state, gt.metrics(state)
+    return (
+      optax.apply_updates(params, updates),
+      state,
+      accumulation.metrics(state),
+    )
 
   return step
 
 
 def step_count(config: ml_collections.ConfigDict, dataset: data.Dataset) -> int:
-  """Returns how many steps a run has."""
-  return math.ceil(config.epochs * dataset.train.size / config.batch_size)
+  """Returns how many steps a run has: whole updates of so many batches."""
+  steps = math.ceil(config.epochs * dataset.train.size / config.batch_size)
+  batches = config.optimizer.accumulate
+  return math.ceil(steps / batches) * batches
 
 
 def step_key(seed: int) -> jax.Array:

@@ -9,7 +9,7 @@ import sys
 import pytest
 from absl import flags
 
-from experiments import cli, data, runs, training
+from experiments import cli, data, loop, runs
 
 # How ml_collections loads a configuration file.
 pytestmark = pytest.mark.filterwarnings(
@@ -117,7 +117,7 @@ def test_keys_are_overridden() -> None:
 
 @pytest.mark.parametrize(
   ('error', 'code'),
-  [(training.NonFiniteError('batch loss', 7), 1), (KeyboardInterrupt(), 130)],
+  [(loop.NonFiniteError('batch loss', 7), 1), (KeyboardInterrupt(), 130)],
 )
 def test_how_a_run_ends(
   error: BaseException,

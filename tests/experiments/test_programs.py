@@ -130,3 +130,22 @@ def test_batch_statistics_are_those_of_a_plain_loop(
   losses = gt.losses.softmax_cross_entropy(logits, dataset.test.labels)
   found = program.evaluate(params, state)
   np.testing.assert_allclose(found['test_loss'], losses.mean(), rtol=1e-3)
+
+
+def test_batch_statistics_stay_float32(dataset: data.Dataset) -> None:
+  found = []
+  for dtype in ('float32', 'bfloat16'):
+    config = small('cgb', norm='batch', compute_dtype=dtype)
+    program = programs.build(
+      programs.build_network(config, dataset), config, dataset
+    )
+    params, state = program.init(0)
+    samples = data.batch(dataset.train, config.batch_size, seed=0, step=0)
+    params, state, _ = program.step(
+      params, state, *samples, programs.step_key(0), np.uint32(0)
+    )
+    leaves = jax.tree.leaves((params, gt.collections(state)))
+    assert {leaf.dtype for leaf in leaves} == {np.dtype('float32')}
+    found.append(np.concatenate([leaf.ravel() for leaf in leaves]))
+  assert not np.array_equal(*found)
+  np.testing.assert_allclose(*found, rtol=0.1, atol=0.1)

@@ -16,6 +16,7 @@ import gtddp_jax as gt
 from configs import default
 from experiments import (
   data,
+  loop,
   models,
   preprocessing,
   programs,
@@ -78,7 +79,7 @@ def test_a_baseline_is_a_plain_loop(dataset: data.Dataset) -> None:
   program = programs.build(
     programs.build_network(config, dataset), config, dataset
   )
-  *_, last = training.intervals(program, config, dataset, seed=5)
+  *_, last = loop.Loop(program, config, dataset, seed=5).rows()
 
   model = models.build(config.model, dataset.classes)
   tx = optax.sgd(0.3)
@@ -143,7 +144,7 @@ def test_it_stops_where_the_loss_is_not_finite(
 ) -> None:
   config = small(name=name, base={'name': 'sgd', 'learning_rate': 1e30})
   folder = runs.create(tmp_path, config, overwrite=False)
-  with pytest.raises(training.NonFiniteError, match=r'at step \d+: expected'):
+  with pytest.raises(loop.NonFiniteError, match=r'at step \d+: expected'):
     training.train(config, folder)
   rows = folder.rows()
   assert [row['step'] for row in rows[:2]] == [0, 2]
@@ -158,12 +159,12 @@ def test_an_interrupt_leaves_whole_files(
   config = small()
   folder = runs.create(tmp_path, config, overwrite=False)
 
-  def advance(self: progress.Progress, steps: int) -> None:
+  def reach(self: progress.Progress, step: int) -> None:
     del self
-    if steps:
+    if step:
       raise KeyboardInterrupt
 
-  monkeypatch.setattr(progress.Progress, 'advance', advance)
+  monkeypatch.setattr(progress.Progress, 'reach', reach)
   with pytest.raises(KeyboardInterrupt):
     training.train(config, folder)
   assert [row['step'] for row in folder.rows()] == [0, 2]
