@@ -169,6 +169,36 @@ def _levels() -> ml_collections.ConfigDict:
   return levels
 
 
+def get_sweep() -> ml_collections.ConfigDict:
+  """Returns the defaults of `experiments.sweep`: a config of configs."""
+  sweep = ml_collections.ConfigDict()
+  # Configuration of every run, as after --config of `experiments.train`.
+  sweep.config = 'configs/digits.py:adam'
+  # Keys with the same value in every run: ((key, value), ...).
+  sweep.fixed = ()
+  # Axes that are tried in all combinations: ((key, (value, ...)), ...). Keys
+  # that change together are a tuple, and each of their values one, too. The
+  # key 'config' stands for the configuration of the run.
+  sweep.grid = ()
+  # Axes to draw from: ((key, kind, low, high), ...); kind is 'log', 'linear' or
+  # 'integer'. Each draw is tried with every combination of the grid.
+  sweep.random = ()
+  sweep.draws = 0  # how many; more of them leave the earlier ones as they are
+  sweep.draw_seed = 0
+  sweep.seeds = (0, 1, 2)  # values of the key `seed`: the last axis
+  sweep.workers = 1  # runs at once, each a process with its part of the CPUs
+  # Columns of the table; names as in sweeps/outcomes.py.
+  sweep.metrics = ('test_accuracy', 'train_loss', 'seconds_per_step')
+  sweep.plot = ml_collections.ConfigDict()
+  sweep.plot.metric = 'test_accuracy'
+  # Axes, by the last word of their key (more of it where two end alike); '' for
+  # the next one that is free. The median is over those left, and the seeds.
+  sweep.plot.x = ''
+  sweep.plot.lines = ''
+  sweep.plot.panels = ''
+  return sweep
+
+
 def for_images(
   name: str, base: str, widths: tuple[int, ...]
 ) -> ml_collections.ConfigDict:
