@@ -146,7 +146,7 @@ def _panel(
       [p for p, _ in known],
       [float(np.median(ys)) for _, ys in known],
       color=colour,
-      marker=_MARKERS[number % len(_MARKERS)],
+      marker=_MARKERS[(number + number // 7) % len(_MARKERS)],
       linestyle='-' if numeric else '',
       label=f'{chosen.lines} {line}' if chosen.lines else None,
     )
@@ -193,6 +193,9 @@ def _explanation(
     for name in [*outcomes[0].run.values, 'seed']
     if name not in chosen and len(_values(outcomes, name)) > 1
   ]
-  if not left:
-    return ''
-  return f'marker: median over {", ".join(left)}; bar: from least to largest'
+  done = sum(chosen.metric in one.metrics for one in outcomes)
+  words = [f'{done} of {len(outcomes)} runs finished']
+  if left:
+    words.append(f'marker: median over {", ".join(left)}')
+    words.append('bar: from least to largest')
+  return '; '.join(words)

@@ -173,8 +173,8 @@ def as_json(outcomes: Sequence[Outcome]) -> str:
   """Returns one object per run, to be read by other programs."""
   rows = [
     {
-      'name': one.run.name,
-      **one.run.values,
+      'run': one.run.name,
+      'values': one.run.values,
       'seed': one.run.seed,
       'status': one.status,
       'metrics': one.metrics,

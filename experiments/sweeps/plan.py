@@ -14,7 +14,6 @@ import json
 import operator
 import pathlib
 import re
-import types
 from typing import Any, NamedTuple
 
 import ml_collections
@@ -55,7 +54,7 @@ def load(path: str) -> ml_collections.ConfigDict:
   Raises:
     ConfigError: if there is no such file, or its sweep cannot be used.
   """
-  sweep = _module(path).get_config()
+  sweep = _returned(path)
   _check_keys(sweep, default.get_sweep(), 'sweep')
   check_numbers(sweep)
   seeds = sweep.seeds
@@ -166,7 +165,8 @@ def _config(keys: axes.Values) -> dict[str, Any]:
   return plain
 
 
-def _module(path: str) -> types.ModuleType:
+def _returned(path: str) -> Any:
+  """What ``get_config`` of a file returns."""
   file = pathlib.Path(path)
   spec = importlib.util.spec_from_file_location(f'sweep_{file.stem}', file)
   got = 'no such file' if not file.is_file() else 'another kind of file'
@@ -174,15 +174,15 @@ def _module(path: str) -> types.ModuleType:
     module = importlib.util.module_from_spec(spec)
     try:
       spec.loader.exec_module(module)
-    except Exception as error:  # of any kind: it is somebody's program
-      got = f'{type(error).__name__} ({error}) when it was run'
-    else:
-      if callable(getattr(module, 'get_config', None)):
-        return module
+      if hasattr(module, 'get_config'):
+        return module.get_config()
       got = 'none in it'
+    except Exception as error:  # of any kind: it is somebody's program
+      words = ' '.join(str(error).split())
+      got = f'{type(error).__name__} ({words}) when it was run'
   raise validation.ConfigError(
     f'--config={path}',
-    'a Python file with a function get_config',
+    'a Python file whose get_config() returns a sweep',
     got,
     'start from configs/sweeps/digits.py',
   )

@@ -16,6 +16,7 @@ from typing import Protocol
 from configs import held
 from experiments.sweeps import plan
 
+_COMMAND = (sys.executable, '-m', 'experiments.train')
 _PAUSE = 0.05  # s, between looks at the processes
 
 Report = Callable[[plan.Run, int], None]
@@ -84,7 +85,7 @@ def _start(
   with log.open('ab') as stream, _share_of_cpus(slot, workers):
     return subprocess.Popen(
       [
-        *(sys.executable, '-m', 'experiments.train'),
+        *_COMMAND,
         f'--config={held.__file__}:{config}',
         f'--workdir={files.run(run)}',
       ],
