@@ -11,6 +11,7 @@ end, and at once if nothing is missing, it writes
   results.md, results.json   the metrics of every setting and run
   sweep.png                  one metric over the axes
   runs/NAME, logs/NAME.log   the folder of each run and what it printed
+  compiled                   programs, for the next runs; may be deleted
   configs/NAME.json          its config, for --config=configs/held.py:FILE
 
 so another --metric, --x, --lines or --panels is a matter of seconds. --dry_run
@@ -120,6 +121,10 @@ class _Folder:
 
   def run(self, run: plan.Run) -> pathlib.Path:
     return self.path / 'runs' / run.name
+
+  @property
+  def compiled(self) -> pathlib.Path:
+    return self.path / 'compiled'
 
   def config(self, run: plan.Run) -> pathlib.Path:
     return self.path / 'configs' / f'{run.name}.json'

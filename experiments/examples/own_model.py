@@ -22,10 +22,8 @@ class Net(nn.Module):
 images, labels = load_digits(return_X_y=True)
 x, x_test, y, y_test = train_test_split(images / 16, labels, random_state=0)
 params = Net().init(jax.random.key(0), x[:32])
-graph, loss = (
-  gt.trace(Net().apply, params, x[:32]),
-  gt.losses.softmax_cross_entropy,
-)
+graph = gt.trace(Net().apply, params, x[:32])
+loss = gt.losses.softmax_cross_entropy
 gt_ddp = gt.gt_ddp(graph, loss, gt.sgd(0.3), trust_region=0.3)
 tx = optax.chain(gt_ddp, optax.clip_by_global_norm(1.0))
 state = tx.init(params)

@@ -25,6 +25,11 @@ Report = Callable[[plan.Run, int], None]
 class Files(Protocol):
   """Where the files of runs lie."""
 
+  @property
+  def compiled(self) -> pathlib.Path:
+    """The folder of compiled programs, shared by all runs."""
+    ...
+
   def config(self, run: plan.Run) -> pathlib.Path:
     """Returns the file with the config of a run."""
     ...
@@ -78,6 +83,8 @@ def _start(
   environment = dict(os.environ)
   if workers > 1:  # Else the first process takes the memory of a GPU.
     environment.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
+  # The seeds of a setting share a program, which is compiled once.
+  environment.setdefault('JAX_COMPILATION_CACHE_DIR', str(files.compiled))
   config, log = files.config(run), files.log(run)
   for path in (config, log):
     path.parent.mkdir(parents=True, exist_ok=True)
