@@ -71,6 +71,22 @@ def test_a_signal_saves_the_step_it_comes_at(
   commands.assert_same(commands.outcome(folder), uninterrupted)
 
 
+@pytest.mark.parametrize('limit', [4_500, 7_000])
+def test_a_full_disk_loses_nothing(
+  limit: int, base: pathlib.Path, uninterrupted: dict[str, Any]
+) -> None:
+  folder = base / f'full-{limit}'
+  process = commands.start(folder, limit=limit)
+  code, errors = commands.finish(process, folder)
+  assert code == 3
+  assert f'error: {folder}: expected to write in it, got File too' in errors
+  assert 'Traceback' not in errors
+  assert errors.count('error') == 1
+  code, errors = commands.finish(commands.start(folder), folder)
+  assert code == 0, errors
+  commands.assert_same(commands.outcome(folder), uninterrupted)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('seed', [1])
 def test_twenty_kills_change_nothing(
