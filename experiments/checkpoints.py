@@ -9,11 +9,13 @@ are complete. Random keys and batches are functions of the seed and the step.
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import gc
 import logging
 import pathlib
 import sys
+import warnings
 import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -62,9 +64,11 @@ class Checkpoints:
       path: of the folder.
       config: of the run.
     """
-    logging.getLogger('absl').setLevel(logging.ERROR)
+    # Orbax logs with a traceback what it raises as well.
+    logging.getLogger('absl').setLevel(logging.CRITICAL)
     self._path = path.absolute()
     self._config = folders.plain(config.to_dict())
+    self._saved: tuple[int, int] | None = None  # step and number of rows
 
     def score(metrics: Any) -> float:
       return metrics[_SCORE]
@@ -91,27 +95,28 @@ class Checkpoints:
 
   def __exit__(self, *unused: object) -> None:
     """Waits for the last checkpoint to be complete."""
-    self._manager.close()
+    with _writing():
+      self._manager.close()
 
   @property
   def last(self) -> pathlib.Path | None:
     """The path of the last complete checkpoint."""
-    self._manager.wait_until_finished()
+    with _writing():
+      self._manager.wait_until_finished()
     step = self._manager.latest_step()
     return None if step is None else self._path / str(step)
-
-  def wait(self) -> None:
-    """Returns once what was saved is complete."""
-    self._manager.wait_until_finished()
 
   def save(self, position: loop.Position) -> None:
     """Saves a position, and returns before it is complete.
 
     Args:
-      position: of the run. It counts as an evaluation if its last row is the
-        best so far.
+      position: of the run; the best so far if its last row is.
+
+    Raises:
+      OSError: if this one, or the one before, could not be written.
     """
-    if position.step in self._manager.all_steps():
+    place = (position.step, len(position.rows))
+    if place == self._saved or not position.rows:
       return
     best = loop.best(position.rows)
     leading = best is not None and best['step'] == position.step
@@ -128,15 +133,21 @@ class Checkpoints:
       'arrays': _described(position),
       'checksums': _checksums(position),
     }
-    self._manager.save(
-      position.step,
-      args=ocp.args.Composite(
-        params=ocp.args.StandardSave(position.params),
-        state=ocp.args.StandardSave(position.state),
-        record=ocp.args.JsonSave(record),
-      ),
-      metrics={_SCORE: best[_SCORE]} if best and leading else None,
-    )
+    with _writing():
+      if position.step in self._manager.all_steps():
+        # A signal stopped the evaluation of this very step.
+        self._manager.wait_until_finished()
+        self._manager.delete(position.step)
+      self._manager.save(
+        position.step,
+        args=ocp.args.Composite(
+          params=ocp.args.StandardSave(position.params),
+          state=ocp.args.StandardSave(position.state),
+          record=ocp.args.JsonSave(record),
+        ),
+        metrics={_SCORE: best[_SCORE]} if best and leading else None,
+      )
+    self._saved = place
 
   def restore(self, start: loop.Position) -> loop.Position | None:
     """Returns the position of the last complete checkpoint.
@@ -171,6 +182,7 @@ class Checkpoints:
     )
     if _checksums(position) != record['checksums']:
       raise self._damaged(step, 'arrays with another checksum')
+    self._saved = (position.step, len(position.rows))
     return position
 
   def _read(self, step: int, **items: Any) -> Any:
@@ -241,6 +253,21 @@ def _checksums(position: loop.Position) -> dict[str, int]:
     name: zlib.crc32(np.ascontiguousarray(leaf).view(np.uint8).data)
     for name, leaf in jax.device_get(_leaves(position)).items()
   }
+
+
+@contextlib.contextmanager
+def _writing() -> Iterator[None]:
+  """Raises OSError for whatever keeps a checkpoint from being written."""
+  try:
+    yield
+  except Exception as error:
+    # Orbax leaves some behind, of which Python would tell at its exit.
+    warnings.filterwarnings('ignore', 'coroutine .* was never awaited')
+    if isinstance(error, OSError):
+      raise
+    raise OSError(
+      errno.EIO, f'no complete checkpoint ({type(error).__name__})'
+    ) from error
 
 
 @contextlib.contextmanager

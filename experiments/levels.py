@@ -25,6 +25,7 @@ import optax
 import rich.console
 
 import gtddp_jax as gt
+from configs import default
 from experiments import (
   charts,
   cli,
@@ -189,6 +190,15 @@ def work(config: ml_collections.ConfigDict, folder: runs.RunFolder) -> None:
       repr(name),
       'choose sgd, rmsprop or adam',
     )
+  for key in ('accumulate', 'schedule'):
+    usual = default.get_config().optimizer[key]
+    if config.optimizer[key] != usual:
+      raise validation.ConfigError(
+        f'config.optimizer.{key}',
+        'the default, because this study does not read it',
+        'another value',
+        'leave it',
+      )
   study, rows = Study(config), folder.rows()
   done = {(row['form'], row['rate'], row['seed']) for row in rows}
   left = [

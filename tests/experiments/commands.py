@@ -10,6 +10,7 @@ import json
 import multiprocessing
 import pathlib
 import random
+import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -43,7 +44,10 @@ Process = multiprocessing.process.BaseProcess
 
 
 def _main(
-  arguments: Sequence[str], errors: pathlib.Path, cache: pathlib.Path
+  arguments: Sequence[str],
+  errors: pathlib.Path,
+  cache: pathlib.Path,
+  limit: int | None,
 ) -> None:
   """What ``python -m experiments.train`` does, with stderr in a file."""
   from experiments import cli, dry_run, train
@@ -53,16 +57,26 @@ def _main(
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
   jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
   sys.stdout = sys.stderr = errors.open('a', buffering=1)
+  if limit is not None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
   sys.argv = ['train', *arguments]
   cli.launch('train', train.work, resume=True, plan=dry_run.describe)
 
 
-def start(folder: pathlib.Path, *arguments: str) -> Process:
-  """Starts a training of the tiny config; see ``errors``."""
+def start(
+  folder: pathlib.Path, *arguments: str, limit: int | None = None
+) -> Process:
+  """Starts a training of the tiny config.
+
+  Args:
+    folder: of the run.
+    arguments: further ones.
+    limit: largest size of a file, in bytes, as if the disk were full.
+  """
   arguments = (*TINY, f'--workdir={folder}', *arguments)
   process = _CONTEXT.Process(
     target=_main,
-    args=(arguments, _errors(folder), folder.parent / 'compiled'),
+    args=(arguments, _errors(folder), folder.parent / 'compiled', limit),
   )
   process.start()
   return process

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import pathlib
 import random
+import shutil
 import signal
 from collections import Counter
 from collections.abc import Sequence
@@ -68,6 +69,68 @@ def test_a_signal_saves_the_step_it_comes_at(
   code, errors = commands.finish(commands.start(folder), folder)
   assert code == 0
   assert f'goes on from step {held}' in errors
+  commands.assert_same(commands.outcome(folder), uninterrupted)
+
+
+def test_a_second_program_is_refused(
+  base: pathlib.Path, uninterrupted: dict[str, Any]
+) -> None:
+  folder = base / 'two'
+  first = commands.start(folder)
+  assert commands.wait_for(first, (folder / 'config.json').exists)
+  code, errors = commands.finish(commands.start(folder), folder)
+  assert code == 2
+  assert errors.count('error: ') == 1
+  assert f'got {folder}, which is locked; wait for the other' in errors
+  assert commands.finish(first, folder)[0] == 0
+  commands.assert_same(commands.outcome(folder), uninterrupted)
+
+
+def contents(folder: pathlib.Path) -> dict[pathlib.Path, bytes]:
+  files = [path for path in folder.rglob('*') if path.is_file()]
+  return {path: path.read_bytes() for path in files}
+
+
+def test_a_damaged_checkpoint_is_refused_and_kept(
+  base: pathlib.Path, uninterrupted: dict[str, Any]
+) -> None:
+  folder = base / 'damaged'
+  process = commands.start(folder)
+  assert commands.wait_for(process, lambda: commands.row_count(folder) > 4)
+  process.kill()
+  process.join()
+  held = [p for p in (folder / 'checkpoints').iterdir() if p.name.isdigit()]
+  last = max(held, key=lambda path: int(path.name))
+  (last / 'record' / 'metadata').write_text('')
+  before = contents(folder)
+  code, errors = commands.finish(commands.start(folder), folder)
+  assert code == 2
+  assert errors.splitlines()[-1].startswith(f'error: {last}: expected a whole')
+  after = contents(folder)
+  kept = [path for path in before if 'orbax-checkpoint-tmp' not in str(path)]
+  assert {path: after.get(path) for path in kept} == {
+    path: before[path] for path in kept
+  }
+  shutil.rmtree(last)  # as the message says
+  assert commands.finish(commands.start(folder), folder)[0] == 0
+  commands.assert_same(commands.outcome(folder), uninterrupted)
+
+
+@pytest.mark.parametrize(
+  'limit', [pytest.param(4_500, marks=pytest.mark.slow), 7_000]
+)
+def test_a_full_disk_loses_nothing(
+  limit: int, base: pathlib.Path, uninterrupted: dict[str, Any]
+) -> None:
+  folder = base / f'full-{limit}'
+  process = commands.start(folder, limit=limit)
+  code, errors = commands.finish(process, folder)
+  assert code == 3
+  assert f'error: {folder}: expected to write in it, got File too' in errors
+  assert 'Traceback' not in errors
+  assert errors.count('error') == 1
+  code, errors = commands.finish(commands.start(folder), folder)
+  assert code == 0, errors
   commands.assert_same(commands.outcome(folder), uninterrupted)
 
 

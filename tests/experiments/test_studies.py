@@ -142,3 +142,17 @@ def test_the_largest_stable_rate_is_stable_for_every_seed() -> None:
   assert found['best']['rate'] == 0.1
   assert found['best']['steps_to_target'] == [40, 60]
   assert outcomes.standings([found])[3].cells == ('50 ± 14',)
+
+
+def test_the_levels_refuse_what_they_do_not_read(
+  tmp_path: pathlib.Path,
+) -> None:
+  config = small()
+  folder = runs.create(tmp_path, config, overwrite=False)
+  config.optimizer.accumulate = 2
+  with pytest.raises(validation.ConfigError, match=r'optimizer\.accumulate'):
+    levels.work(config, folder)
+  config.optimizer.accumulate = 1
+  config.optimizer.schedule.name = 'cosine'
+  with pytest.raises(validation.ConfigError, match=r'optimizer\.schedule'):
+    levels.work(config, folder)
