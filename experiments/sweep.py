@@ -15,8 +15,11 @@ end, and at once if nothing is missing, it writes
   configs/NAME.json          its config, for --config=configs/held.py:FILE
 
 so another --metric, --x, --lines or --panels is a matter of seconds. --dry_run
-lists the runs and how they stand. Exit codes: 0, all runs have finished or
-diverged; 1, one failed; 2, refused; 130 and 143, stopped.
+lists the runs and how they stand. Seeds are runs like any other: as one program
+under vmap, their convolutions would take a slow path on a CPU.
+
+Exit codes: 0, all runs have finished or diverged; 1, one failed; 2, refused;
+130 and 143, stopped.
 """
 
 from __future__ import annotations
