@@ -19,7 +19,7 @@ lists the runs and how they stand. Seeds are runs like any other: as one program
 under vmap, their convolutions would take a slow path on a CPU.
 
 Exit codes: 0, all runs have finished or diverged; 1, one failed; 2, refused;
-130 and 143, stopped.
+3, a file could not be written; 130 and 143, stopped.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from absl import app, flags, logging
 from experiments import cli, folders, interrupts, report, validation
 from experiments.sweeps import figures, outcomes, plan, pool
 
-_FAILED = 1
+_FAILED, _UNWRITTEN = 1, 3
 _STOPPED = (130, 143)
 _FILE = 'sweep.json'
 _PLOT = ('metric', 'x', 'lines', 'panels')
@@ -114,6 +114,12 @@ def run(values: flags.FlagValues) -> int:
   except interrupts.Stopped as error:
     cli.say('stopped; the same command, with --workdir, goes on.')
     return error.code
+  except OSError as error:
+    cli.say(
+      f'error: --workdir: expected to write in it, got {error}; make room, and '
+      f'go on with the same command.'
+    )
+    return _UNWRITTEN
 
 
 class _Folder:

@@ -149,3 +149,26 @@ def test_batch_statistics_stay_float32(dataset: data.Dataset) -> None:
     found.append(np.concatenate([leaf.ravel() for leaf in leaves]))
   assert not np.array_equal(*found)
   np.testing.assert_allclose(*found, rtol=0.1, atol=0.1)
+
+
+def test_batch_statistics_follow_accumulated_updates(
+  dataset: data.Dataset,
+) -> None:
+  config = small('mlp', norm='batch')
+  config.optimizer.accumulate = 2
+  program = programs.build(
+    programs.build_network(config, dataset), config, dataset
+  )
+  params, state = program.init(0)
+  found = []
+  for number in range(2):
+    samples = data.batch(dataset.train, config.batch_size, seed=0, step=number)
+    params, state, _ = program.step(
+      params, state, *samples, programs.step_key(0), np.uint32(number)
+    )
+    found.append(jax.tree.leaves(gt.collections(state)))
+  begin = jax.tree.leaves(gt.collections(program.init(0)[1]))
+  for start, one, two in zip(begin, *found, strict=True):
+    np.testing.assert_array_equal(start, one)
+    assert not np.array_equal(one, two)
+  assert np.isfinite(program.evaluate(params, state)['test_loss'])

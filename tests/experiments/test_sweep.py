@@ -348,6 +348,16 @@ def test_bad_files_flags_and_folders(
   assert os.listdir(tmp_path / 'full') == ['notes.txt']
 
 
+def test_a_file_that_cannot_be_written_is_named(
+  tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+  (tmp_path / 's' / 'sweep.json').mkdir(parents=True)
+  assert swept(tmp_path, seeds=(0,)) == 3
+  said = capsys.readouterr().err
+  assert said.startswith('error: --workdir: expected to write')
+  assert len(said.splitlines()) == 1
+
+
 def test_a_dry_run_lists_and_makes_nothing(
   tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
