@@ -6,7 +6,8 @@ r"""CIFAR-100 (32x32x3, 50,000 training images) on a residual network.
     --config.optimizer.name=gt_ddp
 
 FOLDER holds cifar-100-binary.tar.gz.
-The word after the colon is the base, and brings its learning rate.
+The word after the colon is the base, and brings its learning rate; a second
+one, as in :adam,resnet18, is a network of ``default.NETWORKS``.
 """
 
 from __future__ import annotations
@@ -18,11 +19,10 @@ from configs import default
 
 def get_config(base: str = 'adam') -> ml_collections.ConfigDict:
   """Returns the configuration; see ``default.for_images``."""
-  config = default.for_images('cifar100', base)
+  config = default.for_images('cifar100', base, (16, 32, 64))
   config.dataset.augment = True
   config.epochs = 30
   config.log_every = 39
   config.eval_every = 390  # an epoch, but for a part of a step
-  config.model.widths = (16, 32, 64)
   config.compare.target = 0.3
   return config

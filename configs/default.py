@@ -8,8 +8,26 @@ list. A key is changed on the command line by its path:
 
 from __future__ import annotations
 
+from typing import Any
+
 import ml_collections
 from ml_collections import config_dict
+
+_STAGES: dict[str, Any] = {'widths': (64, 128, 256, 512), 'norm': 'batch'}
+_TOKENS: dict[str, Any] = {
+  'widths': (192,),
+  'activation': 'gelu',
+  'norm': 'layer',
+}
+# What a network is called that has these values in the section `model`.
+NETWORKS: dict[str, dict[str, Any]] = {
+  'resnet18': _STAGES,
+  'resnet34': _STAGES,
+  'resnet50': _STAGES,
+  'cgb': {'widths': (16, 32, 64), 'activation': 'tanh'},
+  'vit': {**_TOKENS, 'depth': 12, 'heads': 3},  # ViT-tiny
+  'mixer': {**_TOKENS, 'depth': 8},
+}
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -22,6 +40,9 @@ def get_config() -> ml_collections.ConfigDict:
   config.log_every = 23  # steps between lines of metrics.jsonl
   config.eval_every = 46  # steps between evaluations; multiple of log_every
   config.eval_batch_size = 2048  # samples at once; does not change results
+  # Least time between checkpoints of `experiments.train` (s). There is one
+  # also for the best so far, at the end, and where a signal stops the run.
+  config.checkpoint_seconds = 60.0
   config.dataset = _dataset()
   config.model = _model()
   config.optimizer = _optimizer()
@@ -51,13 +72,28 @@ def _dataset() -> ml_collections.ConfigDict:
 
 def _model() -> ml_collections.ConfigDict:
   model = ml_collections.ConfigDict()
-  model.name = 'resnet'  # 'resnet' or 'mlp'
-  # One residual block (resnet) or hidden layer (mlp) each: channels or units.
-  # The resnet's stem has the width of its first block; where the width
-  # changes, the block halves the image and its shortcut is a projection.
+  # 'resnet', 'resnet18', 'resnet34', 'resnet50', 'cgb', 'mlp', 'vit', 'mixer'.
+  # The word after --config=FILE:BASE, sets a published size; see NETWORKS.
+  model.name = 'resnet'
+  # resnet: channels of each block. The stem has the width of the first; where
+  # the width changes, the block halves the image and its shortcut is a
+  # projection. resnet18, 34, 50: channels of the four stages, the last three of
+  # which halve the image. cgb: channels of each convolutional block, all but
+  # the first of which halve the image. mlp: units of each hidden layer.
+  # vit, mixer: one number, the features of a token.
   model.widths = (32,)
-  model.activation = 'relu'  # 'relu' or 'tanh'
-  model.norm = 'none'  # 'none' or 'layer' (over features; mixes no samples)
+  model.activation = 'relu'  # 'relu', 'tanh' or 'gelu'
+  model.compute_dtype = 'float32'  # or 'bfloat16'; parameters stay float32
+  # 'none', 'layer' (over features), 'group' (over places and groups of
+  # features), or 'batch' (over places and samples: it alone mixes samples).
+  model.norm = 'none'
+  model.groups = 8  # groups of features; norm 'group'
+  model.decay = 0.9  # of the running statistics, per step; norm 'batch'
+  model.units = 64  # of the fully connected block; cgb
+  model.kernels = (3, 3)  # pixels, of the one and the other player; cgb
+  model.depth = 4  # blocks; vit, mixer
+  model.heads = 4  # of the attention; vit
+  model.patch = 4  # pixels along each side of a patch; vit, mixer
   return model
 
 
@@ -78,6 +114,10 @@ def _optimizer() -> ml_collections.ConfigDict:
   optimizer.base.eps = 1e-8  # added to the curvature; rmsprop, adam, adamw
   optimizer.base.weight_decay = 1e-4  # per unit of learning rate; adamw
 
+  optimizer.schedule = _schedule()
+  # Batches per update. Their gradients are averaged; feedback is of the last.
+  optimizer.accumulate = 1
+
   # Only gt_ddp reads what follows.
   optimizer.terminal = 'gradient'  # 'gradient' or 'gauss_newton'
   optimizer.value = 'frozen'  # 'frozen', 'bellman' or 'coupled'
@@ -87,6 +127,20 @@ def _optimizer() -> ml_collections.ConfigDict:
   # square open-loop weight; None for no bound.
   optimizer.trust_region = config_dict.placeholder(float)
   return optimizer
+
+
+def _schedule() -> ml_collections.ConfigDict:
+  """How the learning rate changes from update to update."""
+  schedule = ml_collections.ConfigDict()
+  # 'constant'; 'cosine' (falls from the first update to the last);
+  # 'warmup_cosine' (rises from 0 before); 'piecewise' (falls at once).
+  schedule.name = 'constant'
+  schedule.warmup = 0.05  # part of the run in which it rises; warmup_cosine
+  # At the end, in units of base.learning_rate; cosine, warmup_cosine.
+  schedule.final = 0.0
+  schedule.boundaries = (0.5, 0.75)  # parts of the run; piecewise
+  schedule.factor = 0.1  # of the rate at each boundary; piecewise
+  return schedule
 
 
 def _compare() -> ml_collections.ConfigDict:
@@ -115,26 +169,96 @@ def _levels() -> ml_collections.ConfigDict:
   return levels
 
 
-def for_images(name: str, base: str) -> ml_collections.ConfigDict:
+def get_sweep() -> ml_collections.ConfigDict:
+  """Returns the defaults of `experiments.sweep`: a config of configs."""
+  sweep = ml_collections.ConfigDict()
+  # Configuration of every run, as after --config of `experiments.train`.
+  sweep.config = 'configs/digits.py:adam'
+  # Keys with the same value in every run: ((key, value), ...).
+  sweep.fixed = ()
+  # Axes that are tried in all combinations: ((key, (value, ...)), ...). Keys
+  # that change together are a tuple, and each of their values one, too. The
+  # key 'config' stands for the configuration of the run.
+  sweep.grid = ()
+  # Axes to draw from: ((key, kind, low, high), ...); kind is 'log', 'linear' or
+  # 'integer'. Each draw is tried with every combination of the grid.
+  sweep.random = ()
+  sweep.draws = 0  # how many; more of them leave the earlier ones as they are
+  sweep.draw_seed = 0
+  sweep.seeds = (0, 1, 2)  # values of the key `seed`: the last axis
+  sweep.workers = 1  # runs at once, each a process with its part of the CPUs
+  # Columns of the table; names as in sweeps/outcomes.py.
+  sweep.metrics = ('test_accuracy', 'train_loss', 'seconds_per_step')
+  sweep.plot = ml_collections.ConfigDict()
+  sweep.plot.metric = 'test_accuracy'
+  # Axes, by the last word of their key (more of it where two end alike); '' for
+  # the next one that is free. The median is over those left, and the seeds.
+  sweep.plot.x = ''
+  sweep.plot.lines = ''
+  sweep.plot.panels = ''
+  return sweep
+
+
+def for_images(
+  name: str, base: str, widths: tuple[int, ...]
+) -> ml_collections.ConfigDict:
   """What the prepared image sets share: a normalised residual network.
 
   Args:
     name: of the data set.
-    base: see ``choose_base``.
+    base: the words after the colon; see ``choose``.
+    widths: of the residual network.
 
   Returns:
     The configuration for a base optimizer alone.
 
   Raises:
-    ValueError: if there is no such base.
+    ValueError: if there is no such base or network.
   """
   config = get_config()
   config.dataset.name = name
   config.batch_size = 128
   config.model.norm = 'layer'
+  config.model.widths = widths
   config.optimizer.trust_region = 0.3
-  choose_base(config, base)
+  choose(config, base)
   return config
+
+
+def choose(config: ml_collections.ConfigDict, words: str) -> None:
+  """Sets what is named after the colon.
+
+  Args:
+    config: changed.
+    words: a base, and after a comma, if wanted, a network: ``'adam'`` or
+      ``'adam,vit'``.
+
+  Raises:
+    ValueError: if there is no such base or network.
+  """
+  base, comma, network = words.partition(',')
+  choose_base(config, base)
+  if comma:
+    choose_network(config, network)
+
+
+def choose_network(config: ml_collections.ConfigDict, name: str) -> None:
+  """Sets a network of ``NETWORKS``, in its published size.
+
+  Args:
+    config: changed.
+    name: the second word after the colon.
+
+  Raises:
+    ValueError: if there is no such network.
+  """
+  if name not in NETWORKS:
+    raise ValueError(
+      f'--config: expected one of {", ".join(NETWORKS)} after the comma, got '
+      f'{name!r}; correct the word.'
+    )
+  config.model = _model()
+  config.model.update(name=name, **NETWORKS[name])
 
 
 def choose_base(config: ml_collections.ConfigDict, base: str) -> None:
@@ -142,7 +266,7 @@ def choose_base(config: ml_collections.ConfigDict, base: str) -> None:
 
   Args:
     config: changed.
-    base: the word after the colon: a key of ``compare.learning_rate``.
+    base: the first word after the colon: a key of ``compare.learning_rate``.
 
   Raises:
     ValueError: if there is no such base.

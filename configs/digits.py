@@ -8,7 +8,8 @@ shortcut, layer normalisation and one linear layer: 12 controls.
     --config.optimizer.name=gt_ddp
   python -m experiments.compare --config=configs/digits.py
 
-The word after the colon is the base, and brings its learning rate.
+The word after the colon is the base, and brings its learning rate; a second
+one, as in :adam,resnet18, is a network of ``default.NETWORKS``.
 
 On 2 CPU cores a run takes about half a minute, most of it imports and
 compilation, and the comparison (18 runs) about 1.5 minutes. Expected test
@@ -29,13 +30,13 @@ def get_config(base: str = 'adam') -> ml_collections.ConfigDict:
   """Returns the configuration for a base optimizer alone.
 
   Args:
-    base: a key of ``compare.learning_rate``.
+    base: the words after the colon; see ``default.choose``.
 
   Returns:
     The configuration.
 
   Raises:
-    ValueError: if there is no such base.
+    ValueError: if there is no such base or network.
   """
   config = default.get_config()
   config.batch_size = 32
@@ -47,5 +48,5 @@ def get_config(base: str = 'adam') -> ml_collections.ConfigDict:
   config.optimizer.trust_region = 0.3
   config.compare.learning_rate.rmsprop = 0.0015
   config.compare.learning_rate.adam = 0.003
-  default.choose_base(config, base)
+  default.choose(config, base)
   return config

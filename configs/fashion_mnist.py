@@ -7,7 +7,8 @@ r"""Fashion-MNIST (28x28, 60,000 training images) on a small residual network.
 
 FOLDER holds train-images-idx3-ubyte.gz, train-labels-idx1-ubyte.gz and the
 two of t10k.
-The word after the colon is the base, and brings its learning rate.
+The word after the colon is the base, and brings its learning rate; a second
+one, as in :adam,resnet18, is a network of ``default.NETWORKS``.
 """
 
 from __future__ import annotations
@@ -19,10 +20,9 @@ from configs import default
 
 def get_config(base: str = 'adam') -> ml_collections.ConfigDict:
   """Returns the configuration; see ``default.for_images``."""
-  config = default.for_images('fashion_mnist', base)
+  config = default.for_images('fashion_mnist', base, (16, 32))
   config.epochs = 10
   config.log_every = 67
   config.eval_every = 469  # an epoch, but for a part of a step
-  config.model.widths = (16, 32)
   config.compare.target = 0.9
   return config

@@ -6,7 +6,8 @@ r"""SVHN, cropped (32x32x3, 73,257 training images) on a residual network.
     --config.optimizer.name=gt_ddp
 
 FOLDER holds train_32x32.mat and test_32x32.mat.
-The word after the colon is the base, and brings its learning rate.
+The word after the colon is the base, and brings its learning rate; a second
+one, as in :adam,resnet18, is a network of ``default.NETWORKS``.
 """
 
 from __future__ import annotations
@@ -18,10 +19,9 @@ from configs import default
 
 def get_config(base: str = 'adam') -> ml_collections.ConfigDict:
   """Returns the configuration; see ``default.for_images``."""
-  config = default.for_images('svhn_cropped', base)
+  config = default.for_images('svhn_cropped', base, (16, 32, 64))
   config.epochs = 10
   config.log_every = 52
   config.eval_every = 572  # an epoch, but for a part of a step
-  config.model.widths = (16, 32, 64)
   config.compare.target = 0.9
   return config

@@ -26,7 +26,7 @@ from rich import console as rich_console
 from rich import table as rich_table
 
 import gtddp_jax as gt
-from experiments import models
+from experiments.networks import resnets
 
 BASE = flags.DEFINE_enum('base', 'sgd', ['sgd', 'rmsprop', 'adam'], 'Base.')
 BATCH = flags.DEFINE_integer('batch', 128, 'Batch size.', lower_bound=2)
@@ -82,7 +82,7 @@ def measure(
   forms: Sequence[str], base: str, batch: int, rounds: int, rate: float
 ) -> dict[str, Cost]:
   """Compiles every form, then times them in turn; medians over rounds."""
-  network = models.ResNet((16, 32), 10, 'relu', 'none')
+  network = resnets.ResNet((16, 32), 10)
   inputs = jax.random.normal(jax.random.key(0), (batch, 28, 28, 1))
   targets = jnp.arange(batch) % 10
   params = network.init(jax.random.key(1), inputs)

@@ -1,7 +1,8 @@
 """What the entry points share: flags, refusals in one line, exit codes.
 
 0: done. 1: training stopped at a number that is not finite. 2: refused, before
-anything was created. 130: interrupted; the files in the run's folder are whole.
+anything was changed. 3: a file could not be written. 130 (Ctrl-C) and 143
+(SIGTERM): stopped; the files in the run's folder are whole.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import datetime
 import pathlib
 import re
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -18,15 +20,28 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from configs import default
-from experiments import catalog, runs, training, validation
+from experiments import (
+  catalog,
+  checkpoints,
+  folders,
+  interrupts,
+  loop,
+  runs,
+  validation,
+)
 
 Work = Callable[[ml_collections.ConfigDict, runs.RunFolder], None]
+Plan = Callable[[ml_collections.ConfigDict], str]
 
-_STOPPED, _REFUSED, _INTERRUPTED = 1, 2, 130
+_NOT_FINITE, _REFUSED, _UNWRITTEN = 1, 2, 3
 _DEFAULT_CONFIG = 'configs/digits.py'
 _OVERRIDE = re.compile(r'--?(no)?config\.(?P<path>[^=]+)')
 _BAD_VALUE = re.compile(r'flag --config\.(?P<path>[\w.]+)=(?P<value>.*?):')
-_REFUSALS = (validation.ConfigError, catalog.NotPreparedError)
+_REFUSALS = (
+  validation.ConfigError,
+  catalog.NotPreparedError,
+  checkpoints.CheckpointError,
+)
 # What absl and ml_collections raise at a command line that they cannot use.
 _FLAG_ERRORS = (
   flags.Error,
@@ -38,22 +53,35 @@ _FLAG_ERRORS = (
 )
 
 
-def launch(name: str, work: Work, resume: bool = False) -> None:
+def launch(
+  name: str, work: Work, resume: bool = False, plan: Plan | None = None
+) -> None:
   """Runs an entry point on the flags of the command line.
 
   Args:
     name: of the entry point, for the folders of its runs.
     work: what it does with a validated config and a new folder.
     resume: whether it goes on in a folder with a run of the same config.
+    plan: what it prints for --dry_run; None if it knows no such flag.
   """
+
+  def main(argv: Sequence[str]) -> None:
+    del argv
+    if not flags.FLAGS.dry_run:
+      run(name, work, flags.FLAGS, resume)
+    elif plan is None:
+      refuse('--dry_run: expected with experiments.train alone; remove it.')
+    else:
+      explain(plan, flags.FLAGS)
+
   app.run(
-    lambda _: run(name, work, flags.FLAGS, resume),
+    main,
     flags_parser=lambda argv: parse(argv, flags.FLAGS, resume),
   )
 
 
 def define_flags(values: flags.FlagValues, argv: Sequence[str]) -> None:
-  """Defines --config, --workdir and --overwrite.
+  """Defines --config, --workdir, --dry_run and --overwrite.
 
   Args:
     values: where to define them.
@@ -72,6 +100,12 @@ def define_flags(values: flags.FlagValues, argv: Sequence[str]) -> None:
     'workdir',
     None,
     'New folder for the files of the run; a dated one in runs/ if not given.',
+    flag_values=values,
+  )
+  flags.DEFINE_boolean(
+    'dry_run',
+    False,
+    'Print the graph, the memory and the cost of a step; train nothing.',
     flag_values=values,
   )
   flags.DEFINE_boolean(
@@ -105,8 +139,11 @@ def parse(
       )
     validation.validate(values.config)
     catalog.check(values.config.dataset.name, values.config.dataset.data_dir)
-    if not (resume and _resumes(values)):
-      runs.check(folder_path('run', values), values.overwrite)
+    folders.check(
+      folder_path('run', values),
+      values.overwrite,
+      values.config if resume else None,
+    )
   except _REFUSALS as error:
     refuse(str(error))
   except OSError as error:
@@ -131,22 +168,68 @@ def run(
     resume: as in ``launch``.
   """
   logging.set_verbosity(logging.WARNING)
+  path = folder_path(name, values)
+  again = command(name, sys.argv[1:], path)
   try:
-    path = folder_path(name, values)
-    if resume and _resumes(values):
-      folder = runs.RunFolder(path)
-    else:
-      folder = runs.create(path, values.config, values.overwrite)
-    say(f'run folder: {folder.path}')
-    work(values.config, folder)
+    with interrupts.raising(), folders.locked(path):
+      if resume and _resumes(values):
+        folder = runs.RunFolder(path)
+      else:
+        folder = runs.create(path, values.config, values.overwrite)
+      say(f'run folder: {folder.path}')
+      work(values.config, folder)
   except _REFUSALS as error:
     refuse(str(error))
-  except training.NonFiniteError as error:
+  except loop.NonFiniteError as error:
     say(f'error: {error}')
-    sys.exit(_STOPPED)
-  except KeyboardInterrupt:
-    say('interrupted; what was measured so far is in the run folder.')
-    sys.exit(_INTERRUPTED)
+    sys.exit(_NOT_FINITE)
+  except OSError as error:
+    say(
+      f'error: {path}: expected to write in it, got {_last_line(error)}; make '
+      f'room, and go on with: {again}'
+    )
+    sys.exit(_UNWRITTEN)
+  except KeyboardInterrupt as error:
+    what = f'go on with: {again}' if resume else 'the run folder is whole.'
+    say(f'stopped; {what}')
+    sys.exit(getattr(error, 'code', 130))
+
+
+def explain(plan: Plan, values: flags.FlagValues) -> None:
+  """Prints what a run would be; makes no folder.
+
+  Args:
+    plan: makes the text.
+    values: parsed and validated.
+  """
+  logging.set_verbosity(logging.WARNING)
+  try:
+    with interrupts.raising():
+      print(plan(values.config), flush=True)
+  except _REFUSALS as error:
+    refuse(str(error))
+  except KeyboardInterrupt as error:
+    sys.exit(getattr(error, 'code', 130))
+
+
+def command(name: str, arguments: Sequence[str], path: pathlib.Path) -> str:
+  """Returns the command line that goes on in a folder.
+
+  Args:
+    name: of the entry point.
+    arguments: what it was called with.
+    path: of the folder.
+  """
+  kept, skip = [], False
+  for argument in arguments:
+    flag, equals, _ = argument.lstrip('-').partition('=')
+    if skip or flag in ('overwrite', 'nooverwrite', 'workdir'):
+      skip = flag == 'workdir' and not equals and not skip
+    else:
+      kept.append(argument)
+  return shlex.join(
+    ['python', '-m', f'experiments.{name}', *kept, f'--workdir={path}']
+  )
 
 
 def folder_path(name: str, values: flags.FlagValues) -> pathlib.Path:
@@ -159,7 +242,7 @@ def folder_path(name: str, values: flags.FlagValues) -> pathlib.Path:
 
 def _resumes(values: flags.FlagValues) -> bool:
   path = folder_path('run', values)
-  return not values.overwrite and runs.resumes(path, values.config)
+  return not values.overwrite and folders.resumes(path, values.config)
 
 
 def refuse(message: str) -> NoReturn:

@@ -21,13 +21,13 @@ import rich.console
 from experiments import (
   cli,
   data,
+  loop,
   optimizers,
   programs,
   progress,
   report,
   runs,
   standings,
-  training,
 )
 
 
@@ -71,7 +71,7 @@ def compare(
       standings.Track(
         contender,
         seed,
-        training.intervals(contender.program, config, dataset, seed),
+        loop.Loop(contender.program, config, dataset, seed).rows(),
       )
       for contender in contenders
       for seed in config.compare.seeds

@@ -25,6 +25,7 @@ import optax
 import rich.console
 
 import gtddp_jax as gt
+from configs import default
 from experiments import (
   charts,
   cli,
@@ -131,7 +132,7 @@ class Study:
     Args:
       form: of the optimizer.
       rate: of its base.
-      seed: as in ``training.intervals``, whose batches these are.
+      seed: as in ``loop.Loop``, whose batches these are.
 
     Returns:
       The line of the run.
@@ -161,7 +162,9 @@ class Study:
       stopped = not finite or skipped - before == last - first
     epoch = -(-dataset.train.size // config.batch_size)
     target = config.levels.target_loss
-    evaluation = {} if stopped else self.network.evaluate(params)
+    evaluation = {}
+    if not stopped:
+      evaluation = self.network.evaluate(params, gt.collections(state))
     return {
       'form': form.title,
       'rate': rate,
@@ -187,6 +190,15 @@ def work(config: ml_collections.ConfigDict, folder: runs.RunFolder) -> None:
       repr(name),
       'choose sgd, rmsprop or adam',
     )
+  for key in ('accumulate', 'schedule'):
+    usual = default.get_config().optimizer[key]
+    if config.optimizer[key] != usual:
+      raise validation.ConfigError(
+        f'config.optimizer.{key}',
+        'the default, because this study does not read it',
+        'another value',
+        'leave it',
+      )
   study, rows = Study(config), folder.rows()
   done = {(row['form'], row['rate'], row['seed']) for row in rows}
   left = [

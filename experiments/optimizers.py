@@ -14,6 +14,7 @@ import ml_collections
 import optax
 
 import gtddp_jax as gt
+from experiments import accumulation, schedules
 
 Loss = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -93,7 +94,10 @@ def title(config: ml_collections.ConfigDict) -> str:
 
 
 def build(
-  config: ml_collections.ConfigDict, graph: gt.LayerGraph, loss: Loss
+  config: ml_collections.ConfigDict,
+  graph: gt.LayerGraph,
+  loss: Loss,
+  steps: int = 1,
 ) -> optax.GradientTransformationExtraArgs:
   """Returns the optimizer of an ``optimizer`` section.
 
@@ -101,20 +105,25 @@ def build(
     config: the section.
     graph: the traced network.
     loss: ``(outputs, targets) -> [B]``.
+    steps: of the whole run, for its schedule.
 
   Returns:
     A transformation whose update takes ``batch=(inputs, targets)``.
   """
-  base = BASES[base_name(config)].build(config.base)
-  if config.name != 'gt_ddp':
-    return gt.gt_ddp(graph, loss, base, feedback=False)
-  return gt.gt_ddp(
-    graph,
-    loss,
-    base,
-    terminal=config.terminal,
-    value=config.value,
-    cooperation=config.cooperation,
-    feedback=config.feedback,
-    trust_region=config.trust_region,
+  rate = schedules.build(
+    config.schedule, config.base.learning_rate, steps // config.accumulate
   )
+  base = BASES[base_name(config)].build(
+    ml_collections.ConfigDict({**config.base, 'learning_rate': rate})
+  )
+  ours = {
+    key: config[key]
+    for key in ('terminal', 'value', 'cooperation', 'feedback', 'trust_region')
+  }
+  alone = {'feedback': False}
+  tx = gt.gt_ddp(
+    graph, loss, base, **(ours if config.name == 'gt_ddp' else alone)
+  )
+  if config.accumulate == 1:
+    return tx
+  return accumulation.accumulated(tx, graph, loss, config.accumulate)

@@ -140,6 +140,12 @@ def _build(
         f'got {type(error).__name__} ({str(error).splitlines()[0]}); put all '
         f'files in --manual_dir, or choose another --data_dir.'
       ) from error
+    except Exception as error:  # Of what decompresses and parses.
+      raise PrepareError(
+        f'--manual_dir: expected whole files of {name}, got one that cannot be '
+        f'read ({type(error).__name__}); replace '
+        f'{catalog.files(name)} by the published files.'
+      ) from error
 
 
 def main(argv: Sequence[str]) -> None:

@@ -18,6 +18,7 @@ from experiments import catalog
 _CACHE = 'arrays'  # a folder of .npy files in that of the prepared set
 _CHUNK = 1000  # records at once
 _SPLITS = ('train', 'test')
+_AGAIN = 'prepare it again from the published files'
 
 Arrays = dict[str, tuple[np.ndarray, np.ndarray]]
 
@@ -38,10 +39,17 @@ def splits(name: str, data_dir: str | None) -> Arrays:
   """
   folder = catalog.folder(name, data_dir)
   cache = folder / _CACHE
-  if cache.exists():
-    arrays = {split: _load(cache, split) for split in _SPLITS}
-  else:
-    arrays = {split: _read(folder, split) for split in _SPLITS}
+  at_hand = cache.exists()
+  source, read = (cache, _load) if at_hand else (folder, _read)
+  try:
+    arrays = {split: read(source, split) for split in _SPLITS}
+  except Exception as error:  # The libraries that read raise all kinds.
+    remedy = 'it is then made again' if at_hand else _AGAIN
+    raise catalog.NotPreparedError(
+      f'files that can be read in {source}',
+      f'a damaged one ({type(error).__name__})',
+      f'delete that folder{"; " if at_hand else " and "}{remedy}',
+    ) from error
   _check(name, folder, arrays)
   if not cache.exists():
     # A folder of others may be read-only: then each run reads the records.
@@ -87,7 +95,7 @@ def _write(cache: pathlib.Path, arrays: Arrays) -> None:
 
 
 def _check(name: str, folder: pathlib.Path, arrays: Arrays) -> None:
-  """The set has the shapes of the catalog."""
+  """The set has the shapes and values of the catalog."""
   spec = catalog.SPECS[name]
   for split, count in (('train', spec.train), ('test', spec.test)):
     images, labels = arrays[split]
@@ -96,5 +104,26 @@ def _check(name: str, folder: pathlib.Path, arrays: Arrays) -> None:
         f'{name} with {split} images of shape {(count, *spec.shape)} in '
         f'{folder}',
         f'{images.shape}',
-        'delete that folder and prepare it again from the published files',
+        f'delete that folder and {_AGAIN}',
       )
+    wrong = _wrong_values(images, labels, spec.classes)
+    if wrong:
+      raise catalog.NotPreparedError(
+        f'{name} with uint8 pixels and labels from 0 to {spec.classes - 1} in '
+        f'{folder}',
+        f'{split} {wrong}',
+        f'delete that folder and {_AGAIN}',
+      )
+
+
+def _wrong_values(images: np.ndarray, labels: np.ndarray, classes: int) -> str:
+  """What is wrong with pixels or labels, if anything."""
+  if images.dtype != np.uint8:
+    missing = 0
+    if np.issubdtype(images.dtype, np.inexact):
+      missing = int(np.count_nonzero(~np.isfinite(images)))
+    return f'pixels of type {images.dtype}, {missing} of them nan or inf'
+  if labels.dtype != np.int32:
+    return f'labels of type {labels.dtype}'
+  outside = labels[(labels < 0) | (labels >= classes)]
+  return f'label {outside[0]}' if outside.size else ''

@@ -7,6 +7,7 @@ for the networks here).
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -18,9 +19,18 @@ import numpy as np
 import optax
 
 import gtddp_jax as gt
-from experiments import catalog, data, models, optimizers, preprocessing
+from experiments import (
+  accumulation,
+  catalog,
+  data,
+  models,
+  optimizers,
+  precision,
+  preprocessing,
+)
 
 Step = Callable[..., tuple[Any, Any, Mapping[str, jax.Array]]]
+Evaluate = Callable[[Any, Any], dict[str, float]]
 
 _TERMINAL = 2**16  # away from what the augmentation draws
 
@@ -30,13 +40,14 @@ class Network(NamedTuple):
 
   Attributes:
     init: ``seed -> params``.
-    graph: the traced network.
-    evaluate: ``params -> `` losses (nats) and accuracies (0 to 1).
+    graph: the traced network, as it is in training.
+    evaluate: ``(params, collections) -> `` losses (nats) and accuracies (0 to
+      1); batch normalisation then uses the statistics in the collections.
   """
 
   init: Callable[[int], Any]
   graph: gt.LayerGraph
-  evaluate: Callable[[Any], dict[str, float]]
+  evaluate: Evaluate
 
 
 class Program(NamedTuple):
@@ -46,14 +57,14 @@ class Program(NamedTuple):
     init: ``seed -> (params, optimizer state)``.
     step: ``(params, state, images, labels, key, number) -> (params, state,
       metrics)``, where the key is of the run and the number that of the step.
-    evaluate: that of the network.
+    evaluate: ``(params, state) -> `` as that of the network.
     steps: in all.
     compile_seconds: what compiling ``step`` took.
   """
 
   init: Callable[[int], tuple[Any, Any]]
   step: Step
-  evaluate: Callable[[Any], dict[str, float]]
+  evaluate: Evaluate
   steps: int
   compile_seconds: float
 
@@ -77,14 +88,33 @@ def build_network(
 
   @jax.jit
   def init(key: jax.Array) -> Any:
-    return model.init(key, images[:1])['params']
+    return model.init(key, images[:1], train=True)
 
-  def apply(params: Any, inputs: jax.Array) -> Any:
-    return model.apply({'params': params}, inputs)
+  collections = dict(init(jax.random.key(0)))
+  params = collections.pop('params')
+
+  def apply(
+    variables: Mapping[str, Any], inputs: jax.Array, **words: Any
+  ) -> Any:
+    named = {name: variables[name] for name in collections}
+    own = {k: v for k, v in variables.items() if k not in collections}
+    return run(own, inputs, named, **words)
+
+  @precision.computing(config.model.compute_dtype)
+  def run(params: Any, inputs: jax.Array, named: Any, **words: Any) -> Any:
+    return model.apply({'params': params, **named}, inputs, **words)
 
   return Network(
-    lambda seed: init(jax.random.key(seed)),
-    gt.trace(apply, init(jax.random.key(0)), images),
+    lambda seed: init(jax.random.key(seed))['params'],
+    gt.trace(
+      functools.partial(apply, train=True),
+      params,
+      images,
+      collections=collections,
+      mutable=list(collections),
+      # In bfloat16 the order of summation alone shows in three digits.
+      verify=config.model.compute_dtype == 'float32',
+    ),
     _evaluation(apply, dataset, config.eval_batch_size),
   )
 
@@ -102,8 +132,9 @@ def build(
   Returns:
     The program.
   """
+  steps = step_count(config, dataset)
   tx = optimizers.build(
-    config.optimizer, network.graph, gt.losses.softmax_cross_entropy
+    config.optimizer, network.graph, gt.losses.softmax_cross_entropy, steps
   )
 
   def init(seed: int) -> tuple[Any, Any]:
@@ -116,8 +147,11 @@ def build(
   arguments = (*init(0), *samples, step_key(0), np.uint32(0))
   compiled = step.lower(*arguments).compile()
   seconds = time.perf_counter() - begin
-  steps = step_count(config, dataset)
-  return Program(init, compiled, network.evaluate, steps, seconds)
+
+  def evaluate(params: Any, state: Any) -> dict[str, float]:
+    return network.evaluate(params, gt.collections(state))
+
+  return Program(init, compiled, evaluate, steps, seconds)
 
 
 def stepper(
@@ -155,14 +189,20 @@ def stepper(
       batch=(preprocessing.prepare(images, dataset.scale), labels),
       rngs={'terminal': jax.random.fold_in(key, _TERMINAL)},
     )
-    return optax.apply_updates(params, updates), state, gt.metrics(state)
+    return (
+      optax.apply_updates(params, updates),
+      state,
+      accumulation.metrics(state),
+    )
 
   return step
 
 
 def step_count(config: ml_collections.ConfigDict, dataset: data.Dataset) -> int:
-  """Returns how many steps a run has."""
-  return math.ceil(config.epochs * dataset.train.size / config.batch_size)
+  """Returns how many steps a run has: whole updates of so many batches."""
+  steps = math.ceil(config.epochs * dataset.train.size / config.batch_size)
+  batches = config.optimizer.accumulate
+  return math.ceil(steps / batches) * batches
 
 
 def step_key(seed: int) -> jax.Array:
@@ -172,21 +212,23 @@ def step_key(seed: int) -> jax.Array:
 
 def _evaluation(
   apply: Callable[[Any, jax.Array], Any], dataset: data.Dataset, size: int
-) -> Callable[[Any], dict[str, float]]:
+) -> Evaluate:
   """Evaluates on every sample of both splits, ``size`` at once."""
 
   @jax.jit
-  def measure(params: Any, images: jax.Array, labels: jax.Array) -> Any:
-    logits = apply(params, preprocessing.prepare(images, dataset.scale))
+  def measure(variables: Any, images: jax.Array, labels: jax.Array) -> Any:
+    logits = apply(variables, preprocessing.prepare(images, dataset.scale))
     losses = gt.losses.softmax_cross_entropy(logits, labels)
     return losses, logits.argmax(axis=-1) == labels
 
-  def evaluate(params: Any) -> dict[str, float]:
-    found = {}
+  def evaluate(params: Any, collections: Any) -> dict[str, float]:
+    variables, found = {**params, **collections}, {}
     for name in ('train', 'test'):
       split: data.Split = getattr(dataset, name)
       parts = [
-        measure(params, split.images[i : i + size], split.labels[i : i + size])
+        measure(
+          variables, split.images[i : i + size], split.labels[i : i + size]
+        )
         for i in range(0, split.size, size)
       ]
       losses, hits = (

@@ -49,6 +49,10 @@ class Progress:
     """Counts steps as done."""
     self._bar.advance(self._task, steps)
 
+  def reach(self, step: int) -> None:
+    """Counts all steps up to this one as done."""
+    self._bar.update(self._task, completed=step)
+
   def say(self, text: str) -> None:
     """Shows a line that stays, above the bar."""
     self._console.print(text, highlight=False, markup=False, soft_wrap=True)

@@ -4,49 +4,28 @@
   versions.json   Python, packages, platform, devices and git commit
   metrics.jsonl   one line per logged step, complete lines only
   result.json     the last numbers and how the run ended
-  curves.png      the figure; a comparison also has results.md, and the study
-                  of the levels results.md and levels.png in its place
+  results.md      the report, and its figure curves.png; the study of the
+                  levels has levels.png in its place
+  checkpoints/    of a training: see ``checkpoints``
+  tensorboard/    of a training: the numbers of metrics.jsonl
+  run.lock        locked while a program works in the folder
 
 Numbers that are not finite are written as null.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import importlib.metadata
 import json
-import math
-import os
 import pathlib
-import platform
-import subprocess
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-import jax
 import ml_collections
 
-from experiments import validation
-
-FILES = (
-  'config.json',
-  'versions.json',
-  'metrics.jsonl',
-  'result.json',
-  'results.md',
-  'curves.png',
-  'levels.png',
-)
-_PACKAGES = (
-  'gtddp-jax',
-  'jax',
-  'jaxlib',
-  'flax',
-  'optax',
-  'numpy',
-  'scikit-learn',
-  'ml_collections',
-)
+from experiments import folders, versions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +35,7 @@ class RunFolder:
   path: pathlib.Path
 
   def file(self, name: str) -> pathlib.Path:
-    """Returns the path of one of ``FILES``.
+    """Returns the path of one of ``folders.FILES``.
 
     Args:
       name: of the file.
@@ -67,10 +46,19 @@ class RunFolder:
     Raises:
       ValueError: if a run has no such file.
     """
-    if name not in FILES:
+    if name not in folders.FILES:
       raise ValueError(
-        f'{name}: expected one of {", ".join(FILES)}; add it to runs.FILES, '
-        f'so that --overwrite removes it.'
+        f'{name}: expected one of {", ".join(folders.FILES)}; add it to '
+        f'folders.FILES, so that --overwrite removes it.'
+      )
+    return self.path / name
+
+  def folder(self, name: str) -> pathlib.Path:
+    """Returns the path of one of ``folders.FOLDERS``."""
+    if name not in folders.FOLDERS:
+      raise ValueError(
+        f'{name}: expected one of {", ".join(folders.FOLDERS)}; add it to '
+        f'folders.FOLDERS, so that --overwrite removes it.'
       )
     return self.path / name
 
@@ -83,52 +71,32 @@ class RunFolder:
 
   def write_json(self, name: str, value: Any) -> None:
     """Writes a JSON file, or leaves what was there."""
-    text = json.dumps(_plain(value), indent=2, allow_nan=False)
+    text = json.dumps(folders.plain(value), indent=2, allow_nan=False)
     self.write_text(name, text + '\n')
 
   def log(self, row: Mapping[str, Any]) -> None:
     """Adds a line to metrics.jsonl."""
-    line = json.dumps(_plain(row), allow_nan=False) + '\n'
+    line = json.dumps(folders.plain(row), allow_nan=False) + '\n'
     with self.file('metrics.jsonl').open('a', encoding='utf-8') as stream:
       stream.write(line)
+
+  def log_anew(self, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Replaces the lines of metrics.jsonl."""
+    lines = [
+      json.dumps(folders.plain(row), allow_nan=False) + '\n' for row in rows
+    ]
+    self.write_text('metrics.jsonl', ''.join(lines))
 
   def rows(self) -> list[dict[str, Any]]:
     """Reads metrics.jsonl."""
     text = self.file('metrics.jsonl').read_text(encoding='utf-8')
     return [json.loads(line) for line in text.splitlines()]
 
-
-def resumes(path: pathlib.Path, config: ml_collections.ConfigDict) -> bool:
-  """Returns whether a folder holds a run of this very config."""
-  try:
-    held = json.loads((path / 'config.json').read_text(encoding='utf-8'))
-  except (OSError, ValueError):
-    return False
-  asked = json.loads(json.dumps(_plain(config.to_dict())))
-  return bool(held == asked and (path / 'metrics.jsonl').is_file())
-
-
-def check(path: pathlib.Path, overwrite: bool) -> None:
-  """Refuses a folder that holds something.
-
-  Args:
-    path: of the folder, which need not exist.
-    overwrite: whether an earlier run in it may be replaced.
-
-  Raises:
-    ConfigError: if the folder cannot be used.
-  """
-  if path.exists() and not path.is_dir():
-    raise validation.ConfigError(
-      '--workdir', 'a folder', f'the file {path}', 'choose another'
-    )
-  if path.is_dir() and any(path.iterdir()) and not overwrite:
-    raise validation.ConfigError(
-      '--workdir',
-      'a new or empty folder',
-      f'{path}, which holds files',
-      'choose another, or add --overwrite to replace the run in it',
-    )
+  def result(self) -> Any:
+    """Reads result.json; None if there is none."""
+    with contextlib.suppress(OSError, ValueError):
+      return json.loads(self.file('result.json').read_text(encoding='utf-8'))
+    return None
 
 
 def create(
@@ -148,67 +116,18 @@ def create(
   Raises:
     ConfigError: if the folder cannot be used.
   """
-  check(path, overwrite)
+  folders.check(path, overwrite)
   folder = RunFolder(path)
   try:
     path.mkdir(parents=True, exist_ok=True)
-    for name in FILES:
+    for name in folders.FOLDERS:
+      shutil.rmtree(folder.folder(name), ignore_errors=True)
+    for name in reversed(folders.FILES):  # config.json last: until then, a run
       folder.file(name).unlink(missing_ok=True)
-    folder.write_json('config.json', config.to_dict())
-    folder.write_json('versions.json', versions())
     folder.file('metrics.jsonl').touch()
+    folder.write_json('versions.json', versions.versions())
+    # Last: with it, the folder holds a run that can be gone on with.
+    folder.write_json('config.json', config.to_dict())
   except OSError as error:
-    raise validation.ConfigError(
-      '--workdir',
-      'a folder that can be written',
-      f'{path} ({error.strerror})',
-      'choose another',
-    ) from error
+    raise folders.unwritable(path, error) from error
   return folder
-
-
-def versions() -> dict[str, Any]:
-  """Returns what the numbers of a run may depend on, beside its config."""
-  devices = jax.devices()
-  return {
-    'python': platform.python_version(),
-    'packages': {name: _version(name) for name in _PACKAGES},
-    'platform': platform.platform(),
-    'cpus': os.cpu_count(),
-    'devices': [device.device_kind for device in devices],
-    'backend': devices[0].platform,
-    'git_commit': _git('rev-parse', 'HEAD'),
-    'git_changed_files': (_git('status', '--porcelain') or '').splitlines(),
-  }
-
-
-def _version(package: str) -> str | None:
-  try:
-    return importlib.metadata.version(package)
-  except importlib.metadata.PackageNotFoundError:
-    return None
-
-
-def _git(*arguments: str) -> str | None:
-  """The output of a git command here, or None where there is no git."""
-  root = pathlib.Path(__file__).parent
-  try:
-    done = subprocess.run(
-      ['git', *arguments], cwd=root, capture_output=True, text=True, check=True
-    )
-  except (OSError, subprocess.CalledProcessError):
-    return None
-  return done.stdout.strip()
-
-
-def _plain(value: Any) -> Any:
-  """The same in JSON's own types."""
-  match value:
-    case Mapping():
-      return {str(key): _plain(item) for key, item in value.items()}
-    case list() | tuple():
-      return [_plain(item) for item in value]
-    case float() if not math.isfinite(value):
-      return None
-    case _:
-      return value

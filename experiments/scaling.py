@@ -30,7 +30,8 @@ from absl import app, flags
 from matplotlib import figure
 
 import gtddp_jax as gt
-from experiments import augmented, models, report
+from experiments import augmented, report
+from experiments.networks import layers, mlps, resnets
 
 NETWORK = flags.DEFINE_enum('network', 'mlp', ['mlp', 'resnet'], 'Network.')
 BATCHES = flags.DEFINE_list(
@@ -114,10 +115,10 @@ def build(
   form: str, network: str, size: int
 ) -> tuple[Callable[[Any, Any], Any], tuple[Any, Any]]:
   """A step ``(params, batch) -> new params`` and its arguments."""
-  module: nn.Module = models.MLP((32, 32), 10, 'tanh', 'none')
+  module: nn.Module = mlps.MLP((32, 32), 10, layers.Style('tanh'))
   shape: tuple[int, ...] = (64,)
   if network == 'resnet':
-    module, shape = models.ResNet((16, 32), 10, 'relu', 'none'), (28, 28, 1)
+    module, shape = resnets.ResNet((16, 32), 10), (28, 28, 1)
   inputs = jax.random.normal(jax.random.key(0), (size, *shape))
   batch = inputs, jnp.arange(size) % 10
   params = module.init(jax.random.key(1), inputs)

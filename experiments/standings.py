@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import ml_collections
 
-from experiments import programs, report, training
+from experiments import loop, programs, report
 
 Summary = dict[str, Any]
 
@@ -31,18 +31,18 @@ class Track:
 
   contender: Contender
   seed: int
-  rows: Iterator[training.Row]
-  logged: list[training.Row] = dataclasses.field(default_factory=list)
+  rows: Iterator[loop.Row]
+  logged: list[loop.Row] = dataclasses.field(default_factory=list)
   status: str = 'interrupted'
 
-  def advance(self) -> training.Row | None:
+  def advance(self) -> loop.Row | None:
     """Trains for one interval; None once the run has ended."""
     try:
       row = next(self.rows)
     except StopIteration:
       self.status = 'finished'
       return None
-    except training.NonFiniteError as error:
+    except loop.NonFiniteError as error:
       self.status = str(error)
       return None
     self.logged.append(row)
@@ -72,7 +72,7 @@ def summaries(tracks: Sequence[Track], target: float) -> list[Summary]:
       },
     )
     outcome = {'seed': track.seed, 'status': track.status}
-    outcome |= training.last_evaluation(track.logged)
+    outcome |= loop.last_evaluation(track.logged)
     outcome['steps_to_target'] = next(
       (
         row['step']

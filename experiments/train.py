@@ -4,8 +4,13 @@ r"""Trains one network on one data set.
   python -m experiments.train --config=configs/digits.py:adam \
     --config.optimizer.name=gt_ddp --config.seed=1
 
---workdir must be new or empty unless --overwrite is given; without it, a dated
-folder is made in runs/. Every key of a config is in configs/default.py.
+--workdir must be new, empty, or hold a run of this config, which the same
+command goes on with: after Ctrl-C, SIGTERM, SIGKILL or a full disk it ends with
+the same files as if nothing had happened. --overwrite starts again. Without
+--workdir, a dated folder is made in runs/.
+
+--dry_run prints the graph, the memory and the cost of a step, and trains
+nothing. Every key of a config is in configs/default.py.
 """
 
 from __future__ import annotations
@@ -13,11 +18,14 @@ from __future__ import annotations
 import ml_collections
 import rich.console
 
-from experiments import cli, report, runs, training
+from experiments import cli, dry_run, report, runs, training
 
 
 def work(config: ml_collections.ConfigDict, folder: runs.RunFolder) -> None:
   """Trains and prints the outcome."""
+  before = folder.result()
+  if before is not None and before['status'] == training.FINISHED:
+    cli.say('this run has finished; --overwrite would start it again')
   result = training.train(config, folder)
   columns = [
     report.Column('optimizer', '', [result['optimizer']]),
@@ -33,4 +41,4 @@ def work(config: ml_collections.ConfigDict, folder: runs.RunFolder) -> None:
 
 
 if __name__ == '__main__':
-  cli.launch('train', work)
+  cli.launch('train', work, resume=True, plan=dry_run.describe)

@@ -6,12 +6,20 @@ Every refusal is one line: the key, what was expected, what was got, what to do.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import ml_collections
 
 from configs import default
-from experiments import data, models, optimizers
+from experiments import (
+  data,
+  model_checks,
+  models,
+  optimizers,
+  precision,
+  schedules,
+)
 
 
 class ConfigError(ValueError):
@@ -50,6 +58,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
   _check_schedule(config)
   _check_model(config)
   _check_optimizer(config)
+  _check_rate(config)
   _check_compare(config)
   _check_levels(config)
 
@@ -111,6 +120,7 @@ def _check_schedule(config: ml_collections.ConfigDict) -> None:
   _in_range(config, 'log_every', 1)
   _in_range(config, 'eval_every', 1)
   _in_range(config, 'eval_batch_size', 1)
+  _from_zero(config, 'checkpoint_seconds')
   if config.eval_every % config.log_every:
     raise ConfigError(
       'config.eval_every',
@@ -124,10 +134,9 @@ def _check_model(config: ml_collections.ConfigDict) -> None:
   _one_of(config, 'model.name', models.MODELS)
   _one_of(config, 'model.activation', models.ACTIVATIONS)
   _one_of(config, 'model.norm', models.NORMS)
-  if min(config.model.widths) < 1:
-    raise ConfigError(
-      'config.model.widths', 'widths from 1', config.model.widths, 'raise them'
-    )
+  _one_of(config, 'model.compute_dtype', precision.DTYPES)
+  for key, expected, got, remedy in model_checks.problems(config):
+    raise ConfigError(f'config.model.{key}', expected, got, remedy)
 
 
 def _check_optimizer(config: ml_collections.ConfigDict) -> None:
@@ -142,28 +151,55 @@ def _check_optimizer(config: ml_collections.ConfigDict) -> None:
     _positive(config, 'optimizer.trust_region')
   for key in ('momentum', 'decay', 'b1', 'b2'):
     _fraction(config, f'optimizer.base.{key}')
-  decay = config.optimizer.base.weight_decay
-  if not 0 <= decay < math.inf:
-    raise ConfigError(
-      'config.optimizer.base.weight_decay', 'a number from 0', decay, 'raise it'
-    )
+  _from_zero(config, 'optimizer.base.weight_decay')
   name = optimizers.base_name(config.optimizer)
   _check_base(config, name)
   if config.optimizer.name == 'gt_ddp':
     _check_curvature(config, name)
 
 
+def _check_rate(config: ml_collections.ConfigDict) -> None:
+  """The schedule of the learning rate, and accumulation."""
+  _in_range(config, 'optimizer.accumulate', 1)
+  _one_of(config, 'optimizer.schedule.name', schedules.SCHEDULES)
+  _fraction(config, 'optimizer.schedule.warmup')
+  _from_zero(config, 'optimizer.schedule.final')
+  _positive(config, 'optimizer.schedule.factor')
+  places = config.optimizer.schedule.boundaries
+  if list(places) != sorted({*places}) or not 0 < places[0] <= places[-1] < 1:
+    raise ConfigError(
+      'config.optimizer.schedule.boundaries',
+      'rising numbers between 0 and 1',
+      places,
+      'change them',
+    )
+  name = config.optimizer.schedule.name
+  _check_read(
+    config, 'optimizer.schedule', name, schedules.SCHEDULES[name].reads
+  )
+
+
 def _check_base(config: ml_collections.ConfigDict, name: str) -> None:
-  """Refuses a changed key that the base would not read."""
-  reference = default.get_config().optimizer.base
-  reads = ('name', 'learning_rate', *optimizers.BASES[name].reads)
-  for key, value in config.optimizer.base.items():
-    if key not in reads and value != reference[key]:
+  """The base reads what was changed."""
+  reads = ('learning_rate', *optimizers.BASES[name].reads)
+  _check_read(config, 'optimizer.base', name, reads)
+
+
+def _check_read(
+  config: ml_collections.ConfigDict,
+  path: str,
+  name: str,
+  reads: Sequence[str],
+) -> None:
+  """Refuses a changed key that what a section names would not read."""
+  reference = _get(default.get_config(), path)
+  for key, value in _get(config, path).items():
+    if key not in ('name', *reads) and value != reference[key]:
       raise ConfigError(
-        f'config.optimizer.base.{key}',
+        f'config.{path}.{key}',
         f'{reference[key]!r}, because {name} does not read it',
         repr(value),
-        'leave it or choose another base',
+        f'leave it or choose another {path.rsplit(".", maxsplit=1)[-1]}',
       )
 
 
@@ -258,6 +294,14 @@ def _positive(config: ml_collections.ConfigDict, path: str) -> None:
   if not 0 < got < math.inf:
     raise ConfigError(
       f'config.{path}', 'a finite number above 0', got, 'change it'
+    )
+
+
+def _from_zero(config: ml_collections.ConfigDict, path: str) -> None:
+  got = _get(config, path)
+  if not 0 <= got < math.inf:
+    raise ConfigError(
+      f'config.{path}', 'a finite number from 0', got, 'change it'
     )
 
 

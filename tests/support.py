@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import support_lab  # noqa: F401 (a module adds its rows when imported)
 import support_linen
-import support_nnx  # noqa: F401 (a module adds its rows when imported)
+import support_nnx  # noqa: F401
 import support_nnx_images  # noqa: F401
 from flax import linen as nn
 from support_case import TABLE, Case

@@ -169,33 +169,6 @@ def transformer(x: jax.Array) -> jax.Array:
   return head(block(x))
 
 
-class Positions(nn.Module):
-  """A learned vector for each place."""
-
-  @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    shape = 1, *x.shape[1:]
-    return x + self.param('embedding', nn.initializers.zeros, shape)
-
-
-@linen('ViT', IMAGE, '1 conv, 7 dense, 4 generic')
-def vit(x: jax.Array) -> jax.Array:
-  x = nn.Conv(4, (3, 3), (3, 3))(x)
-  x = block(Positions()(x.reshape(len(x), -1, 4)))
-  return head(nn.LayerNorm()(x))
-
-
-@linen('MLP-Mixer', IMAGE, '1 conv, 5 dense, 2 generic')
-def mixer(x: jax.Array) -> jax.Array:
-  x = nn.Conv(3, (3, 3), (3, 3))(x)
-  x = x.reshape(len(x), -1, 3)
-  h = jnp.swapaxes(nn.LayerNorm()(x), 1, 2)
-  h = nn.Dense(x.shape[1])(nn.gelu(nn.Dense(5)(h)))
-  x = x + jnp.swapaxes(h, 1, 2)
-  h = nn.gelu(nn.Dense(5)(nn.LayerNorm()(x)))
-  return head(x + nn.Dense(3)(h))
-
-
 @linen('Recurrent cell, unrolled', (3, 2), '4 dense, 3 generic')
 def recurrent(x: jax.Array) -> jax.Array:
   cell = nn.GRUCell(3)

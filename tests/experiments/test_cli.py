@@ -9,7 +9,7 @@ import sys
 import pytest
 from absl import flags
 
-from experiments import cli, data, runs, training
+from experiments import cli, data, dry_run, interrupts, loop, runs
 
 # How ml_collections loads a configuration file.
 pytestmark = pytest.mark.filterwarnings(
@@ -31,6 +31,16 @@ REFUSED = {
   '--config=configs/mnist.py --config.dataset.data_dir=none': (
     'expected mnist prepared in none/mnist, got no such folder; put train-imag'
   ),
+  '--config.optimizer.base.learning_rate=nan': 'expected a finite number above',
+  '--config.optimizer.accumulate=0': 'accumulate: expected an integer from 1',
+  '--config.optimizer.schedule.name=step': 'expected one of constant, cosine',
+  '--config.optimizer.schedule.final=0.1': 'because constant does not read it',
+  '--config.model.compute_dtype=int8': 'expected one of float32, bfloat16',
+  '--config.checkpoint_seconds=-1': 'expected a finite number from 0',
+  (
+    '--config.optimizer.name=gt_ddp --config.optimizer.base.name=adamw '
+    '--config.optimizer.value=bellman'
+  ): "expected 'frozen', because the base adamw has no explicit curvature",
   '--config=configs/absent.py': '--config: expected a Python file',
   '--config=configs/digits.py:lion': 'expected one of adam',
   '--configs=configs/digits.py': "Unknown command line flag 'configs'",
@@ -117,7 +127,12 @@ def test_keys_are_overridden() -> None:
 
 @pytest.mark.parametrize(
   ('error', 'code'),
-  [(training.NonFiniteError('batch loss', 7), 1), (KeyboardInterrupt(), 130)],
+  [
+    (loop.NonFiniteError('batch loss', 7), 1),
+    (OSError(28, 'No space left on device'), 3),
+    (KeyboardInterrupt(), 130),
+    (interrupts.Stopped(15), 143),
+  ],
 )
 def test_how_a_run_ends(
   error: BaseException,
@@ -133,6 +148,69 @@ def test_how_a_run_ends(
     cli.run('test', work, parsed(f'--workdir={tmp_path / "run"}'))
   assert caught.value.code == code
   assert len(capsys.readouterr().err.splitlines()) == 2  # folder, then reason
+
+
+@pytest.mark.parametrize('change', ['--config.seed=1', '--config.epochs=3'])
+def test_a_run_of_another_config_is_not_gone_on_with(
+  change: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+  runs.create(tmp_path, parsed().config, overwrite=False)
+  before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+  values = flags.FlagValues()
+  with pytest.raises(SystemExit) as caught:
+    cli.parse(['program', f'--workdir={tmp_path}', change], values, resume=True)
+  assert caught.value.code == 2
+  key = change.removeprefix('--').split('=')[0]
+  assert f'whose run has {key} ' in capsys.readouterr().err
+  assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+  'arguments',
+  [
+    ['--workdir=a', '--config.seed=1'],
+    ['--workdir', 'a', '--config.seed=1'],
+    ['--overwrite', '--config.seed=1'],
+    ['--config.seed=1', '--overwrite=true', '-workdir', 'a'],
+    ['--config.seed=1'],
+  ],
+)
+def test_the_command_that_goes_on(arguments: list[str]) -> None:
+  assert cli.command('train', arguments, pathlib.Path('my runs')) == (
+    "python -m experiments.train --config.seed=1 '--workdir=my runs'"
+  )
+
+
+def test_a_dry_run_makes_no_folder(
+  tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+  values = parsed(
+    '--dry_run',
+    '--config.model.name=mlp',
+    '--config.model.widths=(8,)',
+    f'--workdir={tmp_path / "run"}',
+  )
+  cli.explain(dry_run.describe, values)
+  output = capsys.readouterr().out
+  assert '3 stages, 626 parameters, batch 32' in output
+  assert 'Adam: 626 parameters; 674 steps of 32 samples' in output
+  assert 'memory of a step: 0.' in output
+  assert 'Gflop' in output
+  assert not list(tmp_path.iterdir())
+
+
+def test_a_dry_run_of_others_is_refused() -> None:
+  done = subprocess.run(
+    [sys.executable, '-m', 'experiments.compare', '--dry_run'],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 2
+  assert done.stderr == (
+    'error: --dry_run: expected with experiments.train alone; remove it.\n'
+  )
 
 
 def test_a_folder_of_its_own() -> None:

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 import gtddp_jax as gt
-from experiments import augmented, models, scaling
+from experiments import augmented, scaling
+from experiments.networks import layers, mlps
 
 
 def test_the_direct_recursion_takes_the_step_of_coupled() -> None:
-  module = models.MLP((5, 4), 3, 'tanh', 'none')
+  module = mlps.MLP((5, 4), 3, layers.Style('tanh'))
   x = jnp.asarray(np.random.default_rng(0).normal(size=(6, 4)))
   batch = x, jnp.arange(6) % 3
   params = module.init(jax.random.key(0), x)
@@ -22,8 +23,10 @@ def test_the_direct_recursion_takes_the_step_of_coupled() -> None:
   graph = gt.trace(module.apply, params, x)
   tx = gt.gt_ddp(graph, loss, gt.sgd(0.5), 'gauss_newton', 'coupled')
   updates, _ = tx.update(None, tx.init(params), params, batch=batch)
-  layers = [params['params'][n] for n in ('hidden_1', 'hidden_2', 'linear')]
-  direct = augmented.step(layers, jnp.tanh, loss, batch, 0.5)
+  names = 'hidden_1', 'hidden_2', 'linear'
+  direct = augmented.step(
+    [params['params'][n] for n in names], jnp.tanh, loss, batch, 0.5
+  )
   for name, expected in zip(sorted(updates['params']), direct, strict=True):
     got = updates['params'][name]
     jax.tree.map(

@@ -13,11 +13,12 @@ import gtddp_jax as gt
 from configs import default
 from experiments import (
   benchmark,
+  folders,
   levels,
+  loop,
   outcomes,
   programs,
   runs,
-  training,
   validation,
 )
 
@@ -70,12 +71,12 @@ def test_the_levels_go_on_and_mark_what_diverged(
 
   lines = folder.file('metrics.jsonl').read_text().splitlines(keepends=True)
   folder.file('metrics.jsonl').write_text(''.join(lines[:-1]))
-  assert runs.resumes(tmp_path, config)
+  assert folders.resumes(tmp_path, config)
   levels.work(config, folder)
   assert folder.rows()[:-1] == rows[:-1]
   assert len(folder.rows()) == len(rows)
   config.batch_size = 128
-  assert not runs.resumes(tmp_path, config)
+  assert not folders.resumes(tmp_path, config)
 
 
 def test_the_base_of_the_levels_is_the_one_that_train_uses() -> None:
@@ -84,7 +85,7 @@ def test_the_base_of_the_levels_is_the_one_that_train_uses() -> None:
   config.optimizer.update(name='sgd')
   config.optimizer.base.learning_rate = 0.1
   program = programs.build(study.network, config, study.dataset)
-  rows = list(training.intervals(program, config, study.dataset, seed=3))
+  rows = list(loop.Loop(program, config, study.dataset, seed=3).rows())
   row = study.train(levels.FORMS[0], 0.1, seed=3)
   assert row['test_accuracy'] == rows[-1]['test_accuracy']
   expected = sum(
@@ -141,3 +142,17 @@ def test_the_largest_stable_rate_is_stable_for_every_seed() -> None:
   assert found['best']['rate'] == 0.1
   assert found['best']['steps_to_target'] == [40, 60]
   assert outcomes.standings([found])[3].cells == ('50 ± 14',)
+
+
+def test_the_levels_refuse_what_they_do_not_read(
+  tmp_path: pathlib.Path,
+) -> None:
+  config = small()
+  folder = runs.create(tmp_path, config, overwrite=False)
+  config.optimizer.accumulate = 2
+  with pytest.raises(validation.ConfigError, match=r'optimizer\.accumulate'):
+    levels.work(config, folder)
+  config.optimizer.accumulate = 1
+  config.optimizer.schedule.name = 'cosine'
+  with pytest.raises(validation.ConfigError, match=r'optimizer\.schedule'):
+    levels.work(config, folder)

@@ -16,6 +16,7 @@ import gtddp_jax as gt
 from configs import default
 from experiments import (
   data,
+  loop,
   models,
   preprocessing,
   programs,
@@ -68,6 +69,13 @@ def test_from_config_to_files(tmp_path: pathlib.Path) -> None:
   assert result['test_accuracy'] == rows[-1]['test_accuracy']
   assert result['compile_seconds'] > 0
   assert first.file('curves.png').stat().st_size > 10_000
+  assert result['best']['step'] in (4, 6)
+  page = first.file('results.md').read_text()
+  assert page.startswith('# GT-DDP SGD on digits\n')
+  assert '| config.optimizer.base.learning_rate | 0.3 | 0.002 |' in page
+  assert '](curves.png)' in page
+  assert f'| jax | {jax.__version__} |' in page
+  assert f'| last | 6 | {rows[-1]["epoch"]:.2f} |' in page
 
   again = trained(config, tmp_path / 'b')
   assert without_times(again.rows()) == without_times(rows)
@@ -78,7 +86,7 @@ def test_a_baseline_is_a_plain_loop(dataset: data.Dataset) -> None:
   program = programs.build(
     programs.build_network(config, dataset), config, dataset
   )
-  *_, last = training.intervals(program, config, dataset, seed=5)
+  *_, last = loop.Loop(program, config, dataset, seed=5).rows()
 
   model = models.build(config.model, dataset.classes)
   tx = optax.sgd(0.3)
@@ -143,10 +151,14 @@ def test_it_stops_where_the_loss_is_not_finite(
 ) -> None:
   config = small(name=name, base={'name': 'sgd', 'learning_rate': 1e30})
   folder = runs.create(tmp_path, config, overwrite=False)
-  with pytest.raises(training.NonFiniteError, match=r'at step \d+: expected'):
+  with pytest.raises(
+    loop.NonFiniteError, match=r'at step \d+: expected'
+  ) as caught:
     training.train(config, folder)
   rows = folder.rows()
   assert [row['step'] for row in rows[:2]] == [0, 2]
+  (last,) = (folder.path / 'checkpoints').iterdir()
+  assert str(caught.value).endswith(f'The last good one: {last}')
   result = json.loads(folder.file('result.json').read_text())
   assert 'expected a finite number' in result['status']
   assert result['test_accuracy'] is not None
@@ -158,15 +170,26 @@ def test_an_interrupt_leaves_whole_files(
   config = small()
   folder = runs.create(tmp_path, config, overwrite=False)
 
-  def advance(self: progress.Progress, steps: int) -> None:
+  def reach(self: progress.Progress, step: int) -> None:
     del self
-    if steps:
+    if step:
       raise KeyboardInterrupt
 
-  monkeypatch.setattr(progress.Progress, 'advance', advance)
+  monkeypatch.setattr(progress.Progress, 'reach', reach)
   with pytest.raises(KeyboardInterrupt):
     training.train(config, folder)
   assert [row['step'] for row in folder.rows()] == [0, 2]
   result = json.loads(folder.file('result.json').read_text())
   assert result['status'] == 'interrupted'
   assert result['step'] == 0
+
+
+def test_a_finished_run_is_left_alone(
+  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  folder = trained(small(), tmp_path)
+  before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob('*')}
+  monkeypatch.delattr(programs, 'build')
+  result = training.train(small(), folder)
+  assert result == json.loads(folder.file('result.json').read_text())
+  assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob('*')} == before

@@ -40,8 +40,18 @@ REFUSED = [
   ('model.widths', ()),
   ('model.widths', (16, 0)),
   ('model.widths', (16, 3.5)),
-  ('model.activation', 'gelu'),
-  ('model.norm', 'batch'),
+  ('model.activation', 'elu'),
+  ('model.norm', 'instance'),
+  ('model.decay', 1.0),
+  ('model.decay', 0.5),  # only batch normalisation reads it
+  ('model.groups', 0),
+  ('model.groups', 4),
+  ('model.kernels', (3, 0)),
+  ('model.kernels', (5, 3)),  # the residual network does not read it
+  ('model.units', 32),
+  ('model.depth', 2),
+  ('model.heads', 0),
+  ('model.patch', 2),
   ('optimizer.name', 'lion'),
   ('optimizer.base.name', 'gt_ddp'),
   ('optimizer.base.learning_rate', -0.1),
@@ -51,6 +61,20 @@ REFUSED = [
   ('optimizer.base.b1', 1.0),
   ('optimizer.base.eps', 0.0),
   ('optimizer.base.weight_decay', -1.0),
+  ('checkpoint_seconds', -1.0),
+  ('checkpoint_seconds', float('nan')),
+  ('model.compute_dtype', 'float16'),
+  ('optimizer.accumulate', 0),
+  ('optimizer.accumulate', 2.0),
+  ('optimizer.schedule.name', 'linear'),
+  ('optimizer.schedule.warmup', 0.1),  # constant does not read it
+  ('optimizer.schedule.warmup', 1.0),
+  ('optimizer.schedule.final', -0.1),
+  ('optimizer.schedule.factor', 0.0),
+  ('optimizer.schedule.boundaries', (0.75, 0.5)),
+  ('optimizer.schedule.boundaries', (0.5, 0.5)),
+  ('optimizer.schedule.boundaries', (0.5, 1.0)),
+  ('optimizer.schedule.boundaries', (0, 1)),
   ('optimizer.base.momentum', 0.9),  # adam does not read it
   ('optimizer.terminal', 'gradients'),
   ('optimizer.value', 'exact'),
@@ -68,6 +92,23 @@ REFUSED = [
   ('levels.rates', (0.1, 0.1)),
   ('levels.seeds', (0, -1)),
   ('levels.target_loss', 0.0),
+]
+
+
+# What depends on other keys.
+REFUSED_TOGETHER = [
+  ('widths', 'four|4 widths', {'name': 'resnet18'}),
+  ('widths', 'one width', {'name': 'vit', 'widths': (32, 32)}),
+  ('kernels', 'two sizes', {'name': 'cgb', 'kernels': (3, 3, 3)}),
+  ('heads', r'divisor of the width \(32\)', {'name': 'vit', 'heads': 3}),
+  ('patch', 'divisor of 8 and 8', {'name': 'mixer', 'patch': 3}),
+  ('heads', 'mixer does not read', {'name': 'mixer', 'heads': 2}),
+  ('groups', 'divisor of each of 12', {'norm': 'group', 'widths': (12,)}),
+  (
+    'groups',
+    'divisor of each of 32, 20',
+    {'name': 'cgb', 'norm': 'group', 'units': 20},
+  ),
 ]
 
 
@@ -94,9 +135,37 @@ def test_refusals(path: str, value: Any) -> None:
   assert len(message.splitlines()) == 1
 
 
+@pytest.mark.parametrize(('key', 'match', 'model'), REFUSED_TOGETHER, ids=str)
+def test_networks_that_do_not_fit(key: str, match: str, model: Any) -> None:
+  changes = {f'model.{name}': value for name, value in model.items()}
+  with pytest.raises(validation.ConfigError, match=match) as caught:
+    validation.validate(changed(**changes))
+  assert str(caught.value).startswith(f'config.model.{key}: expected ')
+  assert len(str(caught.value).splitlines()) == 1
+
+
+def test_one_sample_has_no_statistics() -> None:
+  changes = {'model.norm': 'batch', 'batch_size': 1}
+  with pytest.raises(validation.ConfigError, match='one sample in a batch'):
+    validation.validate(changed(**changes))
+
+
+@pytest.mark.parametrize('network', sorted(default.NETWORKS))
+@pytest.mark.parametrize('name', ['digits', 'cifar10'])
+def test_a_network_after_the_comma(network: str, name: str) -> None:
+  module = importlib.import_module(f'configs.{name}')
+  config = module.get_config(f'sgd,{network}')
+  validation.validate(config)
+  assert config.model.name == network
+  assert config.model.widths == default.NETWORKS[network]['widths']
+  assert config.optimizer.name == 'sgd'
+  with pytest.raises(ValueError, match='after the comma'):
+    module.get_config('sgd,alexnet')
+
+
 def test_a_key_too_many() -> None:
-  with pytest.raises(validation.ConfigError, match=r'model\.depth: .*widths'):
-    validation.validate(changed(**{'model.depth': 3}))
+  with pytest.raises(validation.ConfigError, match=r'model\.blocks: .*widths'):
+    validation.validate(changed(**{'model.blocks': 3}))
 
 
 def test_a_key_too_few() -> None:
@@ -149,7 +218,7 @@ def test_a_batch_comes_from_what_is_left_of_the_training_split() -> None:
     validation.validate(changed(**few | {'batch_size': 64}))
 
 
-@pytest.mark.parametrize('name', sorted({*CONFIGS} - {'default'}))
+@pytest.mark.parametrize('name', sorted({*CONFIGS} - {'default', 'held'}))
 @pytest.mark.parametrize('base', sorted(optimizers.BASES))
 def test_a_configuration_brings_the_rate_of_its_base(
   name: str, base: str

@@ -1,0 +1,1 @@
+"""Sweeps: each file sets keys of ``configs.default.get_sweep``."""

@@ -1,0 +1,1 @@
+"""Scripts to start from; each needs the library and its own lines alone."""

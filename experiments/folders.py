@@ -1,0 +1,189 @@
+"""Which folder a run may use: a new one, or its own to go on in."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import math
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import ml_collections
+
+from experiments import validation
+
+FILES = (
+  'config.json',
+  'versions.json',
+  'metrics.jsonl',
+  'result.json',
+  'results.md',
+  'curves.png',
+  'levels.png',
+)
+FOLDERS = ('checkpoints', 'tensorboard')
+_LOCK = 'run.lock'
+_ABSENT = 'absent'
+
+
+def resumes(path: pathlib.Path, config: ml_collections.ConfigDict) -> bool:
+  """Returns whether a folder holds a run of this very config."""
+  held = _config_in(path)
+  return held is not None and not difference(held, plain(config.to_dict()))
+
+
+def difference(held: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
+  """Returns the first key in which two configs differ, with both values.
+
+  Args:
+    held: of a run that exists, from JSON.
+    asked: of the command, made ``plain``.
+
+  Returns:
+    Such as ``config.seed 0 (asked for: 1)``; empty if they are equal.
+  """
+  theirs, ours = flat(held), flat(asked)
+  for key in sorted({*theirs, *ours}):
+    if theirs.get(key, _ABSENT) != ours.get(key, _ABSENT):
+      return (
+        f'{key} {theirs.get(key, _ABSENT)!r} (asked for: '
+        f'{ours.get(key, _ABSENT)!r})'
+      )
+  return ''
+
+
+def check(
+  path: pathlib.Path,
+  overwrite: bool,
+  config: ml_collections.ConfigDict | None = None,
+) -> None:
+  """Refuses a folder that holds something.
+
+  Args:
+    path: of the folder, which need not exist.
+    overwrite: whether an earlier run in it may be replaced.
+    config: of a program that would go on with a run of the same config.
+
+  Raises:
+    ConfigError: if the folder cannot be used.
+  """
+  if path.exists() and not path.is_dir():
+    raise validation.ConfigError(
+      '--workdir', 'a folder', f'the file {path}', 'choose another'
+    )
+  if not path.is_dir():
+    return
+  if overwrite:
+    _check_ours(path)
+    return
+  held = _config_in(path) if config is not None else None
+  if config is not None and held is not None:
+    if other := difference(held, plain(config.to_dict())):
+      raise validation.ConfigError(
+        '--workdir',
+        'a new folder, or one with a run of this config',
+        f'{path}, whose run has {other}',
+        'choose another, or add --overwrite to replace the run in it',
+      )
+  elif not _is_new(path):
+    raise validation.ConfigError(
+      '--workdir',
+      'a new or empty folder',
+      f'{path}, which holds files',
+      'choose another, or add --overwrite to replace the run in it',
+    )
+
+
+@contextlib.contextmanager
+def locked(path: pathlib.Path) -> Iterator[None]:
+  """Makes a folder if need be, and keeps other programs out of it.
+
+  The lock goes when the process ends, however it ends.
+
+  Args:
+    path: of the folder.
+
+  Raises:
+    ConfigError: if another program works in it, or it cannot be written.
+  """
+  with contextlib.ExitStack() as stack:
+    try:
+      path.mkdir(parents=True, exist_ok=True)
+      stream = stack.enter_context((path / _LOCK).open('a'))
+    except OSError as error:
+      raise unwritable(path, error) from error
+    try:
+      fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+      raise validation.ConfigError(
+        '--workdir',
+        'a folder that no other program works in',
+        f'{path}, which is locked',
+        'wait for the other to end, or choose another folder',
+      ) from error
+    yield
+
+
+def unwritable(path: pathlib.Path, error: OSError) -> validation.ConfigError:
+  """Returns the refusal of a folder in which a file could not be written."""
+  return validation.ConfigError(
+    '--workdir',
+    'a folder that can be written',
+    f'{path} ({error.strerror})',
+    'choose another',
+  )
+
+
+def _check_ours(path: pathlib.Path) -> None:
+  """Refuses to replace folders that no run has made."""
+  for name in FOLDERS:
+    if (path / name).exists() and _config_in(path) is None:
+      raise validation.ConfigError(
+        '--overwrite',
+        'a folder with a run in it',
+        f'{path / name} without a config.json beside it',
+        'choose another --workdir, or delete it by hand',
+      )
+
+
+def _is_new(path: pathlib.Path) -> bool:
+  """Whether there is nothing but what ``create`` may have left unfinished."""
+  begun = {_LOCK, 'metrics.jsonl', 'versions.json'}
+  begun |= {str(pathlib.Path(name).with_suffix('.part')) for name in FILES}
+  names = {child.name for child in path.iterdir()}
+  log = path / 'metrics.jsonl'
+  return names <= begun and not (log.exists() and log.stat().st_size)
+
+
+def _config_in(path: pathlib.Path) -> Any:
+  """The config of the run in a folder; None if there is none."""
+  with contextlib.suppress(OSError, ValueError):
+    held = json.loads((path / 'config.json').read_text(encoding='utf-8'))
+    return held if isinstance(held, dict) else None
+  return None
+
+
+def flat(config: Mapping[str, Any], path: str = 'config') -> dict[str, Any]:
+  """The values by path; a tuple is what JSON makes of it."""
+  found: dict[str, Any] = {}
+  for key, value in config.items():
+    if isinstance(value, Mapping):
+      found |= flat(value, f'{path}.{key}')
+    else:
+      found[f'{path}.{key}'] = value
+  return found
+
+
+def plain(value: Any) -> Any:
+  """Returns the same in JSON's own types."""
+  match value:
+    case Mapping():
+      return {str(key): plain(item) for key, item in value.items()}
+    case list() | tuple():
+      return [plain(item) for item in value]
+    case float() if not math.isfinite(value):
+      return None
+    case _:
+      return value

@@ -1,0 +1,70 @@
+"""Learning rates over the updates of a run; optax's schedules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import ml_collections
+import optax
+
+Build = Callable[[ml_collections.ConfigDict, float, int], Any]
+
+
+class ScheduleKind(NamedTuple):
+  """A schedule, as a config names it.
+
+  Attributes:
+    build: makes it from the ``schedule`` section, the rate and the number of
+      updates of the run.
+    reads: the keys of that section that it reads.
+  """
+
+  build: Build
+  reads: tuple[str, ...] = ()
+
+
+def _cosine(
+  section: ml_collections.ConfigDict, rate: float, updates: int
+) -> Any:
+  return optax.cosine_decay_schedule(rate, updates, section.final)
+
+
+def _warmup_cosine(
+  section: ml_collections.ConfigDict, rate: float, updates: int
+) -> Any:
+  return optax.warmup_cosine_decay_schedule(
+    init_value=0.0,
+    peak_value=rate,
+    warmup_steps=round(section.warmup * updates),
+    decay_steps=updates,
+    end_value=section.final * rate,
+  )
+
+
+def _piecewise(
+  section: ml_collections.ConfigDict, rate: float, updates: int
+) -> Any:
+  places = [round(share * updates) for share in section.boundaries]
+  return optax.piecewise_constant_schedule(
+    rate, dict.fromkeys(places, section.factor)
+  )
+
+
+SCHEDULES = {
+  'constant': ScheduleKind(lambda section, rate, updates: rate),
+  'cosine': ScheduleKind(_cosine, ('final',)),
+  'warmup_cosine': ScheduleKind(_warmup_cosine, ('warmup', 'final')),
+  'piecewise': ScheduleKind(_piecewise, ('boundaries', 'factor')),
+}
+
+
+def build(section: ml_collections.ConfigDict, rate: float, updates: int) -> Any:
+  """Returns a rate, or a function from the number of the update to one.
+
+  Args:
+    section: ``optimizer.schedule`` of a config.
+    rate: the learning rate that the schedule scales.
+    updates: how many the run has.
+  """
+  return SCHEDULES[section.name].build(section, rate, updates)

@@ -1,0 +1,261 @@
+r"""Runs a sweep: many trainings from one config, some at once.
+
+  python -m experiments.sweep --config=configs/sweeps/digits.py --workdir=runs/s
+
+Each run is `experiments.train` in a process and a folder of its own, so one
+that fails stops no other, and Ctrl-C loses nothing. The same command goes on:
+it runs what is missing, retries what failed, and keeps what has finished, or
+diverged, as it would again. The sweep may have been changed in between. At the
+end, and at once if nothing is missing, it writes
+
+  results.md, results.json   the metrics of every setting and run
+  sweep.png                  one metric over the axes
+  runs/NAME, logs/NAME.log   the folder of each run and what it printed
+  compiled                   programs, for the next runs; may be deleted
+  configs/NAME.json          its config, for --config=configs/held.py:FILE
+
+so another --metric, --x, --lines or --panels is a matter of seconds. --dry_run
+lists the runs and how they stand. Seeds are runs like any other: as one program
+under vmap, their convolutions would take a slow path on a CPU.
+
+Exit codes: 0, all runs have finished or diverged; 1, one failed; 2, refused;
+3, a file could not be written; 130 and 143, stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import sys
+import time
+from collections.abc import Sequence
+
+import ml_collections
+import rich.console
+from absl import app, flags, logging
+
+from experiments import cli, folders, interrupts, report, validation
+from experiments.sweeps import figures, outcomes, plan, pool
+
+_FAILED, _UNWRITTEN = 1, 3
+_STOPPED = (130, 143)
+_FILE = 'sweep.json'
+_PLOT = ('metric', 'x', 'lines', 'panels')
+
+
+def define_flags(values: flags.FlagValues) -> None:
+  """Defines all flags on ``values``."""
+  for name, text in (
+    ('config', 'File of the sweep, such as configs/sweeps/digits.py.'),
+    ('workdir', 'Its folder, new or of an earlier form of it.'),
+    *((name, f'In place of sweep.plot.{name}.') for name in _PLOT),
+  ):
+    flags.DEFINE_string(name, None, text, flag_values=values)
+  flags.DEFINE_integer(
+    'workers', None, 'In place of sweep.workers.', flag_values=values
+  )
+  flags.DEFINE_boolean(
+    'dry_run', False, 'List the runs; train nothing.', flag_values=values
+  )
+
+
+def parse(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
+  """Defines and parses the flags; ends with one line if they cannot be used.
+
+  Args:
+    argv: the command line; the first item is the program.
+    values: where to define the flags; filled.
+
+  Returns:
+    ``argv`` without the flags.
+  """
+  define_flags(values)
+  try:
+    rest: list[str] = values(argv)
+  except flags.Error as error:
+    cli.refuse(f'command line: {str(error).splitlines()[0]}')
+  if len(rest) > 1:
+    cli.refuse(
+      f'{rest[1]}: expected only flags, got a word; write it as --flag=value.'
+    )
+  if values.config is None:
+    cli.refuse(
+      '--config: expected the file of a sweep, got none; give one, such as '
+      'configs/sweeps/digits.py.'
+    )
+  return rest
+
+
+def run(values: flags.FlagValues) -> int:
+  """Does what the flags say.
+
+  Args:
+    values: parsed.
+
+  Returns:
+    The exit code.
+  """
+  try:
+    sweep = plan.load(values.config)
+    _override(sweep, values)
+    runs = plan.runs(sweep)
+    chosen = figures.layout(sweep.plot, runs)
+    path = cli.folder_path('sweep', values)
+    _check(path)
+    if values.dry_run:
+      _list(runs, path)
+      return 0
+    with interrupts.raising(), folders.locked(path):
+      folder = _Folder(path)
+      folder.write(_FILE, json.dumps(folders.plain(sweep.to_dict()), indent=2))
+      return _work(sweep, runs, chosen, folder)
+  except validation.ConfigError as error:
+    cli.refuse(str(error))
+  except interrupts.Stopped as error:
+    cli.say('stopped; the same command, with --workdir, goes on.')
+    return error.code
+  except OSError as error:
+    cli.say(
+      f'error: --workdir: expected to write in it, got {error}; make room, and '
+      f'go on with the same command.'
+    )
+    return _UNWRITTEN
+
+
+class _Folder:
+  """The files of a sweep."""
+
+  def __init__(self, path: pathlib.Path):
+    self.path = path
+
+  def run(self, run: plan.Run) -> pathlib.Path:
+    return self.path / 'runs' / run.name
+
+  @property
+  def compiled(self) -> pathlib.Path:
+    return self.path / 'compiled'
+
+  def config(self, run: plan.Run) -> pathlib.Path:
+    return self.path / 'configs' / f'{run.name}.json'
+
+  def log(self, run: plan.Run) -> pathlib.Path:
+    return self.path / 'logs' / f'{run.name}.log'
+
+  def write(self, name: str, text: str) -> None:
+    part = self.path / f'{name}.part'
+    part.write_text(text, encoding='utf-8')
+    part.replace(self.path / name)
+
+  def reason(self, run: plan.Run) -> str:
+    """The last line that a run printed."""
+    try:
+      lines = self.log(run).read_text(encoding='utf-8').split('\n')
+    except OSError:
+      return ''
+    return next((line for line in reversed(lines) if line.strip()), '').strip()
+
+
+def _work(
+  sweep: ml_collections.ConfigDict,
+  runs: Sequence[plan.Run],
+  chosen: figures.Layout,
+  folder: _Folder,
+) -> int:
+  """Runs what is missing, then reports on everything."""
+  cli.say(f'sweep folder: {folder.path}')
+  found = [outcomes.outcome(run, folder.run(run)) for run in runs]
+  missing = [o.run for o in found if o.status == outcomes.MISSING]
+  cli.say(f'{len(runs)} runs, {len(missing)} of them to do')
+  counter = _Counter(len(missing), folder)
+  try:
+    pool.work(missing, folder, sweep.workers, counter)
+  finally:
+    found = [outcomes.outcome(run, folder.run(run)) for run in runs]
+    _report(sweep, found, chosen, folder)
+  return _FAILED if any(o.status == outcomes.MISSING for o in found) else 0
+
+
+class _Counter:
+  """Says of each run that ends how it went, and how long the rest takes."""
+
+  def __init__(self, total: int, folder: _Folder):
+    self._total, self._folder = total, folder
+    self._ended, self._begin = 0, time.monotonic()
+
+  def __call__(self, run: plan.Run, code: int) -> None:
+    if code in _STOPPED:
+      return
+    self._ended += 1
+    status = outcomes.outcome(run, self._folder.run(run)).status
+    why = ''
+    if status != outcomes.FINISHED:
+      why = f' (exit code {code}: {self._folder.reason(run)})'
+    elapsed = time.monotonic() - self._begin
+    left = elapsed / self._ended * (self._total - self._ended)
+    cli.say(
+      f'[{self._ended}/{self._total}, about {left / 60:.0f} min left] '
+      f'{run.name}: {status}{why}'
+    )
+
+
+def _report(
+  sweep: ml_collections.ConfigDict,
+  found: Sequence[outcomes.Outcome],
+  chosen: figures.Layout,
+  folder: _Folder,
+) -> None:
+  title = f'Sweep of {sweep.config}'
+  reasons = {o.run.name: folder.reason(o.run) for o in found}
+  figures.draw(folder.path / 'sweep.png', found, chosen)
+  folder.write('results.json', outcomes.as_json(found))
+  folder.write(
+    'results.md', outcomes.page(title, found, sweep.metrics, reasons)
+  )
+  columns = outcomes.columns(found, sweep.metrics)
+  rich.console.Console().print(report.table(columns, 'means over the seeds'))
+
+
+def _list(runs: Sequence[plan.Run], path: pathlib.Path) -> None:
+  for one in runs:
+    status = outcomes.outcome(one, path / 'runs' / one.name).status
+    print(f'{one.name}: {status}')
+
+
+def _override(
+  sweep: ml_collections.ConfigDict, values: flags.FlagValues
+) -> None:
+  """Puts the flags in place of keys."""
+  for name in _PLOT:
+    if values[name].value is not None:
+      sweep.plot[name] = values[name].value
+  outcomes.check_metrics(sweep)
+  if values.workers is not None:
+    sweep.workers = values.workers
+    plan.check_numbers(sweep)
+
+
+def _check(path: pathlib.Path) -> None:
+  """Refuses a folder that holds something else than a sweep."""
+  if path.exists() and not path.is_dir():
+    raise validation.ConfigError(
+      '--workdir', 'a folder', f'the file {path}', 'choose another'
+    )
+  held = {child.name for child in path.iterdir()} if path.is_dir() else set()
+  if held - {'run.lock', f'{_FILE}.part'} and _FILE not in held:
+    raise validation.ConfigError(
+      '--workdir',
+      'a new folder, or that of a sweep',
+      f'{path}, which holds other files',
+      'choose another',
+    )
+
+
+def main(argv: Sequence[str]) -> None:
+  """Runs the sweep that the flags name."""
+  del argv
+  logging.set_verbosity(logging.WARNING)
+  sys.exit(run(flags.FLAGS))
+
+
+if __name__ == '__main__':
+  app.run(main, flags_parser=lambda argv: parse(argv, flags.FLAGS))

@@ -1,0 +1,1 @@
+"""Many runs from one config: which they are, running them, what came out."""

@@ -1,0 +1,184 @@
+"""What the runs of a sweep came to, and the table of it."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import ml_collections
+
+from experiments import report, runs, training, validation
+
+if TYPE_CHECKING:
+  from experiments.sweeps import plan
+
+# What can be shown, with units: the last of each that a run has logged.
+METRICS = {
+  'test_accuracy': '0 to 1',
+  'best_test_accuracy': '0 to 1',  # over the evaluations
+  'train_accuracy': '0 to 1',
+  'test_loss': 'nats',
+  'train_loss': 'nats',
+  'batch_loss': 'nats',
+  'gradient_norm': '',
+  'feedback_ratio': '',
+  'clipped_share': '0 to 1',
+  'smallest_factor': '',
+  'skipped_steps': '',
+  'seconds_per_step': 's',  # median
+  'compile_seconds': 's',
+  'epoch': '',
+}
+
+FINISHED, DIVERGED, MISSING = 'finished', 'diverged', 'not finished'
+
+
+class Outcome(NamedTuple):
+  """What one run came to.
+
+  Attributes:
+    run: which.
+    status: ``FINISHED``, ``DIVERGED`` (it stopped at a number that is not
+      finite, and would again) or ``MISSING``.
+    metrics: by name; empty unless finished.
+  """
+
+  run: plan.Run
+  status: str
+  metrics: Mapping[str, float]
+
+
+def check_metrics(sweep: ml_collections.ConfigDict) -> None:
+  """Refuses names of metrics that no run has.
+
+  Args:
+    sweep: with keys of the right types.
+
+  Raises:
+    ConfigError: if there is one.
+  """
+  pairs = [('metrics', name) for name in sweep.metrics]
+  for key, name in [*pairs, ('plot.metric', sweep.plot.metric)]:
+    if name not in METRICS:
+      raise validation.ConfigError(
+        f'sweep.{key}',
+        f'one of {", ".join(METRICS)}',
+        repr(name),
+        'correct the name',
+      )
+
+
+def outcome(run: plan.Run, path: pathlib.Path) -> Outcome:
+  """Reads what a run came to.
+
+  Args:
+    run: which.
+    path: of its folder, which need not exist.
+
+  Returns:
+    The outcome.
+  """
+  folder = runs.RunFolder(path)
+  result = folder.result()
+  if not isinstance(result, dict) or result['status'] == 'interrupted':
+    return Outcome(run, MISSING, {})
+  if result['status'] != training.FINISHED:
+    return Outcome(run, DIVERGED, {})
+  found: dict[str, Any] = {}
+  for row in folder.rows():
+    found |= row
+  found |= result
+  found['best_test_accuracy'] = result.get('best', {}).get('test_accuracy')
+  return Outcome(
+    run,
+    FINISHED,
+    {name: found[name] for name in METRICS if found.get(name) is not None},
+  )
+
+
+def by_setting(
+  outcomes: Sequence[Outcome],
+) -> Iterator[tuple[Mapping[str, Any], list[Outcome]]]:
+  """Groups the seeds.
+
+  Args:
+    outcomes: of all runs.
+
+  Yields:
+    The values of the axes, and the outcomes with them.
+  """
+  groups: dict[str, list[Outcome]] = {}
+  for one in outcomes:
+    groups.setdefault(repr(one.run.values), []).append(one)
+  for group in groups.values():
+    yield group[0].run.values, group
+
+
+def columns(
+  outcomes: Sequence[Outcome], metrics: Sequence[str]
+) -> list[report.Column]:
+  """Returns the table: a row per setting, means over the finished seeds."""
+  groups = list(by_setting(outcomes))
+  found = [
+    report.Column(name, '', [str(values[name]) for values, _ in groups])
+    for name in groups[0][0]
+  ]
+  states = [[one.status for one in group] for _, group in groups]
+  found.append(
+    report.Column('runs', '', [f'{s.count(FINISHED)}/{len(s)}' for s in states])
+  )
+  for metric in metrics:
+    cells = []
+    for _, group in groups:
+      known = [o.metrics[metric] for o in group if metric in o.metrics]
+      cells.append(report.spread(known, '.4g'))
+    found.append(report.Column(metric, METRICS[metric], cells))
+  return found
+
+
+def page(
+  title: str,
+  outcomes: Sequence[Outcome],
+  metrics: Sequence[str],
+  reasons: Mapping[str, str],
+) -> str:
+  """Returns the results as Markdown.
+
+  Args:
+    title: of the page.
+    outcomes: of all runs.
+    metrics: columns.
+    reasons: why runs are missing, by their names.
+  """
+  caption = (
+    'Means over the seeds whose run finished (± sample standard deviation).'
+  )
+  lines = [
+    f'# {title}',
+    '',
+    report.markdown(columns(outcomes, metrics), caption),
+    '![The metric over the axes](sweep.png)',
+    '',
+  ]
+  for one in outcomes:
+    if one.status != FINISHED:
+      reason = reasons.get(one.run.name, '')
+      lines.append(f'- {one.status}: `{one.run.name}` {reason}'.rstrip())
+  return '\n'.join(lines).rstrip() + '\n'
+
+
+def as_json(outcomes: Sequence[Outcome]) -> str:
+  """Returns one object per run, to be read by other programs."""
+  rows = [
+    {
+      'run': one.run.name,
+      'values': one.run.values,
+      'seed': one.run.seed,
+      'status': one.status,
+      'metrics': one.metrics,
+    }
+    for one in outcomes
+  ]
+  return json.dumps(rows, indent=2) + '\n'

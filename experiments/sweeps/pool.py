@@ -1,0 +1,120 @@
+"""Runs as processes, some at once; one that fails stops no other."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+from configs import held
+from experiments.sweeps import plan
+
+_COMMAND = (sys.executable, '-m', 'experiments.train')
+_PAUSE = 0.05  # s, between looks at the processes
+
+Report = Callable[[plan.Run, int], None]
+
+
+class Files(Protocol):
+  """Where the files of runs lie."""
+
+  @property
+  def compiled(self) -> pathlib.Path:
+    """The folder of compiled programs, shared by all runs."""
+    ...
+
+  def config(self, run: plan.Run) -> pathlib.Path:
+    """Returns the file with the config of a run."""
+    ...
+
+  def run(self, run: plan.Run) -> pathlib.Path:
+    """Returns the folder of a run."""
+    ...
+
+  def log(self, run: plan.Run) -> pathlib.Path:
+    """Returns the file to which is added what a run prints."""
+    ...
+
+
+def work(
+  runs: Sequence[plan.Run], files: Files, workers: int, report: Report
+) -> None:
+  """Runs `experiments.train` on every run.
+
+  A signal is passed on to the processes, which write a checkpoint and end.
+
+  Args:
+    runs: to do.
+    files: where each has its own.
+    workers: how many at once.
+    report: told of each run that has ended, with its exit code.
+  """
+  left, slots = list(runs), list(range(workers))
+  live: dict[int, tuple[plan.Run, subprocess.Popen[bytes]]] = {}
+  try:
+    while left or live:
+      while left and slots:
+        run, slot = left.pop(0), slots.pop(0)
+        live[slot] = run, _start(run, files, slot, workers)
+      for slot, (run, process) in list(live.items()):
+        code = process.poll()
+        if code is not None:
+          del live[slot]
+          slots.append(slot)
+          report(run, code)
+      time.sleep(_PAUSE)
+  finally:
+    for _, process in live.values():
+      process.send_signal(signal.SIGTERM)
+    for _, process in live.values():
+      process.wait()
+
+
+def _start(
+  run: plan.Run, files: Files, slot: int, workers: int
+) -> subprocess.Popen[bytes]:
+  environment = dict(os.environ)
+  if workers > 1:  # Else the first process takes the memory of a GPU.
+    environment.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
+  # The seeds of a setting share a program, which is compiled once.
+  environment.setdefault('JAX_COMPILATION_CACHE_DIR', str(files.compiled))
+  config, log = files.config(run), files.log(run)
+  for path in (config, log):
+    path.parent.mkdir(parents=True, exist_ok=True)
+  config.write_text(json.dumps(run.config, indent=2), encoding='utf-8')
+  with log.open('ab') as stream, _share_of_cpus(slot, workers):
+    return subprocess.Popen(
+      [
+        *_COMMAND,
+        f'--config={held.__file__}:{config}',
+        f'--workdir={files.run(run)}',
+      ],
+      stdin=subprocess.DEVNULL,
+      stdout=stream,
+      stderr=subprocess.STDOUT,
+      env=environment,
+      # Of the terminal's Ctrl-C it hears through this process, once.
+      start_new_session=True,
+    )
+
+
+@contextlib.contextmanager
+def _share_of_cpus(slot: int, workers: int) -> Iterator[None]:
+  """A process that is started within has a part of the CPUs (on Linux)."""
+  if not hasattr(os, 'sched_setaffinity'):
+    yield
+    return
+  own = sorted(os.sched_getaffinity(0))
+  share = own[slot::workers] or own
+  os.sched_setaffinity(0, share)
+  try:
+    yield
+  finally:
+    os.sched_setaffinity(0, own)

@@ -1,0 +1,104 @@
+"""A run uses a new folder or its own, alone, and changes nothing of others."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from configs import default
+from experiments import folders, runs, validation
+
+
+def created(path: pathlib.Path, overwrite: bool = False) -> runs.RunFolder:
+  return runs.create(path, default.get_config(), overwrite)
+
+
+def test_a_run_is_gone_on_with_by_its_own_config(
+  tmp_path: pathlib.Path,
+) -> None:
+  config = default.get_config()
+  created(tmp_path)
+  assert folders.resumes(tmp_path, config)
+  folders.check(tmp_path, overwrite=False, config=config)
+  config.model.widths = (8, 8)
+  assert not folders.resumes(tmp_path, config)
+  with pytest.raises(validation.ConfigError) as caught:
+    folders.check(tmp_path, overwrite=False, config=config)
+  assert 'config.model.widths [32] (asked for: [8, 8])' in str(caught.value)
+  assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize('text', ['', '{', '[]', '"x"', '{"seed": 0}'])
+def test_a_damaged_config_is_no_run(text: str, tmp_path: pathlib.Path) -> None:
+  created(tmp_path)
+  (tmp_path / 'config.json').write_text(text)
+  assert not folders.resumes(tmp_path, default.get_config())
+  with pytest.raises(validation.ConfigError, match='--overwrite'):
+    folders.check(tmp_path, overwrite=False, config=default.get_config())
+
+
+def test_what_a_killed_creation_leaves_is_new(tmp_path: pathlib.Path) -> None:
+  for name in ('run.lock', 'config.part', 'versions.json', 'metrics.jsonl'):
+    (tmp_path / name).touch()
+    folders.check(tmp_path, overwrite=False)
+  (tmp_path / 'metrics.jsonl').write_text('{}\n')
+  with pytest.raises(validation.ConfigError, match='holds files'):
+    folders.check(tmp_path, overwrite=False)
+
+
+def test_overwriting_takes_the_checkpoints_of_a_run_alone(
+  tmp_path: pathlib.Path,
+) -> None:
+  checkpoint = tmp_path / 'checkpoints' / '4'
+  checkpoint.mkdir(parents=True)
+  with pytest.raises(validation.ConfigError, match='--overwrite: expected a f'):
+    created(tmp_path, overwrite=True)
+  assert checkpoint.exists()
+  (tmp_path / 'config.json').write_text(
+    json.dumps(default.get_config().to_dict())
+  )
+  created(tmp_path, overwrite=True)
+  assert not checkpoint.exists()
+
+
+def test_two_programs_do_not_share_a_folder(tmp_path: pathlib.Path) -> None:
+  code = (
+    'import pathlib, sys; from experiments import folders\n'
+    'with folders.locked(pathlib.Path(sys.argv[1])):\n'
+    '  print("locked", flush=True); sys.stdin.read()'
+  )
+  root = pathlib.Path(folders.__file__).parent.parent
+  with subprocess.Popen(
+    [sys.executable, '-c', code, str(tmp_path / 'run')],
+    cwd=root,
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+  ) as other:
+    assert other.stdout is not None
+    assert other.stdout.readline() == b'locked\n'
+    with (
+      pytest.raises(validation.ConfigError, match='no other program') as caught,
+      folders.locked(tmp_path / 'run'),
+    ):
+      pytest.fail('it is locked')
+    assert len(str(caught.value).splitlines()) == 1
+    other.kill()
+    other.wait()
+    with folders.locked(tmp_path / 'run'):
+      pass
+
+
+@pytest.mark.parametrize('name', ['file', 'file/run'])
+def test_a_folder_that_cannot_be_made(
+  name: str, tmp_path: pathlib.Path
+) -> None:
+  (tmp_path / 'file').touch()
+  with (
+    pytest.raises(validation.ConfigError, match='can be written'),
+    folders.locked(tmp_path / name),
+  ):
+    pytest.fail('it is no folder')

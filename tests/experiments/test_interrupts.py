@@ -1,0 +1,70 @@
+"""Signals stop a run where it can stop."""
+
+from __future__ import annotations
+
+import signal
+import threading
+
+import pytest
+
+from experiments import interrupts
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_they_raise_at_once(number: signal.Signals) -> None:
+  before = signal.getsignal(number)
+  with pytest.raises(interrupts.Stopped) as caught, interrupts.raising():
+    signal.raise_signal(number)
+  assert caught.value.code == 128 + number
+  assert signal.getsignal(number) is before
+
+
+def test_they_wait_for_the_next_check() -> None:
+  done = []
+  with pytest.raises(interrupts.Stopped), interrupts.Deferred() as stop:
+    stop.check()
+    signal.raise_signal(signal.SIGTERM)
+    done.append('work')
+    stop.check()
+  assert done == ['work']
+
+
+def test_what_need_not_be_finished_is_left() -> None:
+  with (
+    interrupts.Deferred() as stop,
+    pytest.raises(interrupts.Stopped),
+    stop.immediate(),
+  ):
+    signal.raise_signal(signal.SIGINT)
+  with interrupts.Deferred() as stop:
+    signal.raise_signal(signal.SIGINT)
+    with pytest.raises(interrupts.Stopped), stop.immediate():
+      pytest.fail('it has come before')
+
+
+def test_a_second_one_does_not_wait() -> None:
+  with pytest.raises(interrupts.Stopped), interrupts.Deferred():
+    signal.raise_signal(signal.SIGINT)
+    signal.raise_signal(signal.SIGINT)
+    pytest.fail('it waited')
+
+
+def test_the_outer_handlers_come_back() -> None:
+  with pytest.raises(interrupts.Stopped), interrupts.raising():
+    with interrupts.Deferred():
+      pass
+    signal.raise_signal(signal.SIGTERM)
+
+
+def test_other_threads_have_no_signals() -> None:
+  found = []
+
+  def work() -> None:
+    with interrupts.raising(), interrupts.Deferred() as stop:
+      stop.check()
+      found.append(True)
+
+  thread = threading.Thread(target=work)
+  thread.start()
+  thread.join()
+  assert found == [True]
