@@ -48,6 +48,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.optimizer = _optimizer()
   config.compare = _compare()
   config.levels = _levels()
+  config.games = _games()
   return config
 
 
@@ -99,20 +100,36 @@ def _model() -> ml_collections.ConfigDict:
 
 def _optimizer() -> ml_collections.ConfigDict:
   optimizer = ml_collections.ConfigDict()
-  # 'gt_ddp', or a base alone: 'sgd', 'rmsprop', 'adam', 'adamw'.
+  # 'gt_ddp', or a base alone: 'sgd', 'rmsprop', 'adam', 'kfac', 'ekfac',
+  # 'adamw'.
   optimizer.name = 'adam'
 
   optimizer.base = ml_collections.ConfigDict()
   # What gt_ddp is built on, as above; a base alone is named by the line above.
   optimizer.base.name = 'adam'
   optimizer.base.learning_rate = 0.002  # per step
-  optimizer.base.momentum = 0.0  # decay, 0 for none; sgd, rmsprop
+  optimizer.base.momentum = 0.0  # decay, 0 for none; all but adam, adamw
   optimizer.base.nesterov = False  # sgd, rmsprop
   optimizer.base.decay = 0.9  # of the second moment; rmsprop
   optimizer.base.b1 = 0.9  # decay of the first moment; adam, adamw
   optimizer.base.b2 = 0.999  # decay of the second moment; adam, adamw
   optimizer.base.eps = 1e-8  # added to the curvature; rmsprop, adam, adamw
   optimizer.base.weight_decay = 1e-4  # per unit of learning rate; adamw
+
+  # Only kfac and ekfac read these.
+  optimizer.base.damping = 0.01  # added to the curvature
+  # Bound on the squared length of a step in the curvature; None for none.
+  optimizer.base.norm_constraint = config_dict.placeholder(float)
+  # What controls without a Kronecker rule (scales of norms) take: 'none' (they
+  # are refused), 'sgd', 'rmsprop' or 'adam', at a rate of its own.
+  optimizer.base.diagonal = 'adam'
+  optimizer.base.diagonal_rate = 0.002  # per step
+  optimizer.base.statistics_decay = 0.95  # of running averages, per renewal
+  optimizer.base.statistics_every = 10  # steps between renewals of the factors
+  optimizer.base.basis_every = 50  # steps between renewals of eigenvectors
+  optimizer.base.source = 'slope'  # or 'curvature', of the terminal
+  optimizer.base.positions = 'expand'  # or 'reduce', over pixels or tokens
+  optimizer.base.largest = 4096  # rows; larger factors keep their diagonal
 
   optimizer.schedule = _schedule()
   # Batches per update. Their gradients are averaged; feedback is of the last.
@@ -121,7 +138,8 @@ def _optimizer() -> ml_collections.ConfigDict:
   # Only gt_ddp reads what follows.
   optimizer.terminal = 'gradient'  # 'gradient' or 'gauss_newton'
   optimizer.value = 'frozen'  # 'frozen', 'bellman' or 'coupled'
-  optimizer.cooperation = 'none'  # 'none'
+  # 'none', 'kronecker' or 'schur': how layers that meet in one add decide.
+  optimizer.cooperation = 'none'
   optimizer.feedback = True  # False: the step of the base alone
   # Largest feedback weight of a sample, in units of the batch's root mean
   # square open-loop weight; None for no bound.
@@ -156,6 +174,8 @@ def _compare() -> ml_collections.ConfigDict:
   compare.learning_rate.rmsprop = 0.001
   compare.learning_rate.adam = 0.002
   compare.learning_rate.adamw = 0.002
+  compare.learning_rate.kfac = 0.03
+  compare.learning_rate.ekfac = 0.03
   return compare
 
 
@@ -167,6 +187,16 @@ def _levels() -> ml_collections.ConfigDict:
   levels.rates = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
   levels.target_loss = 0.1  # nats; smoothed train loss to reach
   return levels
+
+
+def _games() -> ml_collections.ConfigDict:
+  """What `experiments.games` runs: every form at every rate and damping."""
+  games = ml_collections.ConfigDict()
+  games.seeds = (0, 1, 2, 3, 4)
+  games.rates = (0.003, 0.01, 0.03, 0.1)  # per step
+  games.dampings = (0.001, 0.01, 0.1)  # added to the curvature
+  games.target_loss = 0.1  # nats; smoothed train loss to reach
+  return games
 
 
 def get_sweep() -> ml_collections.ConfigDict:

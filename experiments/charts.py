@@ -1,4 +1,4 @@
-"""The figure of the study of the levels: one row per form in every panel."""
+"""The figures of the studies."""
 
 from __future__ import annotations
 
@@ -16,6 +16,17 @@ from experiments import report
 _LARGEST = 10.0  # nats; what is above has the same colour
 _WIDE = 20  # ratio of bars from which the axis is logarithmic
 _BASE, _OURS = '#8C8C8C', '#0072B2'
+# Okabe and Ito's, which the colour-blind tell apart.
+PALETTE = (
+  '#000000',
+  '#E69F00',
+  '#56B4E9',
+  '#009E73',
+  '#D55E00',
+  '#0072B2',
+  '#CC79A7',
+)
+_STYLES = ('-', '--', '-.')
 
 
 class Bars(NamedTuple):
@@ -131,3 +142,56 @@ def _draw(panel: axes.Axes, series: Bars) -> None:
     panel.set_xlim(0, 1.45 * reach or 1)
   panel.grid(visible=False, axis='y')
   panel.tick_params(axis='y', length=0)
+
+
+def curves(
+  path: pathlib.Path,
+  panels: Sequence[str],
+  names: Sequence[str],
+  series: Sequence[Sequence[Sequence[Sequence[float]]]],
+  every: int,
+) -> None:
+  """Draws smoothed train losses against steps.
+
+  Args:
+    path: of the PNG.
+    panels: their titles.
+    names: of the lines.
+    series: by panel, line, seed and point; the median over seeds is drawn and
+      a band from least to largest, as far as every seed got.
+    every: steps between points.
+  """
+  with matplotlib.rc_context(report.STYLE):
+    drawing = figure.Figure(
+      figsize=(4.8 * len(panels), 4.6), layout='constrained'
+    )
+    places = drawing.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for panel, title, lines in zip(places, panels, series, strict=True):
+      for number, (name, runs) in enumerate(zip(names, lines, strict=True)):
+        points = np.array([*zip(*runs, strict=False)])
+        if not points.size:
+          continue
+        steps = every * np.arange(1, len(points) + 1)
+        colour, style = PALETTE[number % len(PALETTE)], _STYLES[number % 3]
+        panel.fill_between(
+          steps,
+          points.min(axis=1),
+          points.max(axis=1),
+          color=colour,
+          alpha=0.12,
+          linewidth=0,
+        )
+        panel.plot(
+          steps, np.median(points, axis=1), style, color=colour, label=name
+        )
+      panel.set(title=title, xlabel='steps', yscale='log')
+    places[0].set(ylabel='train loss, smoothed (nats)')
+    handles, labels = places[0].get_legend_handles_labels()
+    drawing.legend(
+      handles,
+      labels,
+      loc='outside lower center',
+      ncols=3,
+      title='line: median over seeds; band: from least to largest',
+    )
+    drawing.savefig(path, dpi=150)

@@ -22,6 +22,7 @@ FILES = (
   'results.md',
   'curves.png',
   'levels.png',
+  'games.png',
 )
 FOLDERS = ('checkpoints', 'tensorboard')
 _LOCK = 'run.lock'

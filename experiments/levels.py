@@ -14,170 +14,37 @@ it stopped: --workdir may hold a study of the same configuration.
 
 from __future__ import annotations
 
-import statistics
-import time
-from typing import Any, NamedTuple
-
-import jax
 import ml_collections
-import numpy as np
-import optax
 import rich.console
 
 import gtddp_jax as gt
-from configs import default
 from experiments import (
   charts,
   cli,
-  data,
   optimizers,
   outcomes,
-  programs,
   progress,
   report,
   runs,
+  studies,
   validation,
 )
 
-
-class Form(NamedTuple):
-  """What differs between the forms; terminal None is the base alone."""
-
-  title: str
-  terminal: Any = None
-  value: str = 'frozen'
-  trust_region: float | None = None
-
-
 FORMS = (
-  Form('base alone'),
-  Form('frozen, gradient', 'gradient'),
-  Form('frozen, gradient, 0.3', 'gradient', trust_region=0.3),
-  Form('frozen, gauss_newton', 'gauss_newton'),
-  Form('frozen, sampled 1', gt.sampled(1)),
-  Form('bellman, gradient, 0.3', 'gradient', 'bellman', 0.3),
-  Form('bellman, gauss_newton', 'gauss_newton', 'bellman'),
-  Form('coupled, gradient', 'gradient', 'coupled'),
-  Form('coupled, gauss_newton on 32', gt.subset('gauss_newton', 32), 'coupled'),
-  Form('coupled, gauss_newton', 'gauss_newton', 'coupled'),
-  Form('coupled, sampled 1', gt.sampled(1), 'coupled'),
+  studies.Form('base alone'),
+  studies.Form('frozen, gradient', 'gradient'),
+  studies.Form('frozen, gradient, 0.3', 'gradient', trust_region=0.3),
+  studies.Form('frozen, gauss_newton', 'gauss_newton'),
+  studies.Form('frozen, sampled 1', gt.sampled(1)),
+  studies.Form('bellman, gradient, 0.3', 'gradient', 'bellman', 0.3),
+  studies.Form('bellman, gauss_newton', 'gauss_newton', 'bellman'),
+  studies.Form('coupled, gradient', 'gradient', 'coupled'),
+  studies.Form(
+    'coupled, gauss_newton on 32', gt.subset('gauss_newton', 32), 'coupled'
+  ),
+  studies.Form('coupled, gauss_newton', 'gauss_newton', 'coupled'),
+  studies.Form('coupled, sampled 1', gt.sampled(1), 'coupled'),
 )
-
-
-class Study:
-  """The runs of one study, and the steps that were compiled for them."""
-
-  def __init__(self, config: ml_collections.ConfigDict):
-    """Loads the data and traces the network."""
-    self.config = config
-    self.dataset = data.from_config(config.dataset)
-    self.network = programs.build_network(config, self.dataset)
-    self.steps = programs.step_count(config, self.dataset)
-    # A subset that would be the whole batch is the form without it.
-    self.forms = [
-      form
-      for form in FORMS
-      if getattr(form.terminal, 'samples', 0) < config.batch_size
-    ]
-    self._compiled: dict[str, Any] = {}
-
-  def optimizer(
-    self, form: Form, rate: Any
-  ) -> optax.GradientTransformationExtraArgs:
-    """Returns the optimizer of a form; the rate may be traced."""
-    section = self.config.optimizer.base
-    base = optimizers.BASES[section.name].build(
-      ml_collections.ConfigDict({**section, 'learning_rate': rate})
-    )
-    return gt.gt_ddp(
-      self.network.graph,
-      gt.losses.softmax_cross_entropy,
-      base,
-      terminal='gradient' if form.terminal is None else form.terminal,
-      value=form.value,
-      feedback=form.terminal is not None,
-      trust_region=form.trust_region,
-    )
-
-  def step(self, form: Form) -> Any:
-    """Returns ``(rate, *arguments of Program.step)``, compiled once."""
-    if form.title not in self._compiled:
-
-      def step(rate: jax.Array, *arguments: Any) -> Any:
-        tx = self.optimizer(form, rate)
-        return programs.stepper(tx, self.config, self.dataset)(*arguments)
-
-      params = self.network.init(0)
-      samples = data.batch(self.dataset.train, self.config.batch_size, 0, 0)
-      begin = time.perf_counter()
-      self._compiled[form.title] = (
-        jax.jit(step)
-        .lower(
-          np.float32(1),
-          params,
-          self.optimizer(form, 1.0).init(params),
-          *samples,
-          programs.step_key(0),
-          np.uint32(0),
-        )
-        .compile()
-      )
-      seconds = time.perf_counter() - begin
-      cli.say(f'compiled {form.title} in {seconds:.1f} s')
-    return self._compiled[form.title]
-
-  def train(self, form: Form, rate: float, seed: int) -> outcomes.Row:
-    """Trains one network; stops at what is not finite.
-
-    Args:
-      form: of the optimizer.
-      rate: of its base.
-      seed: as in ``loop.Loop``, whose batches these are.
-
-    Returns:
-      The line of the run.
-    """
-    config, dataset = self.config, self.dataset
-    compiled, key = self.step(form), programs.step_key(seed)
-    params = self.network.init(seed)
-    state = self.optimizer(form, rate).init(params)
-    losses: list[float] = []
-    times: list[float] = []
-    skipped, stopped = 0, False
-    while len(losses) < self.steps and not stopped:
-      first = len(losses)
-      last = min(first + config.log_every, self.steps)
-      begin = time.perf_counter()
-      pending = []
-      for step in range(first, last):
-        samples = data.batch(dataset.train, config.batch_size, seed, step)
-        params, state, metrics = compiled(
-          np.float32(rate), params, state, *samples, key, np.uint32(step)
-        )
-        pending.append(metrics['loss'])
-      losses += map(float, jax.device_get(pending))
-      times.append((time.perf_counter() - begin) / (last - first))
-      before, skipped = skipped, int(metrics['skipped_steps'])
-      finite = np.isfinite(losses[first:]).all()
-      stopped = not finite or skipped - before == last - first
-    epoch = -(-dataset.train.size // config.batch_size)
-    target = config.levels.target_loss
-    evaluation = {}
-    if not stopped:
-      evaluation = self.network.evaluate(params, gt.collections(state))
-    return {
-      'form': form.title,
-      'rate': rate,
-      'seed': seed,
-      **outcomes.outcome(
-        losses, statistics.median(times), stopped, epoch, target
-      ),
-      'test_accuracy': evaluation.get('test_accuracy'),
-      'skipped_steps': skipped,
-      'smoothed_losses': outcomes.smooth(losses)[
-        config.log_every - 1 :: config.log_every
-      ],
-    }
 
 
 def work(config: ml_collections.ConfigDict, folder: runs.RunFolder) -> None:
@@ -190,16 +57,9 @@ def work(config: ml_collections.ConfigDict, folder: runs.RunFolder) -> None:
       repr(name),
       'choose sgd, rmsprop or adam',
     )
-  for key in ('accumulate', 'schedule'):
-    usual = default.get_config().optimizer[key]
-    if config.optimizer[key] != usual:
-      raise validation.ConfigError(
-        f'config.optimizer.{key}',
-        'the default, because this study does not read it',
-        'another value',
-        'leave it',
-      )
-  study, rows = Study(config), folder.rows()
+  studies.check(config)
+  study = studies.Study(config, FORMS, config.levels.target_loss)
+  rows = folder.rows()
   done = {(row['form'], row['rate'], row['seed']) for row in rows}
   left = [
     (form, rate, seed)
@@ -210,7 +70,8 @@ def work(config: ml_collections.ConfigDict, folder: runs.RunFolder) -> None:
   ]
   with progress.Progress(len(left) * study.steps) as bar:
     for form, rate, seed in left:
-      row = study.train(form, rate, seed)
+      row = study.train(form, {'learning_rate': rate}, seed)
+      row['rate'] = rate
       folder.log(row)
       rows.append(row)
       bar.say(_line(row))
@@ -227,7 +88,7 @@ def _line(row: outcomes.Row) -> str:
 
 
 def _conclude(
-  study: Study, folder: runs.RunFolder, rows: list[outcomes.Row]
+  study: studies.Study, folder: runs.RunFolder, rows: list[outcomes.Row]
 ) -> None:
   """Writes the tables and the figure."""
   config, titles = study.config, [form.title for form in study.forms]

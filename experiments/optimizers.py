@@ -20,7 +20,8 @@ Loss = Callable[[jax.Array, jax.Array], jax.Array]
 
 TERMINALS = ('gradient', 'gauss_newton')
 VALUES = ('frozen', 'bellman', 'coupled')
-COOPERATIONS = ('none',)
+COOPERATIONS = ('none', 'kronecker', 'schur')
+DIAGONALS = ('none', 'sgd', 'rmsprop', 'adam')
 
 
 class BaseKind(NamedTuple):
@@ -38,6 +39,48 @@ class BaseKind(NamedTuple):
   reads: tuple[str, ...]
   explicit: bool
 
+
+def _kronecker(
+  make: Callable[..., optax.GradientTransformation],
+) -> Callable[[ml_collections.ConfigDict], optax.GradientTransformation]:
+  """``gt.kfac`` or ``gt.ekfac`` from the ``base`` section of a config."""
+
+  def build(c: ml_collections.ConfigDict) -> optax.GradientTransformation:
+    diagonal = None
+    if c.diagonal != 'none':
+      diagonal = getattr(gt, c.diagonal)(c.diagonal_rate)
+    return make(
+      c.learning_rate,
+      c.damping,
+      momentum=c.momentum or None,
+      norm_constraint=c.norm_constraint,
+      diagonal=diagonal,
+      statistics=gt.Statistics(
+        decay=c.statistics_decay,
+        every=c.statistics_every,
+        basis_every=c.basis_every,
+        source=c.source,
+        positions=c.positions,
+        largest=c.largest,
+      ),
+    )
+
+  return build
+
+
+_OF_KRONECKER = (
+  'momentum',
+  'damping',
+  'norm_constraint',
+  'diagonal',
+  'diagonal_rate',
+  'statistics_decay',
+  'statistics_every',
+  'basis_every',
+  'source',
+  'positions',
+  'largest',
+)
 
 BASES = {
   'sgd': BaseKind(
@@ -66,6 +109,10 @@ BASES = {
     ('b1', 'b2', 'eps'),
     explicit=True,
   ),
+  'kfac': BaseKind('KFAC', _kronecker(gt.kfac), _OF_KRONECKER, explicit=True),
+  'ekfac': BaseKind(
+    'EKFAC', _kronecker(gt.ekfac), _OF_KRONECKER, explicit=True
+  ),
   'adamw': BaseKind(
     'AdamW',
     lambda c: optax.adamw(
@@ -90,7 +137,11 @@ def base_name(config: ml_collections.ConfigDict) -> str:
 def title(config: ml_collections.ConfigDict) -> str:
   """Returns the name of an ``optimizer`` section for tables and figures."""
   base = BASES[base_name(config)].title
-  return f'GT-DDP {base}' if config.name == 'gt_ddp' else base
+  if config.name != 'gt_ddp':
+    return base
+  if config.cooperation != 'none' and not config.feedback:
+    return f'GT-{base}'
+  return f'GT-DDP {base}'
 
 
 def build(

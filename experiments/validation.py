@@ -60,7 +60,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
   _check_optimizer(config)
   _check_rate(config)
   _check_compare(config)
-  _check_levels(config)
+  _check_studies(config)
 
 
 def _check_keys(
@@ -147,6 +147,7 @@ def _check_optimizer(config: ml_collections.ConfigDict) -> None:
   _one_of(config, 'optimizer.cooperation', optimizers.COOPERATIONS)
   _positive(config, 'optimizer.base.learning_rate')
   _positive(config, 'optimizer.base.eps')
+  _check_kronecker(config)
   if config.optimizer.trust_region is not None:
     _positive(config, 'optimizer.trust_region')
   for key in ('momentum', 'decay', 'b1', 'b2'):
@@ -156,6 +157,19 @@ def _check_optimizer(config: ml_collections.ConfigDict) -> None:
   _check_base(config, name)
   if config.optimizer.name == 'gt_ddp':
     _check_curvature(config, name)
+
+
+def _check_kronecker(config: ml_collections.ConfigDict) -> None:
+  base = config.optimizer.base
+  for key in ('damping', 'diagonal_rate', 'norm_constraint'):
+    if base[key] is not None:
+      _positive(config, f'optimizer.base.{key}')
+  for key in ('statistics_every', 'basis_every', 'largest'):
+    _in_range(config, f'optimizer.base.{key}', 1)
+  _fraction(config, 'optimizer.base.statistics_decay')
+  _one_of(config, 'optimizer.base.diagonal', optimizers.DIAGONALS)
+  _one_of(config, 'optimizer.base.source', ('slope', 'curvature'))
+  _one_of(config, 'optimizer.base.positions', ('expand', 'reduce'))
 
 
 def _check_rate(config: ml_collections.ConfigDict) -> None:
@@ -235,15 +249,23 @@ def _check_compare(config: ml_collections.ConfigDict) -> None:
     )
 
 
-def _check_levels(config: ml_collections.ConfigDict) -> None:
-  _positive(config, 'levels.target_loss')
-  _seeds(config, 'levels.seeds')
-  _distinct(config, 'levels.rates')
-  rates = config.levels.rates
-  if not all(0 < rate < math.inf for rate in rates):
-    raise ConfigError(
-      'config.levels.rates', 'finite rates above 0', rates, 'change them'
-    )
+def _check_studies(config: ml_collections.ConfigDict) -> None:
+  for study, keys in {
+    'levels': ('rates',),
+    'games': ('rates', 'dampings'),
+  }.items():
+    _positive(config, f'{study}.target_loss')
+    _seeds(config, f'{study}.seeds')
+    for key in keys:
+      _distinct(config, f'{study}.{key}')
+      numbers = config[study][key]
+      if not all(0 < number < math.inf for number in numbers):
+        raise ConfigError(
+          f'config.{study}.{key}',
+          f'finite {key} above 0',
+          numbers,
+          'change them',
+        )
 
 
 def _get(config: ml_collections.ConfigDict, path: str) -> Any:

@@ -1,0 +1,281 @@
+"""What players gain by deciding together: EKFAC, GT-EKFAC, GT-DDP-EKFAC.
+
+  python -m experiments.games --config=configs/cgb.py:ekfac --workdir=runs/g
+
+Trains every form of a Kronecker base (``config.optimizer.base``: ekfac or kfac)
+at every rate and damping of ``config.games`` and on each of its seeds, and
+compares them each at its own best setting and all at the base's (results.md,
+result.json, games.png). Differences are paired by seed, with 95 % intervals.
+The forms take turns, so that whatever else the machine does slows all alike.
+
+A finished run is one line of metrics.jsonl, and the same command goes on where
+it stopped: --workdir may hold a study of the same configuration.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+import ml_collections
+import rich.console
+from scipy import stats
+
+from experiments import (
+  charts,
+  cli,
+  optimizers,
+  outcomes,
+  progress,
+  report,
+  runs,
+  studies,
+  validation,
+)
+
+Row = outcomes.Row
+Setting = tuple[float, float]  # rate, damping
+_BOUND = 0.3  # trust region
+
+
+def forms(title: str) -> list[studies.Form]:
+  """Returns what is compared; the first is the base alone.
+
+  Args:
+    title: of the base.
+
+  Returns:
+    The forms.
+  """
+  ddp = f'GT-DDP-{title}'
+  feedback: dict[str, Any] = {'terminal': 'gradient', 'trust_region': _BOUND}
+  return [
+    studies.Form(title),
+    studies.Form(f'GT-{title}, kronecker', cooperation='kronecker'),
+    studies.Form(f'GT-{title}, schur', cooperation='schur'),
+    studies.Form(ddp, **feedback),
+    studies.Form(f'{ddp}, kronecker', **feedback, cooperation='kronecker'),
+    studies.Form(f'{ddp}, schur', **feedback, cooperation='schur'),
+    studies.Form(
+      f'{ddp}, bellman, schur', **feedback, value='bellman', cooperation='schur'
+    ),
+  ]
+
+
+def work(config: ml_collections.ConfigDict, folder: runs.RunFolder) -> None:
+  """Runs what is left of the study and prints the table."""
+  name = config.optimizer.base.name
+  if name not in ('kfac', 'ekfac'):
+    raise validation.ConfigError(
+      'config.optimizer.base.name',
+      "'kfac' or 'ekfac'",
+      repr(name),
+      'choose one after the colon of --config',
+    )
+  studies.check(config)
+  title = optimizers.BASES[name].title
+  study = studies.Study(config, forms(title), config.games.target_loss)
+  if not study.network.graph.games:
+    study.forms = [form for form in study.forms if form.cooperation == 'none']
+  rows = folder.rows()
+  done = {
+    (row['form'], row['rate'], row['damping'], row['seed']) for row in rows
+  }
+  left = [
+    (form, rate, damping, seed)
+    for seed in config.games.seeds
+    for rate in config.games.rates
+    for damping in config.games.dampings
+    for form in study.forms
+    if (form.title, rate, damping, seed) not in done
+  ]
+  with progress.Progress(len(left) * study.steps) as bar:
+    for form, rate, damping, seed in left:
+      setting = {'learning_rate': rate, 'damping': damping}
+      row = study.train(form, setting, seed)
+      row |= {'rate': rate, 'damping': damping}
+      folder.log(row)
+      rows.append(row)
+      bar.advance(study.steps)
+  found = summaries(rows, [form.title for form in study.forms])
+  folder.write_json('result.json', found)
+  caption = outcomes.caption(config)
+  second = 'Mean train loss (nats) over the last epoch, by rate / damping.'
+  folder.write_text(
+    'results.md',
+    f'{report.markdown(_standings(found), caption)}\n'
+    f'{report.markdown(_grid(rows, found), second)}',
+  )
+  charts.curves(folder.file('games.png'), *_curves(rows, found, config))
+  rich.console.Console().print(report.table(_standings(found), caption))
+
+
+def summaries(rows: Sequence[Row], titles: Sequence[str]) -> list[Row]:
+  """Returns how the forms stand.
+
+  Args:
+    rows: of all runs; every form, setting and seed is there.
+    titles: of the forms; the first is the base.
+
+  Returns:
+    One summary per form: its best setting, the runs there and at the base's
+    best, and the paired differences from the base at both.
+  """
+  best = {title: _best(rows, title) for title in titles}
+  base = titles[0]
+  found = []
+  for title in titles:
+    own, equal = (
+      _at(rows, title, setting) for setting in (best[title], best[base])
+    )
+    reference = _at(rows, base, best[base])
+    found.append(
+      {
+        'form': title,
+        'best': best[title],
+        'base_best': best[base],
+        'own': own,
+        'equal': equal,
+        'loss_gain': _paired(equal, reference, 'final_loss'),
+        'accuracy_gain': _paired(equal, reference, 'test_accuracy'),
+        'tuned_loss_gain': _paired(own, reference, 'final_loss'),
+        'tuned_accuracy_gain': _paired(own, reference, 'test_accuracy'),
+        'step_ratio': statistics.median(_ratios(rows, title, base)),
+      }
+    )
+  return found
+
+
+def _at(rows: Sequence[Row], title: str, setting: Setting) -> list[Row]:
+  """The runs of a form at a setting, by seed."""
+  own = [
+    row
+    for row in rows
+    if row['form'] == title and (row['rate'], row['damping']) == setting
+  ]
+  return sorted(own, key=lambda row: row['seed'])
+
+
+def _best(rows: Sequence[Row], title: str) -> Setting:
+  """The setting with the least mean loss over all seeds."""
+  settings = sorted({(row['rate'], row['damping']) for row in rows})
+  return min(settings, key=lambda s: mean_loss(_at(rows, title, s)))
+
+
+def mean_loss(rows: Sequence[Row]) -> float:
+  """Returns the mean over seeds, infinite if one diverged."""
+  losses = [row['final_loss'] for row in rows]
+  if None in losses or any(row['diverged'] for row in rows):
+    return math.inf
+  return statistics.fmean(losses)
+
+
+def _ratios(rows: Sequence[Row], title: str, base: str) -> list[float]:
+  """Times of a step over those of the base, run by run."""
+  times = {
+    (row['form'], row['rate'], row['damping'], row['seed']): row[
+      'seconds_per_step'
+    ]
+    for row in rows
+  }
+  return [
+    time / times[base, *key] for (form, *key), time in times.items()
+    if form == title
+  ]  # fmt: skip
+
+
+def _paired(
+  own: Sequence[Row], base: Sequence[Row], key: str
+) -> dict[str, float] | None:
+  """Mean difference and half width of its 95 % interval, over the seeds."""
+  pairs = [(a[key], b[key]) for a, b in zip(own, base, strict=True)]
+  if len(pairs) < 2 or any(None in pair for pair in pairs):
+    return None
+  differences = [a - b for a, b in pairs]
+  n = len(differences)
+  quantile = float(stats.t.ppf(0.975, n - 1))
+  half = quantile * statistics.stdev(differences) / math.sqrt(n)
+  return {'mean': statistics.fmean(differences), 'half_width': half}
+
+
+def _standings(found: Sequence[Row]) -> list[report.Column]:
+  def losses(rows: Sequence[Row]) -> str:
+    values = [row['final_loss'] for row in rows]
+    return '-' if None in values else report.spread(values, '.3g')
+
+  def accuracies(rows: Sequence[Row]) -> str:
+    values = [row['test_accuracy'] for row in rows]
+    return '-' if None in values else report.spread(
+      [100 * value for value in values], '.2f'
+    )  # fmt: skip
+
+  def gain(part: dict[str, float] | None, scale: float, form: str) -> str:
+    if part is None:
+      return '-'
+    mean, half = scale * part['mean'], scale * part['half_width']
+    return f'{mean:+{form}} ± {half:{form}}'
+
+  return [
+    report.Column('form', '', [s['form'] for s in found]),
+    report.Column(
+      'best', 'rate / damping', [f'{r:g} / {d:g}' for r, d in _bests(found)]
+    ),
+    report.Column('train loss', 'nats', [losses(s['own']) for s in found]),
+    report.Column('accuracy', '%', [accuracies(s['own']) for s in found]),
+    report.Column(
+      'train loss, equal', 'nats', [losses(s['equal']) for s in found]
+    ),
+    report.Column(
+      'accuracy, equal', '%', [accuracies(s['equal']) for s in found]
+    ),
+    report.Column(
+      'loss gain, equal',
+      'nats',
+      [gain(s['loss_gain'], 1, '.2g') for s in found],
+    ),
+    report.Column(
+      'accuracy gain, equal',
+      'points',
+      [gain(s['accuracy_gain'], 100, '.2f') for s in found],
+    ),
+    report.Column('step', '× base', [f'{s["step_ratio"]:.2f}' for s in found]),
+  ]
+
+
+def _bests(found: Sequence[Row]) -> list[Setting]:
+  return [s['best'] for s in found]
+
+
+def _grid(rows: Sequence[Row], found: Sequence[Row]) -> list[report.Column]:
+  settings = sorted({(row['rate'], row['damping']) for row in rows})
+  titles = [s['form'] for s in found]
+  columns = [report.Column('form', '', titles)]
+  for setting in settings:
+    means = [mean_loss(_at(rows, title, setting)) for title in titles]
+    cells = [report.number(mean, '.3g') for mean in means]
+    columns.append(report.Column(f'{setting[0]:g} / {setting[1]:g}', '', cells))
+  return columns
+
+
+def _curves(
+  rows: Sequence[Row],
+  found: Sequence[Row],
+  config: ml_collections.ConfigDict,
+) -> tuple[list[str], list[str], list[list[Any]], int]:
+  """What ``charts.curves`` draws."""
+  rate, damping = found[0]['best']
+  panels = [
+    f'all at rate {rate:g}, damping {damping:g}',
+    'each at its own best',
+  ]
+  series = [
+    [[row['smoothed_losses'] for row in s[key]] for s in found]
+    for key in ('equal', 'own')
+  ]
+  return panels, [s['form'] for s in found], series, config.log_every
+
+
+if __name__ == '__main__':
+  cli.launch('games', work)

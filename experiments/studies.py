@@ -1,0 +1,198 @@
+"""Trainings of many forms of one base, each compiled once.
+
+What a study varies are the form (options of ``gt_ddp``), a setting of numbers
+of the base (rates, dampings) and the seed. Its commands are ``levels`` and
+``games``.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import ml_collections
+import numpy as np
+import optax
+
+import gtddp_jax as gt
+from configs import default
+from experiments import (
+  cli,
+  data,
+  optimizers,
+  outcomes,
+  programs,
+  validation,
+)
+
+
+class Form(NamedTuple):
+  """What differs between the forms of one base.
+
+  Attributes:
+    title: for tables and figures.
+    terminal: see ``gt.gt_ddp``; None for the base alone, without feedback.
+    value: see ``gt.gt_ddp``.
+    trust_region: see ``gt.gt_ddp``.
+    cooperation: see ``gt.gt_ddp``.
+  """
+
+  title: str
+  terminal: Any = None
+  value: str = 'frozen'
+  trust_region: float | None = None
+  cooperation: str = 'none'
+
+
+class Study:
+  """The runs of one study, and the steps that were compiled for them.
+
+  A *setting* gives keys of ``optimizer.base`` their numbers, such as
+  ``{'learning_rate': 0.1}``; they are arguments of the compiled step.
+  """
+
+  def __init__(
+    self,
+    config: ml_collections.ConfigDict,
+    forms: Sequence[Form],
+    target: float,
+  ):
+    """Loads the data and traces the network; ``target`` is a loss in nats."""
+    self.config, self.target = config, target
+    self.dataset = data.from_config(config.dataset)
+    self.network = programs.build_network(config, self.dataset)
+    self.steps = programs.step_count(config, self.dataset)
+    # A subset that would be the whole batch is the form without it.
+    self.forms = [
+      form
+      for form in forms
+      if getattr(form.terminal, 'samples', 0) < config.batch_size
+    ]
+    self._compiled: dict[str, Any] = {}
+
+  def optimizer(
+    self, form: Form, setting: Mapping[str, Any]
+  ) -> optax.GradientTransformationExtraArgs:
+    """Returns the optimizer of a form; the numbers may be traced."""
+    section = self.config.optimizer.base
+    base = optimizers.BASES[section.name].build(
+      ml_collections.ConfigDict({**section, **setting})
+    )
+    return gt.gt_ddp(
+      self.network.graph,
+      gt.losses.softmax_cross_entropy,
+      base,
+      terminal='gradient' if form.terminal is None else form.terminal,
+      value=form.value,
+      feedback=form.terminal is not None,
+      trust_region=form.trust_region,
+      cooperation=form.cooperation,
+    )
+
+  def step(self, form: Form, keys: Sequence[str]) -> Any:
+    """Returns ``(setting, *arguments of Program.step)``, compiled once."""
+    if form.title not in self._compiled:
+      ones = {key: np.float32(1) for key in keys}
+
+      def step(setting: Mapping[str, jax.Array], *arguments: Any) -> Any:
+        tx = self.optimizer(form, setting)
+        return programs.stepper(tx, self.config, self.dataset)(*arguments)
+
+      params = self.network.init(0)
+      samples = data.batch(self.dataset.train, self.config.batch_size, 0, 0)
+      begin = time.perf_counter()
+      self._compiled[form.title] = (
+        jax.jit(step)
+        .lower(
+          ones,
+          params,
+          self.optimizer(form, ones).init(params),
+          *samples,
+          programs.step_key(0),
+          np.uint32(0),
+        )
+        .compile()
+      )
+      seconds = time.perf_counter() - begin
+      cli.say(f'compiled {form.title} in {seconds:.1f} s')
+    return self._compiled[form.title]
+
+  def train(
+    self, form: Form, setting: Mapping[str, float], seed: int
+  ) -> outcomes.Row:
+    """Trains one network; stops at what is not finite.
+
+    Args:
+      form: of the optimizer.
+      setting: of its base.
+      seed: as in ``loop.Loop``, whose batches these are.
+
+    Returns:
+      The line of the run.
+    """
+    config, dataset = self.config, self.dataset
+    compiled, key = self.step(form, [*setting]), programs.step_key(seed)
+    numbers = {key: np.float32(value) for key, value in setting.items()}
+    params = self.network.init(seed)
+    state = self.optimizer(form, numbers).init(params)
+    losses: list[float] = []
+    times: list[float] = []
+    skipped, stopped = 0, False
+    while len(losses) < self.steps and not stopped:
+      first = len(losses)
+      last = min(first + config.log_every, self.steps)
+      begin = time.perf_counter()
+      pending = []
+      for step in range(first, last):
+        samples = data.batch(dataset.train, config.batch_size, seed, step)
+        params, state, metrics = compiled(
+          numbers, params, state, *samples, key, np.uint32(step)
+        )
+        pending.append(metrics['loss'])
+      losses += map(float, jax.device_get(pending))
+      times.append((time.perf_counter() - begin) / (last - first))
+      before, skipped = skipped, int(metrics['skipped_steps'])
+      finite = np.isfinite(losses[first:]).all()
+      stopped = not finite or skipped - before == last - first
+    epoch = -(-dataset.train.size // config.batch_size)
+    target = self.target
+    evaluation = {}
+    if not stopped:
+      evaluation = self.network.evaluate(params, gt.collections(state))
+    return {
+      'form': form.title,
+      'seed': seed,
+      **outcomes.outcome(
+        losses, statistics.median(times), stopped, epoch, target
+      ),
+      'test_accuracy': evaluation.get('test_accuracy'),
+      'skipped_steps': skipped,
+      'smoothed_losses': outcomes.smooth(losses)[
+        config.log_every - 1 :: config.log_every
+      ],
+    }
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+  """Refuses what a study does not read.
+
+  Args:
+    config: of the study.
+
+  Raises:
+    ConfigError: for a key that would have no effect.
+  """
+  # As dicts: a locked config and an open one are never equal.
+  own = config.optimizer.to_dict()
+  usual = default.get_config().optimizer.to_dict()
+  for key in ('accumulate', 'schedule'):
+    if own[key] != usual[key]:
+      raise validation.ConfigError(
+        f'config.optimizer.{key}',
+        'the default, because this study does not read it',
+        'another value',
+        'leave it',
+      )
