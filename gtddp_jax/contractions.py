@@ -9,7 +9,8 @@ multiple of the identity::
     g_i . g_j = sum_{t,t'} (x_{i,t} . x_{j,t'} + 1) (h_{i,t} . h_{j,t'})
 
 On a CPU one sample at a time stays in cache, and is many times faster than one
-batched product; elsewhere the batch is one product.
+batched product; elsewhere the batch is one product. Where ``jax.set_mesh`` has
+made several devices known, each of them takes its own samples in turn.
 """
 
 from __future__ import annotations
@@ -43,10 +44,41 @@ class Factors(NamedTuple):
 
 def over_samples(function: Callable[[Any], Any], samples: Any) -> Any:
   """Maps over the leading axis: in turn on a CPU, at once elsewhere."""
+
+  def in_turn(samples: Any) -> Any:
+    return jax.lax.map(function, samples)
+
+  def on_devices(samples: Any) -> Any:
+    parts = by_device(samples)
+    if parts is None:
+      return in_turn(samples)
+    mapped = jax.vmap(in_turn)(parts)
+    return jax.tree.map(lambda v: v.reshape(-1, *v.shape[2:]), mapped)
+
   return jax.lax.platform_dependent(
-    samples,
-    cpu=lambda s: jax.lax.map(function, s),
-    default=jax.vmap(function),
+    samples, cpu=on_devices, default=jax.vmap(function)
+  )
+
+
+def by_device(samples: Any) -> Any | None:
+  """The leading axis ``[B]`` as ``[devices, B / devices]``.
+
+  A loop over a batch axis that is spread over devices would gather all of it on
+  each of them; over the second axis here, every device goes through its own.
+
+  Args:
+    samples: a pytree.
+
+  Returns:
+    The same in parts, None where ``jax.set_mesh`` has told of no other device
+    or the batch cannot be divided.
+  """
+  devices = jax.sharding.get_abstract_mesh().size
+  batch = jax.tree.leaves(samples)[0].shape[0]
+  if devices <= 1 or batch % devices:
+    return None
+  return jax.tree.map(
+    lambda v: v.reshape(devices, batch // devices, *v.shape[1:]), samples
   )
 
 
