@@ -4,7 +4,7 @@
 an optax transformation over a base (``sgd``, ``rmsprop``, ``adam``, or any).
 """
 
-from gtddp_jax import errors, losses
+from gtddp_jax import analysis, errors, losses
 from gtddp_jax.bellman import Bellman
 from gtddp_jax.coupled import Coupled
 from gtddp_jax.curvature import Base, adam, rmsprop, sgd
@@ -29,6 +29,7 @@ __all__ = (
   'Statistics',
   'TerminalValue',
   'adam',
+  'analysis',
   'collections',
   'ekfac',
   'errors',

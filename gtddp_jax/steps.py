@@ -110,7 +110,7 @@ class Step(NamedTuple):
 def open_loop(recipe: Recipe, given: Given) -> Step:
   """The base's own step; computes the gradients if none are given."""
   if isinstance(recipe.base, natural.Bound):
-    return _planned(recipe, given, rollout.open_loop)
+    return planned(recipe, given, rollout.open_loop)
   grads, changed, measured = _gradients(recipe, given)
   updates, base_state = recipe.base.update(
     grads, given.base_state, given.params, **given.extra_args
@@ -126,10 +126,10 @@ def closed_loop(recipe: Recipe, given: Given) -> Step:
   def sweep(plan: rollout.Plan) -> rollout.Rollout:
     return rollout.closed_loop(plan, recipe.level(plan.problem))
 
-  return _planned(recipe, given, sweep)
+  return planned(recipe, given, sweep)
 
 
-def _planned(
+def planned(
   recipe: Recipe,
   given: Given,
   decide: Callable[[rollout.Plan], rollout.Rollout],

@@ -104,14 +104,18 @@ def gt_ddp(
     'value': value, 'cooperation': cooperation, 'feedback': feedback,
     'trust_region': trust_region,
   }  # fmt: skip
-  _check(options)
   return _transformation(
-    _recipe(options), steps.closed_loop if feedback else steps.open_loop
+    recipe(options), steps.closed_loop if feedback else steps.open_loop
   )
 
 
-def _recipe(options: Mapping[str, Any]) -> steps.Recipe:
-  """What steps are made of, from checked options of ``gt_ddp``."""
+def recipe(options: Mapping[str, Any]) -> steps.Recipe:
+  """What steps are made of, from all options of ``gt_ddp`` by name.
+
+  Raises:
+    OptionError: for an option that has no meaning, or a base without ``Q_uu``.
+  """
+  _check(options)
   graph, base = options['graph'], options['base']
   cooperation = options['cooperation']
   cooperate = cooperation != 'none' and _plays(graph, base)
@@ -152,14 +156,14 @@ def _ready(base: Any, graph: graph_lib.LayerGraph, cooperation: str) -> Any:
 
 
 def _transformation(
-  recipe: steps.Recipe, propose: Any
+  parts: steps.Recipe, propose: Any
 ) -> optax.GradientTransformationExtraArgs:
   """The optax transformation that takes the proposed steps."""
 
   def init_fn(params: Any) -> GtDdpState:
     return GtDdpState(
-      recipe.base.init(params),
-      jax.tree.map(jnp.asarray, recipe.graph.extras.collections),
+      parts.base.init(params),
+      jax.tree.map(jnp.asarray, parts.graph.extras.collections),
       {name: jnp.float32(start) for name, start in _MEASURED.items()},
       jnp.zeros((), jnp.int32),
     )
@@ -192,7 +196,7 @@ def _transformation(
     given = steps.Given(
       updates, state.base, params, batch, state.collections, rngs, extra_args
     )
-    return _guarded(propose(recipe, given), state)
+    return _guarded(propose(parts, given), state)
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
@@ -215,7 +219,7 @@ def metrics(state: Any) -> dict[str, Array]:
   Raises:
     OptionError: if there is not exactly one such state.
   """
-  found = _state_in(state, 'metrics')
+  found = state_in(state, 'metrics')
   return {**found.measured, 'skipped_steps': found.skipped_steps}
 
 
@@ -231,10 +235,16 @@ def collections(state: Any) -> Any:
   Raises:
     OptionError: if there is not exactly one such state.
   """
-  return _state_in(state, 'collections').collections
+  return state_in(state, 'collections').collections
 
 
-def _state_in(state: Any, function: str) -> GtDdpState:
+def state_in(state: Any, function: str) -> GtDdpState:
+  """The one state of ``gt_ddp`` in a state, for a function of that name.
+
+  Raises:
+    OptionError: if there is not exactly one such state.
+  """
+
   def is_ours(part: Any) -> bool:
     return isinstance(part, GtDdpState)
 

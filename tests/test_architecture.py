@@ -51,7 +51,8 @@ FLOORS = {
   'preconditioned': 9,
   'steps': 10,
   'transform': 11,
-  '__init__': 12,
+  'analysis': 12,
+  '__init__': 13,
 }
 
 MODULES = sorted((ROOT / PACKAGE).rglob('*.py'))

@@ -23,6 +23,7 @@ PUBLIC = {
   'Statistics',
   'TerminalValue',
   'adam',
+  'analysis',
   'collections',
   'ekfac',
   'errors',

@@ -1,0 +1,316 @@
+"""What a step of ``gt_ddp`` does, stage by stage: for tables and pictures.
+
+With ``P_t`` the directions at the cut before a decision (one column per sample
+and direction of the batch), ``S`` the curvature that weighs its samples and
+``G`` its per-sample gradients::
+
+    H = P_t S P_t^T                 value Hessian over the states of the batch
+    K = -Q_uu^-1 Q_ux = -(1/B) Q_uu^-1 G^T S P_t^T               feedback gain
+
+``H`` is what the value function after the decision makes of the states before
+it, ``f_x^T V_xx f_x``; with 'coupled', ``V_xx`` before it, times B.
+Controls that are tied, whose new values are part of the state, count with the
+updates but not with ``P_t``. Sizes are those of small batches: ``(B R)^2``
+numbers are factorised per decision.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gtddp_jax import curvature as curvature_lib
+from gtddp_jax import errors, natural, rollout, steps, transform, values
+from gtddp_jax import graph as graph_lib
+from gtddp_jax import terminal as terminal_lib
+from gtddp_jax import trajectory as trajectory_lib
+
+Array = jax.Array
+
+_DEFAULTS: Mapping[str, Any] = MappingProxyType(
+  {
+    'terminal': 'gradient',
+    'value': 'frozen',
+    'cooperation': 'none',
+    'trust_region': None,
+  }
+)
+_KINDS = ('conv',)
+
+
+@dataclasses.dataclass(frozen=True)
+class Decision:
+  """What is known of one decision; a pytree of its arrays.
+
+  Attributes:
+    name: paths of the modules that decide, joined by ', '.
+    kind: 'dense', 'conv' or 'generic', of the first stage.
+    update: norm of the update.
+    open_update: norm of the update that the base alone would make.
+    feedback: norm of the difference of the two.
+    curvature: eigenvalues of ``S``, ``[B R]``, falling.
+    spectrum: eigenvalues of ``H`` that may differ from zero, ``[B R]``,
+      falling; zeros for the first decision, which has no state before it.
+    gains: Frobenius norm of the columns of ``K`` of each sample, ``[B]``; zeros
+      for the first decision.
+    eigenvector: of a convolution, see ``leading``; else None.
+    image: of a convolution, see ``leading``; else None.
+  """
+
+  name: str
+  kind: str
+  update: Array
+  open_update: Array
+  feedback: Array
+  curvature: Array
+  spectrum: Array
+  gains: Array
+  eigenvector: Array | None
+  image: Any
+
+
+_META = ['name', 'kind']
+jax.tree_util.register_dataclass(
+  Decision,
+  [f.name for f in dataclasses.fields(Decision) if f.name not in _META],
+  _META,
+)
+
+
+def stages(
+  graph: graph_lib.LayerGraph,
+  loss: terminal_lib.Loss,
+  params: Any,
+  batch: tuple[Any, Any],
+  state: Any = None,
+  rngs: Mapping[str, Array] = MappingProxyType({}),
+  **options: Any,
+) -> list[Decision]:
+  """Takes one step apart; nothing is changed.
+
+  Args:
+    graph: as for ``gt_ddp``.
+    loss: as for ``gt_ddp``.
+    params: where to take the step.
+    batch: inputs and targets.
+    state: a state that holds one of ``gt_ddp`` with this base; None for that
+      before the first step.
+    rngs: as for ``update``.
+    **options: of ``gt_ddp``: ``base`` (one that has ``Q_uu``), and what differs
+      from its defaults.
+
+  Returns:
+    One item per decision, in the order in which they are made.
+
+  Raises:
+    OptionError: for options that ``gt_ddp`` refuses, or a base without
+      ``Q_uu``.
+  """
+  unknown = set(options) - {'base', *_DEFAULTS}
+  if unknown or 'base' not in options:
+    raise errors.OptionError(
+      f'analysis.stages: expected base and other options of gt_ddp, got '
+      f'{sorted(options)}; write stages(graph, loss, params, batch, base=sgd('
+      f'0.1)).'
+    )
+  if not isinstance(options['base'], curvature_lib.Base | natural.Kronecker):
+    raise errors.OptionError(
+      f'analysis.stages: expected a base with Q_uu, got '
+      f'{type(options["base"]).__name__}; use one of sgd, rmsprop, adam, kfac, '
+      f'ekfac of this library.'
+    )
+  recipe = transform.recipe(
+    {**_DEFAULTS, 'graph': graph, 'loss': loss, 'feedback': True, **options}
+  )
+  held = None if state is None else transform.state_in(state, 'stages')
+  given = steps.Given(
+    None,
+    recipe.base.init(params) if held is None else held.base,
+    params,
+    batch,
+    recipe.graph.extras.collections if held is None else held.collections,
+    rngs,
+    {},
+  )
+  return _Analysis(recipe, given).decisions()
+
+
+class _Analysis:
+  """One step, with and without feedback."""
+
+  def __init__(self, recipe: steps.Recipe, given: steps.Given):
+    plans: list[rollout.Plan] = []
+    answers: list[Any] = []
+
+    def decide(plan: rollout.Plan) -> rollout.Rollout:
+      sweep = recipe.level(plan.problem)
+      plans.append(plan)
+      answers.extend(sweep.values)
+      result = rollout.closed_loop(plan, sweep)
+      if recipe.level == values.frozen:
+        _observe(plan.problem)
+      return result
+
+    self._recipe, self._given = recipe, given
+    closed = steps.planned(recipe, given, decide)
+    alone = steps.open_loop(recipe, given)
+    self._updates = tuple(jax.tree.leaves(closed.updates))
+    self._alone = tuple(jax.tree.leaves(alone.updates))
+    self._values = answers
+    self._plan = plans[0]
+
+  def decisions(self) -> list[Decision]:
+    """See ``stages``."""
+    return [self._decision(n) for n in range(len(self._plan.problem.spans))]
+
+  def _decision(self, n: int) -> Decision:
+    problem, trajectory, directions = self._plan
+    span, operator = problem.spans[n], problem.sensitivities[n]
+    point, at = trajectory.points[span[0]], directions[span[0]]
+    batch, rank = problem.terminal.slope.shape
+    new = graph_lib.pick(self._updates, operator.control)
+    old = graph_lib.pick(self._alone, operator.control)
+    weight = dense(self._values[n], batch, rank)
+    gram = _gram(at.state, batch, rank)
+    vector = image = None
+    if point.stage.kind in _KINDS and len(point.x) == 1:
+      vector, image = self._leading(span[0], weight)
+    return Decision(
+      ', '.join(trajectory.points[t].stage.name for t in span),
+      point.stage.kind,
+      _norm(new),
+      _norm(old),
+      _norm([a - b for a, b in zip(new, old, strict=True)]),
+      jnp.linalg.eigvalsh(weight)[::-1],
+      jnp.linalg.eigvalsh(_sandwich(weight, gram))[::-1],
+      self._gains(n, weight, gram),
+      vector,
+      image,
+    )
+
+  def _gains(self, n: int, weight: Array, gram: Array) -> Array:
+    """Norms of the columns of ``K`` of each sample, ``[B]``."""
+    problem = self._plan.problem
+    operator = problem.sensitivities[n]
+    batch, rank = problem.terminal.slope.shape
+    if n == 0:
+      return jnp.zeros(batch, weight.dtype)
+    inverse = problem.base.inverse(operator.control)
+
+    def of_sample(part: tuple[Array, Array]) -> Array:
+      columns, own = part  # [R, B R], [R, R]
+      rows = jnp.stack(
+        [
+          inverse.apply(
+            operator.packing.pack(operator.combine(c.reshape(batch, rank))),
+            operator.packing,
+          )
+          for c in columns
+        ]
+      )
+      square = jnp.sum((rows @ rows.T) * own)
+      return jnp.sqrt(jnp.maximum(square, 0))
+
+    columns = weight.T.reshape(batch, rank, batch * rank)
+    return jax.lax.map(of_sample, (columns, gram))
+
+  def _leading(self, t: int, weight: Array) -> tuple[Array, Any]:
+    """See ``leading``."""
+    recipe, given = self._recipe, self._given
+    batch, rank = self._plan.problem.terminal.slope.shape
+    point = self._plan.trajectory.points[t]
+    (x,) = trajectory_lib.over_directions(
+      lambda h: point.pull_layer(h)[0], self._plan.directions[t].layer
+    )
+    shape = point.x[0].shape
+    vector = leading(x.reshape(rank, batch, -1), weight)
+    vector = vector.reshape(shape[0] // batch, *shape[1:])
+
+    def entering(inputs: Any) -> Array:
+      graph = recipe.graph.for_inputs(inputs)
+      rngs = {name: given.rngs[name] for name in graph.extras.rngs}
+      extras = graph_lib.Extras(given.collections, rngs)
+      found = trajectory_lib.linearize(
+        graph, graph.flatten(given.params), inputs, extras
+      )
+      return found.points[t].x[0]
+
+    # A terminal may have looked at fewer samples.
+    inputs = jax.tree.map(lambda v: jnp.asarray(v[:batch]), given.batch[0])
+    every = jnp.broadcast_to(vector, (batch, *vector.shape)).reshape(shape)
+    bars = (every / batch).astype(point.x[0].dtype)
+    (image,) = jax.vjp(entering, inputs)[1](bars)
+    return vector, jax.tree.map(lambda v: v.sum(axis=0), image)
+
+
+def dense(value: Any, batch: int, rank: int) -> Array:
+  """``S`` of a value function as a matrix ``[B R, B R]``."""
+  size = batch * rank
+  basis = jnp.eye(size, dtype=value.slope.dtype).reshape(size, batch, rank)
+  found = jax.vmap(value.answer)(basis).reshape(size, size)
+  return (found + found.T) / 2
+
+
+def leading(directions: Array, weight: Array) -> Array:
+  """The leading eigenvector of the mean over samples of ``S P P^T``.
+
+  Args:
+    directions: ``P``, ``[R, B, n]``, at the input of one layer: what each
+      direction makes of a change there. The samples have one space in common.
+    weight: ``S``, ``[B R, B R]``, of which the blocks of samples are read.
+
+  Returns:
+    ``[n]``, of length one (zero if the matrix is); its largest entry is
+    positive. The *image* of it is the mean over samples of ``J^T v``, with
+    ``J`` the derivative of that input by the network's.
+  """
+  rank, batch, _ = directions.shape
+  blocks = weight.reshape(batch, rank, batch, rank)
+  own = blocks[jnp.arange(batch), :, jnp.arange(batch)]
+  root = terminal_lib.square_root(own).astype(directions.dtype)
+  rows = jnp.einsum('rbn,bri->bin', directions, root)
+  rows = rows.reshape(batch * rank, -1) / jnp.sqrt(batch)
+  _, vectors = jnp.linalg.eigh(rows @ rows.T)
+  found = vectors[:, -1] @ rows
+  length = jnp.linalg.norm(found)
+  found = found / jnp.where(length > 0, length, 1)
+  return found * jnp.where(found[jnp.argmax(jnp.abs(found))] < 0, -1, 1)
+
+
+def _observe(problem: values.Problem) -> None:
+  """Lets a base see every ``Q_u``, as no recursion has done."""
+  slope = problem.terminal.slope
+  for operator in problem.sensitivities:
+    problem.base.observe(operator.control, slope, operator.combine(slope))
+
+
+def _gram(state: Sequence[Array], batch: int, rank: int) -> Array:
+  """``P_t^T P_t`` of each sample, ``[B, R, R]``."""
+  total = jnp.zeros((batch, rank, rank))
+  for leaf in state:
+    wide = jnp.promote_types(leaf.dtype, jnp.float32)
+    flat = leaf.astype(wide).reshape(rank, batch, -1)
+    total = total + jnp.einsum('rbn,sbn->brs', flat, flat)
+  return total
+
+
+def _sandwich(weight: Array, gram: Array) -> Array:
+  """A symmetric matrix with the eigenvalues of ``S P^T P``."""
+  batch, rank, _ = gram.shape
+  root = terminal_lib.square_root(gram).astype(weight.dtype)
+  blocks = weight.reshape(batch, rank, batch, rank)
+  found = jnp.einsum('bri,brcs,csj->bicj', root, blocks, root)
+  return found.reshape(weight.shape)
+
+
+def _norm(leaves: Sequence[Array]) -> Array:
+  def square(leaf: Array) -> Array:
+    wide = jnp.promote_types(leaf.dtype, jnp.float32)
+    return jnp.sum(jnp.square(leaf.astype(wide)))
+
+  return jnp.sqrt(jnp.sum(jnp.stack([square(leaf) for leaf in leaves])))
