@@ -36,6 +36,9 @@ def get_config() -> ml_collections.ConfigDict:
   # Of the initial parameters, the order of the samples and their augmentation.
   config.seed = 0
   config.batch_size = 64  # samples per step
+  # How many devices share every batch, a part of its samples each; 0 for all
+  # (in all processes). A divisor of the batch size.
+  config.devices = 1
   config.epochs = 20  # passes over the training split
   config.log_every = 23  # steps between lines of metrics.jsonl
   config.eval_every = 46  # steps between evaluations; multiple of log_every

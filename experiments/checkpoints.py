@@ -26,7 +26,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from experiments import folders, loop
+from experiments import folders, loop, processes
 
 _SCORE = 'test_accuracy'
 
@@ -73,9 +73,12 @@ class Checkpoints:
     def score(metrics: Any) -> float:
       return metrics[_SCORE]
 
+    self._path.mkdir(parents=True, exist_ok=True)
     self._manager = ocp.CheckpointManager(
       self._path,
       options=ocp.CheckpointManagerOptions(
+        create=False,
+        multiprocessing_options=_alone(),
         best_fn=score,
         cleanup_tmp_directories=True,
         preservation_policy=checkpoint_managers.AnyPreservationPolicy(
@@ -116,8 +119,10 @@ class Checkpoints:
       OSError: if this one, or the one before, could not be written.
     """
     place = (position.step, len(position.rows))
-    if place == self._saved or not position.rows:
+    if place == self._saved or not position.rows or not processes.is_first():
       return
+    params, opt_state = processes.local(position[:2])
+    position = position._replace(params=params, state=opt_state)
     best = loop.best(position.rows)
     leading = best is not None and best['step'] == position.step
     pending = [
@@ -167,7 +172,9 @@ class Checkpoints:
     read = functools.partial(self._read, step)
     record = read(record=ocp.args.JsonRestore()).record
     self._check(step, record, start)
-    like = jax.tree.map(ocp.utils.to_shape_dtype_struct, start[:2])
+    like = jax.tree.map(
+      ocp.utils.to_shape_dtype_struct, processes.local(start[:2])
+    )
     found = read(
       params=ocp.args.StandardRestore(like[0]),
       state=ocp.args.StandardRestore(like[1]),
@@ -229,6 +236,18 @@ class Checkpoints:
       f'a damaged one ({got})',
       f'delete that folder, and the same command goes on {where}',
     )
+
+
+def _alone() -> Any:
+  """Orbax is not to wait for other processes."""
+  if processes.count() == 1:
+    return ocp.options.MultiprocessingOptions()
+  own = jax.process_index()
+  return ocp.options.MultiprocessingOptions(
+    primary_host=own,
+    active_processes={own},
+    barrier_sync_key_prefix=f'process-{own}',
+  )
 
 
 def _leaves(position: loop.Position) -> dict[str, Any]:

@@ -7,12 +7,14 @@ anything was changed. 3: a file could not be written. 130 (Ctrl-C) and 143
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import pathlib
 import re
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn
 
 import ml_collections
@@ -23,9 +25,11 @@ from configs import default
 from experiments import (
   catalog,
   checkpoints,
+  devices,
   folders,
   interrupts,
   loop,
+  processes,
   runs,
   validation,
 )
@@ -41,6 +45,7 @@ _REFUSALS = (
   validation.ConfigError,
   catalog.NotPreparedError,
   checkpoints.CheckpointError,
+  processes.OtherProcessError,
 )
 # What absl and ml_collections raise at a command line that they cannot use.
 _FLAG_ERRORS = (
@@ -80,12 +85,36 @@ def launch(
   )
 
 
-def define_flags(values: flags.FlagValues, argv: Sequence[str]) -> None:
+@contextlib.contextmanager
+def _opened(
+  path: pathlib.Path, values: flags.FlagValues, resume: bool
+) -> Iterator[runs.RunFolder]:
+  """The run's folder; one that goes again in all processes but the first."""
+
+  def entered() -> None:
+    stack.enter_context(folders.locked(path))
+    if not (resume and _resumes(values)):
+      runs.create(path, values.config, values.overwrite)
+    say(f'run folder: {path}')
+
+  with contextlib.ExitStack() as stack:
+    processes.from_first(entered)
+    if not processes.is_first():
+      scratch = stack.enter_context(tempfile.TemporaryDirectory())
+      path = pathlib.Path(scratch)
+      runs.create(path, values.config, overwrite=False)
+    yield runs.RunFolder(path)
+
+
+def define_flags(
+  values: flags.FlagValues, argv: Sequence[str], resume: bool = False
+) -> None:
   """Defines --config, --workdir, --dry_run and --overwrite.
 
   Args:
     values: where to define them.
     argv: the command line, which says what keys are overridden.
+    resume: as in ``launch``; such a program may run in several processes.
   """
   config_flags.DEFINE_config_file(
     'config',
@@ -114,6 +143,8 @@ def define_flags(values: flags.FlagValues, argv: Sequence[str]) -> None:
     'Replace the files of an earlier run in --workdir.',
     flag_values=values,
   )
+  if resume:
+    processes.define_flags(values)
 
 
 def parse(
@@ -131,18 +162,23 @@ def parse(
   """
   try:
     _check_names(argv)
-    define_flags(values, argv)
+    define_flags(values, argv, resume)
     rest: list[str] = values(argv)
     if len(rest) > 1:
       raise validation.ConfigError(
         rest[1], 'only flags', 'a word', 'write it as --flag=value'
       )
     validation.validate(values.config)
+    if resume:
+      processes.join(values)
+    devices.check(values.config, training=resume)
     catalog.check(values.config.dataset.name, values.config.dataset.data_dir)
-    folders.check(
-      folder_path('run', values),
-      values.overwrite,
-      values.config if resume else None,
+    processes.from_first(
+      lambda: folders.check(
+        folder_path('run', values),
+        values.overwrite,
+        values.config if resume else None,
+      )
     )
   except _REFUSALS as error:
     refuse(str(error))
@@ -171,12 +207,7 @@ def run(
   path = folder_path(name, values)
   again = command(name, sys.argv[1:], path)
   try:
-    with interrupts.raising(), folders.locked(path):
-      if resume and _resumes(values):
-        folder = runs.RunFolder(path)
-      else:
-        folder = runs.create(path, values.config, values.overwrite)
-      say(f'run folder: {folder.path}')
+    with interrupts.raising(), _opened(path, values, resume) as folder:
       work(values.config, folder)
   except _REFUSALS as error:
     refuse(str(error))

@@ -9,6 +9,8 @@ import types
 from collections.abc import Iterator
 from typing import Any
 
+from experiments import processes
+
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -58,9 +60,10 @@ class Deferred:
     self._handlers.close()
 
   def check(self) -> None:
-    """Raises ``Stopped`` if a signal has come."""
-    if self._received is not None:
-      raise Stopped(self._received)
+    """Raises ``Stopped`` if a signal has come, to any of the processes."""
+    number = processes.largest(self._received or 0)
+    if number:
+      raise Stopped(number)
 
   @contextlib.contextmanager
   def immediate(self) -> Iterator[None]:

@@ -18,7 +18,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from experiments import data, interrupts, programs
+from experiments import data, interrupts, processes, programs
 
 Row = dict[str, Any]
 
@@ -141,13 +141,14 @@ class Loop:
 
   def _advance(self, last: int) -> None:
     """Trains up to a step."""
-    key = programs.step_key(self._seed)
+    layout = self._program.layout
+    key = layout.everywhere(programs.step_key(self._seed))
     begin, before = time.perf_counter(), self.position.seconds
     while self.position.step < last:
-      if self._stop is not None:
-        self._stop.check()
       at = self.position
-      samples = data.batch(
+      if self._stop is not None and self._may_stop(at.step):
+        self._stop.check()
+      samples = layout.batch(
         self._dataset.train, self._batch_size, self._seed, at.step
       )
       params, state, metrics = self._program.step(
@@ -167,8 +168,14 @@ class Loop:
     seconds = before + time.perf_counter() - begin
     self.position = self.position._replace(seconds=seconds)
 
+  def _may_stop(self, step: int) -> bool:
+    """Several processes have to agree, which takes time."""
+    return processes.count() == 1 or step % _AHEAD == 0
+
   def _evaluate(self) -> dict[str, float]:
-    now = self._stop.immediate() if self._stop else contextlib.nullcontext()
+    now: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+    if self._stop and processes.count() == 1:
+      now = self._stop.immediate()
     with now:
       return self._program.evaluate(self.position.params, self.position.state)
 

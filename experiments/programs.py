@@ -23,6 +23,7 @@ from experiments import (
   accumulation,
   catalog,
   data,
+  devices,
   models,
   optimizers,
   precision,
@@ -59,6 +60,7 @@ class Program(NamedTuple):
       metrics)``, where the key is of the run and the number that of the step.
     evaluate: ``(params, state) -> `` as that of the network.
     steps: in all.
+    layout: where the arguments of ``step`` are.
     compile_seconds: what compiling ``step`` took.
   """
 
@@ -66,6 +68,7 @@ class Program(NamedTuple):
   step: Step
   evaluate: Evaluate
   steps: int
+  layout: devices.Layout
   compile_seconds: float
 
 
@@ -115,7 +118,7 @@ def build_network(
       # In bfloat16 the order of summation alone shows in three digits.
       verify=config.model.compute_dtype == 'float32',
     ),
-    _evaluation(apply, dataset, config.eval_batch_size),
+    _evaluation(apply, dataset, config),
   )
 
 
@@ -132,6 +135,7 @@ def build(
   Returns:
     The program.
   """
+  layout = devices.Layout(config)
   steps = step_count(config, dataset)
   tx = optimizers.build(
     config.optimizer, network.graph, gt.losses.softmax_cross_entropy, steps
@@ -139,19 +143,22 @@ def build(
 
   def init(seed: int) -> tuple[Any, Any]:
     params = network.init(seed)
-    return params, tx.init(params)
+    pair: tuple[Any, Any] = layout.everywhere((params, tx.init(params)))
+    return pair
 
-  step = jax.jit(stepper(tx, config, dataset))
-  samples = data.batch(dataset.train, config.batch_size, seed=0, step=0)
+  step = jax.jit(stepper(tx, config, dataset), **layout.words('aabbaa'))
+  samples = layout.batch(dataset.train, config.batch_size, seed=0, step=0)
   begin = time.perf_counter()
-  arguments = (*init(0), *samples, step_key(0), np.uint32(0))
-  compiled = step.lower(*arguments).compile()
+  key = layout.everywhere(step_key(0))
+  with layout.context():
+    lowered = step.lower(*init(0), *samples, key, np.uint32(0))
+  compiled = lowered.compile()
   seconds = time.perf_counter() - begin
 
   def evaluate(params: Any, state: Any) -> dict[str, float]:
     return network.evaluate(params, gt.collections(state))
 
-  return Program(init, compiled, evaluate, steps, seconds)
+  return Program(init, compiled, evaluate, steps, layout, seconds)
 
 
 def stepper(
@@ -211,11 +218,14 @@ def step_key(seed: int) -> jax.Array:
 
 
 def _evaluation(
-  apply: Callable[[Any, jax.Array], Any], dataset: data.Dataset, size: int
+  apply: Callable[[Any, jax.Array], Any],
+  dataset: data.Dataset,
+  config: ml_collections.ConfigDict,
 ) -> Evaluate:
-  """Evaluates on every sample of both splits, ``size`` at once."""
+  """Evaluates on every sample of both splits, so many at once."""
+  size, layout = config.eval_batch_size, devices.Layout(config)
 
-  @jax.jit
+  @functools.partial(jax.jit, **layout.words('abb'))
   def measure(variables: Any, images: jax.Array, labels: jax.Array) -> Any:
     logits = apply(variables, preprocessing.prepare(images, dataset.scale))
     losses = gt.losses.softmax_cross_entropy(logits, labels)
@@ -227,12 +237,18 @@ def _evaluation(
       split: data.Split = getattr(dataset, name)
       parts = [
         measure(
-          variables, split.images[i : i + size], split.labels[i : i + size]
+          variables,
+          layout.spread(split.images[i : i + size]),
+          layout.spread(split.labels[i : i + size]),
         )
         for i in range(0, split.size, size)
       ]
+      counts = [min(size, split.size - i) for i in range(0, split.size, size)]
       losses, hits = (
-        np.concatenate(column) for column in zip(*parts, strict=True)
+        np.concatenate(
+          [np.asarray(v)[:n] for v, n in zip(column, counts, strict=True)]
+        )
+        for column in zip(*parts, strict=True)
       )
       found[f'{name}_loss'] = float(losses.mean(dtype=np.float64))
       found[f'{name}_accuracy'] = float(hits.mean())

@@ -11,14 +11,22 @@ import rich.progress
 class Progress:
   """Counts steps; used as a context manager."""
 
-  def __init__(self, total: int, console: rich.console.Console | None = None):
+  def __init__(
+    self,
+    total: int,
+    console: rich.console.Console | None = None,
+    shown: bool = True,
+  ):
     """Prepares the bar.
 
     Args:
       total: steps in all.
       console: where to show it; stderr if None.
+      shown: whether to show anything.
     """
-    self._console = console or rich.console.Console(stderr=True)
+    self._console = console or rich.console.Console(
+      stderr=True, quiet=not shown
+    )
     self._bar = rich.progress.Progress(
       rich.progress.TextColumn('{task.description}'),
       rich.progress.BarColumn(),

@@ -9,6 +9,9 @@ command goes on with: after Ctrl-C, SIGTERM, SIGKILL or a full disk it ends with
 the same files as if nothing had happened. --overwrite starts again. Without
 --workdir, a dated folder is made in runs/.
 
+With --config.devices=0 all devices share every batch; several hosts train one
+network together by --distributed (Slurm, Open MPI, GKE; docs/devices.md).
+
 --dry_run prints the graph, the memory and the cost of a step, and trains
 nothing. Every key of a config is in configs/default.py.
 """
@@ -18,7 +21,7 @@ from __future__ import annotations
 import ml_collections
 import rich.console
 
-from experiments import cli, dry_run, report, runs, training
+from experiments import cli, dry_run, processes, report, runs, training
 
 
 def work(config: ml_collections.ConfigDict, folder: runs.RunFolder) -> None:
@@ -27,6 +30,8 @@ def work(config: ml_collections.ConfigDict, folder: runs.RunFolder) -> None:
   if before is not None and before['status'] == training.FINISHED:
     cli.say('this run has finished; --overwrite would start it again')
   result = training.train(config, folder)
+  if not processes.is_first():
+    return
   columns = [
     report.Column('optimizer', '', [result['optimizer']]),
     report.Column('train loss', 'nats', [f'{result["train_loss"]:.1e}']),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import jax
 import ml_collections
 
 from experiments import (
@@ -18,6 +19,7 @@ from experiments import (
   interrupts,
   loop,
   optimizers,
+  processes,
   programs,
   progress,
   report,
@@ -45,7 +47,7 @@ def train(
     CheckpointError: if the last checkpoint cannot be gone on from.
     Stopped: where a signal said so; a checkpoint has been written.
   """
-  held = folder.result()
+  held = processes.from_first(folder.result)
   if held is not None and held['status'] == FINISHED:
     return held
   dataset = data.from_config(config.dataset)
@@ -86,12 +88,12 @@ def _train(
     interrupts.Deferred() as stop,
     checkpoints.Checkpoints(folder.folder('checkpoints'), config) as saved,
   ):
-    position = saved.restore(start) or start
+    position = _restored(saved, start, program)
     folder.log_anew(position.rows)
     run = loop.Loop(program, config, dataset, config.seed, position, stop)
     with (
       events.Events(folder.folder('tensorboard'), position.rows) as board,
-      progress.Progress(program.steps) as bar,
+      progress.Progress(program.steps, shown=processes.is_first()) as bar,
     ):
       bar.reach(position.step)
       if position.step:
@@ -114,6 +116,21 @@ def _train(
           error.quantity, error.step, str(saved.last or 'none')
         ) from error
     return list(run.position.rows)
+
+
+def _restored(
+  saved: checkpoints.Checkpoints,
+  start: loop.Position,
+  program: programs.Program,
+) -> loop.Position:
+  """Where the last checkpoint was, or the start; the same in all processes."""
+  if processes.count() == 1:
+    return saved.restore(start) or start
+  found = processes.from_first(lambda: jax.device_get(saved.restore(start)))
+  if found is None:
+    return start
+  params, state = program.layout.everywhere(found[:2])
+  return loop.Position(params, state, *found[2:])
 
 
 class _Keeper:

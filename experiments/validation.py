@@ -116,6 +116,14 @@ def _check_schedule(config: ml_collections.ConfigDict) -> None:
     train = config.dataset.train_samples
   _in_range(config, 'seed', 0, 2**31 - 1)
   _in_range(config, 'batch_size', 1, train, 'the size of the training split')
+  _in_range(config, 'devices', 0)
+  if config.devices and config.batch_size % config.devices:
+    raise ConfigError(
+      'config.batch_size',
+      f'a multiple of config.devices ({config.devices})',
+      config.batch_size,
+      'change one of them',
+    )
   _in_range(config, 'epochs', 1)
   _in_range(config, 'log_every', 1)
   _in_range(config, 'eval_every', 1)

@@ -20,6 +20,8 @@ CONFIGS = sorted(
 
 REFUSED = [
   ('batch_size', 0),
+  ('devices', -1),
+  ('devices', 3),
   ('batch_size', 1438),
   ('batch_size', '64'),
   ('batch_size', True),
