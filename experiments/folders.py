@@ -23,6 +23,11 @@ FILES = (
   'curves.png',
   'levels.png',
   'games.png',
+  'analysis.json',
+  'updates.png',
+  'spectra.png',
+  'gains.png',
+  'feedback.png',
 )
 FOLDERS = ('checkpoints', 'tensorboard')
 _LOCK = 'run.lock'

@@ -144,6 +144,18 @@ def title(config: ml_collections.ConfigDict) -> str:
   return f'GT-DDP {base}'
 
 
+def base(
+  config: ml_collections.ConfigDict, steps: int = 1
+) -> optax.GradientTransformation:
+  """Returns the base of an ``optimizer`` section, for a run of some steps."""
+  rate = schedules.build(
+    config.schedule, config.base.learning_rate, steps // config.accumulate
+  )
+  return BASES[base_name(config)].build(
+    ml_collections.ConfigDict({**config.base, 'learning_rate': rate})
+  )
+
+
 def build(
   config: ml_collections.ConfigDict,
   graph: gt.LayerGraph,
@@ -161,19 +173,16 @@ def build(
   Returns:
     A transformation whose update takes ``batch=(inputs, targets)``.
   """
-  rate = schedules.build(
-    config.schedule, config.base.learning_rate, steps // config.accumulate
-  )
-  base = BASES[base_name(config)].build(
-    ml_collections.ConfigDict({**config.base, 'learning_rate': rate})
-  )
   ours = {
     key: config[key]
     for key in ('terminal', 'value', 'cooperation', 'feedback', 'trust_region')
   }
   alone = {'feedback': False}
   tx = gt.gt_ddp(
-    graph, loss, base, **(ours if config.name == 'gt_ddp' else alone)
+    graph,
+    loss,
+    base(config, steps),
+    **(ours if config.name == 'gt_ddp' else alone),
   )
   if config.accumulate == 1:
     return tx

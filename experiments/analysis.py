@@ -1,0 +1,234 @@
+r"""Takes one step of a network apart, stage by stage, and draws it.
+
+  python -m experiments.analysis --run=runs/x --workdir=runs/y
+  python -m experiments.analysis --config=configs/digits.py:adam
+
+--run is the folder of a training: its last checkpoint and the batch that would
+come next, not augmented, are used, with the optimizer of its config or as
+--config.optimizer.KEY=VALUE says. Without it, the parameters are fresh.
+
+  analysis.json   all numbers
+  updates.png     norms of the updates, with and without feedback
+  spectra.png     eigenvalues of the value Hessian at each stage
+  gains.png       feedback gains of each stage
+  feedback.png    of each convolution with a stage before it: the leading
+                  eigenvector of the mean over samples of S P P^T at its input
+                  (root mean square over channels), and below its projection
+                  on the network's input, J^T v, mean over samples
+"""
+
+from __future__ import annotations
+
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+import rich.console
+from absl import flags
+
+import gtddp_jax as gt
+from configs import held
+from experiments import (
+  checkpoints,
+  cli,
+  data,
+  folders,
+  loop,
+  optimizers,
+  preprocessing,
+  programs,
+  report,
+  runs,
+  stage_charts,
+  validation,
+)
+
+_LOSS = gt.losses.softmax_cross_entropy
+
+
+def work(config: ml_collections.ConfigDict, folder: runs.RunFolder) -> None:
+  """Analyses and fills the folder."""
+  source = flags.FLAGS.run
+  analyse(config, folder, None if source is None else pathlib.Path(source))
+
+
+def analyse(
+  config: ml_collections.ConfigDict,
+  folder: runs.RunFolder,
+  source: pathlib.Path | None = None,
+) -> list[gt.analysis.Decision]:
+  """Analyses a step and fills a folder.
+
+  Args:
+    config: validated; says what step to take.
+    folder: new.
+    source: the folder of a training with the same network; None for fresh
+      parameters.
+
+  Returns:
+    The stages.
+
+  Raises:
+    ConfigError: for a base without ``Q_uu``, or a folder without checkpoint.
+    CheckpointError: if the last checkpoint is damaged.
+  """
+  name = optimizers.base_name(config.optimizer)
+  if not optimizers.BASES[name].explicit:
+    able = [n for n, kind in optimizers.BASES.items() if kind.explicit]
+    raise validation.ConfigError(
+      'config.optimizer.base.name',
+      f'a base with an explicit curvature ({", ".join(able)})',
+      repr(name),
+      'choose one with --config.optimizer.name=gt_ddp',
+    )
+  dataset = data.from_config(config.dataset)
+  network = programs.build_network(config, dataset)
+  at = _position(config, network, dataset, source)
+  samples = data.batch(dataset.train, config.batch_size, config.seed, at.step)
+  options = {
+    key: config.optimizer[key]
+    for key in ('terminal', 'value', 'cooperation', 'trust_region')
+  }
+  base = optimizers.base(config.optimizer, programs.step_count(config, dataset))
+
+  @jax.jit
+  def taken_apart(params: Any, state: Any, batch: Any) -> Any:
+    return gt.analysis.stages(
+      network.graph, _LOSS, params, batch, state, base=base, **options
+    )
+
+  images = preprocessing.prepare(samples.images, dataset.scale)
+  found: list[gt.analysis.Decision] = jax.device_get(
+    taken_apart(at.params, at.state, (images, samples.labels))
+  )
+  _write(folder, found, source, at.step)
+  caption = f'Step {at.step + 1}, {len(samples.labels)} samples.'
+  rich.console.Console().print(report.table(_columns(found), caption))
+  return found
+
+
+def _write(
+  folder: runs.RunFolder,
+  found: Sequence[gt.analysis.Decision],
+  source: pathlib.Path | None,
+  step: int,
+) -> None:
+  """The files of the folder."""
+  folder.write_json(
+    'analysis.json',
+    {
+      'run': None if source is None else str(source),
+      'step': step,
+      'samples': len(found[0].gains),
+      'stages': [_numbers(decision) for decision in found],
+    },
+  )
+  for draw in (
+    stage_charts.updates,
+    stage_charts.spectra,
+    stage_charts.gains,
+    stage_charts.feedback,
+  ):
+    draw(folder.file(f'{draw.__name__}.png'), found)
+
+
+def _position(
+  config: ml_collections.ConfigDict,
+  network: programs.Network,
+  dataset: data.Dataset,
+  source: pathlib.Path | None,
+) -> loop.Position:
+  """The last checkpoint of a run, or fresh parameters; on one device."""
+  params = network.init(config.seed)
+  if source is None:
+    return loop.Position(params, _fresh(config, network, dataset, params))
+  own = held.get_config(str(source / 'config.json'))
+  start = loop.Position(params, _fresh(own, network, dataset, params))
+  place = source / 'checkpoints'
+  if not place.is_dir():
+    raise _without_checkpoint(source)
+  with folders.locked(source), checkpoints.Checkpoints(place, own) as saved:
+    found = saved.restore(start)
+  if found is None:
+    raise _without_checkpoint(source)
+  if _base(own) != _base(config):
+    state = _fresh(config, network, dataset, params)
+    return found._replace(state=state)
+  return found
+
+
+def _fresh(
+  config: ml_collections.ConfigDict,
+  network: programs.Network,
+  dataset: data.Dataset,
+  params: Any,
+) -> Any:
+  """The state of a config's optimizer before its first step."""
+  steps = programs.step_count(config, dataset)
+  tx = optimizers.build(config.optimizer, network.graph, _LOSS, steps)
+  return tx.init(params)
+
+
+def _base(config: ml_collections.ConfigDict) -> tuple[Any, ...]:
+  """What the state of an optimizer depends on."""
+  section = config.optimizer
+  name = optimizers.base_name(section)
+  return name, section.base.to_dict() | {'name': name}, section.cooperation
+
+
+def _without_checkpoint(source: pathlib.Path) -> validation.ConfigError:
+  return validation.ConfigError(
+    '--run', 'the folder of a training with a checkpoint', source, 'correct it'
+  )
+
+
+def _numbers(decision: gt.analysis.Decision) -> dict[str, Any]:
+  """A stage for JSON; images stay pictures."""
+  return {
+    'name': decision.name,
+    'kind': decision.kind,
+    'update_norm': float(decision.update),
+    'open_update_norm': float(decision.open_update),
+    'feedback_norm': float(decision.feedback),
+    'feedback_share': stage_charts.share(decision),
+    'curvature_eigenvalues': np.asarray(decision.curvature).tolist(),
+    'value_eigenvalues': np.asarray(decision.spectrum).tolist(),
+    'gain_norms': np.asarray(decision.gains).tolist(),
+  }
+
+
+def _columns(found: Sequence[gt.analysis.Decision]) -> list[report.Column]:
+  def cells(numbers: Sequence[Any]) -> list[str]:
+    return [report.number(float(number), '.2e') for number in numbers]
+
+  shares = [100 * stage_charts.share(decision) for decision in found]
+  return [
+    report.Column('stage', '', [decision.name for decision in found]),
+    report.Column('update', '', cells([d.update for d in found])),
+    report.Column(
+      'without feedback', '', cells([d.open_update for d in found])
+    ),
+    report.Column('feedback', '%', [report.number(s, '.1f') for s in shares]),
+    report.Column('λ₁', '', cells([d.spectrum[0] for d in found])),
+    report.Column('gain', '', cells([np.median(d.gains) for d in found])),
+  ]
+
+
+def arguments(argv: Sequence[str]) -> list[str]:
+  """Returns a command line with the config of its --run, if it has one."""
+  for place, argument in enumerate(argv):
+    flag, _, value = argument.lstrip('-').partition('=')
+    if place and flag == 'run' and value:
+      config = f'--config=configs/held.py:{pathlib.Path(value) / "config.json"}'
+      return [argv[0], config, *argv[1:]]
+  return [*argv]
+
+
+if __name__ == '__main__':
+  flags.DEFINE_string('run', None, 'Folder of a training, as --run=FOLDER.')
+  sys.argv = arguments(sys.argv)
+  cli.launch('analysis', work)

@@ -1,0 +1,125 @@
+"""`experiments.analysis`: from a run's checkpoint to numbers and pictures."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+import pytest
+from matplotlib import image
+
+import gtddp_jax as gt
+from configs import default
+from experiments import (
+  analysis,
+  data,
+  preprocessing,
+  programs,
+  runs,
+  training,
+  validation,
+)
+
+PICTURES = 'updates.png', 'spectra.png', 'gains.png', 'feedback.png'
+
+
+def small(**optimizer: Any) -> ml_collections.ConfigDict:
+  config = default.get_config()
+  config.model.update(name='resnet', widths=(3,))
+  config.dataset.train_samples = 64
+  config.update(batch_size=16, epochs=1, log_every=2, eval_every=4)
+  config.optimizer.update(
+    {'name': 'gt_ddp', 'trust_region': 0.3, 'value': 'bellman', **optimizer}
+  )
+  return config
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+  folder = runs.create(
+    tmp_path_factory.mktemp('runs') / 'x', small(), overwrite=False
+  )
+  training.train(small(), folder)
+  return folder.path
+
+
+def test_the_next_step_of_a_run(
+  trained: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+  config = small()
+  before = {path: path.read_bytes() for path in trained.glob('*.json*')}
+  folder = runs.create(tmp_path / 'a', config, overwrite=False)
+  found = analysis.analyse(config, folder, trained)
+  assert before == {p: p.read_bytes() for p in trained.glob('*.json*')}
+  for name in PICTURES:
+    drawn = image.imread(folder.file(name))
+    assert min(drawn.shape[:2]) > 300
+    assert len(np.unique(drawn.reshape(-1, drawn.shape[-1]), axis=0)) > 20
+
+  held = json.loads(folder.file('analysis.json').read_text())
+  assert held['step'] == 4
+  assert held['samples'] == 16
+  assert [stage['name'] for stage in held['stages']] == [d.name for d in found]
+  assert held['stages'][0]['feedback_share'] == pytest.approx(0, abs=1e-5)
+  assert held['stages'][-1]['feedback_share'] > 0
+
+  # The updates are those of the step that the run would have taken.
+  dataset = data.from_config(config.dataset)
+  network = programs.build_network(config, dataset)
+  at = analysis._position(config, network, dataset, trained)
+  samples = data.batch(dataset.train, 16, 0, step=4)
+  tx = programs.optimizers.build(
+    config.optimizer, network.graph, gt.losses.softmax_cross_entropy, 4
+  )
+  images = preprocessing.prepare(samples.images, dataset.scale)
+  updates, _ = jax.jit(
+    lambda p, s: tx.update(None, s, p, batch=(images, samples.labels))
+  )(at.params, at.state)
+  squares = sum(float((leaf**2).sum()) for leaf in jax.tree.leaves(updates))
+  total = np.sqrt(sum(s['update_norm'] ** 2 for s in held['stages']))
+  np.testing.assert_allclose(total, np.sqrt(squares), rtol=1e-4)
+
+
+def test_another_optimizer_at_the_parameters_of_a_run(
+  trained: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+  config = small(value='coupled', terminal='gauss_newton')
+  config.optimizer.base.update(name='sgd', learning_rate=0.1)
+  folder = runs.create(tmp_path / 'a', config, overwrite=False)
+  found = analysis.analyse(config, folder, trained)
+  assert len(found[-1].spectrum) == 16 * 9
+  assert np.all(found[-1].gains > 0)
+
+
+def test_a_folder_without_a_checkpoint_is_refused(
+  trained: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+  config = small()
+  (tmp_path / 'config.json').write_text(
+    (trained / 'config.json').read_text()
+  )
+  folder = runs.create(tmp_path / 'a', config, overwrite=False)
+  with pytest.raises(validation.ConfigError, match='--run: expected the fold'):
+    analysis.analyse(config, folder, tmp_path)
+
+
+def test_a_base_without_curvature_is_refused(tmp_path: pathlib.Path) -> None:
+  config = small(name='adamw')
+  folder = runs.create(tmp_path / 'a', config, overwrite=False)
+  with pytest.raises(validation.ConfigError, match='expected a base with an'):
+    analysis.analyse(config, folder)
+
+
+def test_the_config_of_a_run_is_its_own() -> None:
+  line = analysis.arguments(['analysis', '--run=runs/x', '--workdir=y'])
+  assert line == [
+    'analysis',
+    '--config=configs/held.py:runs/x/config.json',
+    '--run=runs/x',
+    '--workdir=y',
+  ]
+  assert analysis.arguments(['analysis', '--workdir=y'])[1:] == ['--workdir=y']
