@@ -235,10 +235,18 @@ def test_one_of_another_config_is_refused(
   assert contents(folder) == before
 
 
-def test_one_that_cannot_be_written_is_an_error(tmp_path: pathlib.Path) -> None:
-  with pytest.raises(OSError), opened(tmp_path / 'in') as saved:
-    saved.save(position(1))
-    saved.last  # noqa: B018 (waits)
-    shutil.rmtree(tmp_path / 'in')
-    (tmp_path / 'in').touch()
-    saved.save(position(2))
+def test_one_that_cannot_be_written_is_an_error(
+  folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  def fail(*unused: object, **also_unused: object) -> None:
+    raise RuntimeError('of a library below')
+
+  monkeypatch.setattr(checkpoints.ocp.CheckpointManager, 'save', fail)
+  with (
+    pytest.raises(OSError, match=r'no complete checkpoint \(RuntimeError\)'),
+    opened(folder) as saved,
+  ):
+    saved.save(position(5))
+  found = restored(folder)
+  assert found is not None
+  assert found.step == 4
