@@ -142,8 +142,13 @@ def linearise(
   for decision in chain:
     step, jacobians, how = _compiled(decision)
     given = {name: params[name] for name in decision.players}
-    us = [given[n][k].ravel() for n in given for k in ('w', 'b') if k in given[n]]
-    u = np.concatenate(us)
+    u = np.concatenate(
+      [
+        leaves[k].ravel()
+        for leaves in given.values()
+        for k in sorted(leaves)[::-1]
+      ]
+    )
     (f_x, f_u, f_h), layer_inputs = jacobians(state, given, u)
     one = jax.tree.map(lambda a: a[0], state)
     join = ravel_pytree(one)[1]
@@ -179,9 +184,7 @@ def linearise(
       )
     )  # fmt: skip
     state = jax.vmap(step, (0, None, None))(state, given, u)
-  outputs = [
-    jax.tree.map(lambda a, i=i: a[i], state) for i in range(len(f_x))
-  ]
+  outputs = [jax.tree.map(lambda a, i=i: a[i], state) for i in range(len(f_x))]
   return stages, outputs
 
 
@@ -311,9 +314,7 @@ def solve_coupled(
     gains.insert(0, (k, K))
     V_X = f_X.T @ V_X + Q_uX.T @ k
     V_XX = f_X.T @ V_XX @ f_X + Q_uX.T @ K
-    columns = [
-      stages[n].f_x[i].T @ column for i, column in enumerate(columns)
-    ]
+    columns = [stages[n].f_x[i].T @ column for i, column in enumerate(columns)]
   updates: dict[str, Any] = {}
   dX = np.zeros(stages[0].x.size)
   for n, stage in enumerate(stages):

@@ -123,9 +123,7 @@ def test_none_is_found_where_none_is(function: Callable) -> None:
   assert traced(function).games == ()
 
 
-@pytest.mark.parametrize(
-  'act', [jax.nn.relu, jax.nn.sigmoid, lambda h: -2 * h]
-)
+@pytest.mark.parametrize('act', [jax.nn.relu, jax.nn.sigmoid, lambda h: -2 * h])
 def test_an_activation_may_stand_before_the_add(act: Callable) -> None:
   graph = traced(
     lambda layer, x: act(layer('u', x)) + layer('v', x),
@@ -202,9 +200,7 @@ def test_cooperation_changes_nothing_for_a_first_order_base() -> None:
   loss, batch = LOSSES[case.phi], (case.inputs, case.targets)
   plain = gt.gt_ddp(case.trace(), loss, gt.adam(0.1))
   with pytest.warns(UserWarning, match='cooperation changes nothing'):
-    tx = gt.gt_ddp(
-      case.trace(), loss, gt.adam(0.1), cooperation='schur'
-    )
+    tx = gt.gt_ddp(case.trace(), loss, gt.adam(0.1), cooperation='schur')
   found = [
     stepper(t)(t.init(case.params), case.params, batch)[0] for t in (plain, tx)
   ]
@@ -214,9 +210,7 @@ def test_cooperation_changes_nothing_for_a_first_order_base() -> None:
 def test_cooperation_without_players_warns() -> None:
   graph = traced(lambda layer, x: layer('u', x), {'u': (3, 3)})
   with pytest.warns(UserWarning, match='no stages whose outputs meet'):
-    gt.gt_ddp(
-      graph, gt.losses.squared_error, gt.kfac(0.1), cooperation='schur'
-    )
+    gt.gt_ddp(graph, gt.losses.squared_error, gt.kfac(0.1), cooperation='schur')
   with warnings.catch_warnings():
     warnings.simplefilter('error')
     gt.gt_ddp(graph, gt.losses.squared_error, gt.kfac(0.1))

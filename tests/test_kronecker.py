@@ -176,9 +176,7 @@ def images() -> Case:
   )
   shapes = {'plane': (2, 2, 1, 2), 'line': (2, 2, 2), 'end': (6, 2)}
   params = parameters(shapes, ['line'])
-  return Case(
-    chain, params, draw(BATCH, 4, 3, 1), draw(BATCH, 2, seed=1)
-  )
+  return Case(chain, params, draw(BATCH, 4, 3, 1), draw(BATCH, 2, seed=1))
 
 
 @pytest.mark.parametrize('kind', ['kfac', 'ekfac'])

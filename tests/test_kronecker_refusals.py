@@ -142,6 +142,4 @@ def test_joint_sides_are_at_most_the_largest(
 def test_a_cooperation_that_is_none() -> None:
   case, graph = graph_of(games.dense)
   with pytest.raises(errors.OptionError, match='cooperation'):
-    gt.gt_ddp(
-      graph, LOSSES[case.phi], gt.kfac(0.1), cooperation='nash'
-    )
+    gt.gt_ddp(graph, LOSSES[case.phi], gt.kfac(0.1), cooperation='nash')
