@@ -202,6 +202,8 @@ def renewed(layouts: Sequence[Layout], blocks: Sequence[Block]) -> list[Block]:
       _carried(frame, Frame(next(spectra), next(spectra), frame.moment))
       for frame in block.frames
     )
+    if layout.coincide:  # to rounding, which may turn a basis at will
+      frames = frames[:1] * len(frames)
     block = block._replace(frames=frames)
     result.append(block._replace(cross=_cross(layout, block)))
   return result

@@ -142,10 +142,13 @@ def linearise(
   for decision in chain:
     step, jacobians, how = _compiled(decision)
     given = {name: params[name] for name in decision.players}
-    us = [
-      given[n][k].ravel() for n in given for k in ('w', 'b') if k in given[n]
-    ]
-    u = np.concatenate(us)
+    u = np.concatenate(
+      [
+        leaves[k].ravel()
+        for leaves in given.values()
+        for k in sorted(leaves)[::-1]
+      ]
+    )
     (f_x, f_u, f_h), layer_inputs = jacobians(state, given, u)
     one = jax.tree.map(lambda a: a[0], state)
     join = ravel_pytree(one)[1]

@@ -198,9 +198,11 @@ def test_an_order_that_is_none_is_refused() -> None:
 def test_cooperation_changes_nothing_for_a_first_order_base() -> None:
   case = games.dense()
   loss, batch = LOSSES[case.phi], (case.inputs, case.targets)
-  plain = gt.gt_ddp(case.trace(), loss, gt.adam(0.1))
+  plain = gt.gt_ddp(case.trace(), loss, gt.adam(0.1), feedback=False)
   with pytest.warns(UserWarning, match='cooperation changes nothing'):
-    tx = gt.gt_ddp(case.trace(), loss, gt.adam(0.1), cooperation='schur')
+    tx = gt.gt_ddp(
+      case.trace(), loss, gt.adam(0.1), cooperation='schur', feedback=False
+    )
   found = [
     stepper(t)(t.init(case.params), case.params, batch)[0] for t in (plain, tx)
   ]
