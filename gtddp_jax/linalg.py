@@ -75,10 +75,9 @@ def transposed(side: Array) -> Array:
   return side if side.ndim == 1 else side.T
 
 
-def mean_eigenvalue(side: Array) -> Array:
-  """Trace over dimension."""
-  diagonal = side if side.ndim == 1 else jnp.diagonal(side)
-  return jnp.mean(diagonal)
+def trace(side: Array) -> Array:
+  """The sum of its diagonal."""
+  return jnp.sum(side if side.ndim == 1 else jnp.diagonal(side))
 
 
 def tikhonov(a: Array, b: Array, damping: Array | float) -> tuple[Array, Array]:
@@ -93,7 +92,7 @@ def tikhonov(a: Array, b: Array, damping: Array | float) -> tuple[Array, Array]:
     What to add to the eigenvalues of ``a`` and ``b``. ``pi^2`` is the ratio of
     their mean eigenvalues (the trace norm), 1 where one of them vanishes.
   """
-  mean_a, mean_b = mean_eigenvalue(a), mean_eigenvalue(b)
+  mean_a, mean_b = trace(a) / a.shape[0], trace(b) / b.shape[0]
   both = (mean_a > 0) & (mean_b > 0)
   ratio = jnp.where(both, mean_a, 1) / jnp.where(both, mean_b, 1)
   root = jnp.sqrt(jnp.asarray(damping, ratio.dtype))

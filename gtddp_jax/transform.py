@@ -253,14 +253,12 @@ def _guarded(step: steps.Step, state: GtDdpState) -> tuple[Any, GtDdpState]:
   finite = jnp.isfinite(square)
   if 'loss' in step.measured:
     finite &= jnp.isfinite(step.measured['loss'])
-  updates, base, kept = jax.tree.map(
-    lambda new, old: jnp.where(finite, new, old),
-    (step.updates, step.base_state, step.collections),
-    (
-      jax.tree.map(jnp.zeros_like, step.updates),
-      state.base,
-      state.collections,
-    ),
+  nothing = jax.tree.map(jnp.zeros_like, step.updates)
+  # One branch for all, which compiles faster than a choice for every leaf.
+  updates, base, kept = jax.lax.cond(
+    finite,
+    lambda: (step.updates, step.base_state, step.collections),
+    lambda: (nothing, state.base, state.collections),
   )
   measured = {**_MEASURED, **step.measured, 'gradient_norm': jnp.sqrt(square)}
   skipped = state.skipped_steps + jnp.where(finite, 0, 1).astype(jnp.int32)
