@@ -20,7 +20,7 @@ import numpy as np
 import oracle
 from jax.flatten_util import ravel_pytree
 from oracle import Terminal
-from oracle_kronecker import Game
+from oracle_games import Game
 from oracle_layers import applied, rows_of, unvec
 
 Array = np.ndarray
