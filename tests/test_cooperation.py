@@ -35,7 +35,7 @@ def test_ekfac_with_feedback_is_the_dense_recursion(
 @pytest.mark.parametrize(
   ('build', 'cooperation', 'value'),
   [
-    (games.dense, 'schur', 'bellman'),
+    (games.early, 'schur', 'bellman'),
     (games.three, 'kronecker', 'coupled'),
     (games.coincident, 'schur', 'bellman'),
   ],

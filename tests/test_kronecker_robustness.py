@@ -69,11 +69,13 @@ def assert_fine(updates: Any, state: Any, skipped: int = 0) -> None:
 
 
 DEAD = {**PARAMS, 'stem': {**PARAMS['stem'], 'b': jnp.full(3, -100.0, F32)}}
+MUTE = {**PARAMS, 'main': {**PARAMS['main'], 'b': jnp.full(2, -100.0, F32)}}
 DEGENERATE = {
   'the same sample': (PARAMS, jnp.broadcast_to(X[:1], X.shape)),
   'constant inputs': (PARAMS, jnp.ones_like(X)),
   'no inputs': (PARAMS, jnp.zeros_like(X)),
   'dead units': (DEAD, X),
+  'no cotangents': (MUTE, X),
   'exploding inputs': (PARAMS, 1e6 * X),
   'vanishing inputs': (PARAMS, 1e-12 * X),
 }
