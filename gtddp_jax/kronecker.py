@@ -59,11 +59,7 @@ class Statistics:
     errors.check_option(
       'Statistics: positions', self.positions, moments.POSITIONS
     )
-    if not 0 <= self.decay < 1:
-      raise errors.OptionError(
-        f'Invalid Statistics: decay: got {self.decay!r}, expected a number '
-        f'from 0 to 1, 1 excluded.'
-      )
+    errors.check_fraction('Statistics: decay', self.decay)
 
 
 SOURCES = ('slope', 'curvature')

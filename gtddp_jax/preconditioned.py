@@ -43,6 +43,7 @@ class Preconditioned:
     params: Any,
     operators: Sequence[sensitivity.Sensitivity],
     root: Array,
+    given: Sequence[Array] | None,
   ):
     """Makes the decider of one step.
 
@@ -52,8 +53,10 @@ class Preconditioned:
       params: pytree of parameters.
       operators: of all decisions.
       root: ``L`` of the terminal's ``S = L L^T``, ``[B, R, R]``.
+      given: open-loop gradients of all leaves, or None.
     """
-    self._bound, self._state, self._root = bound, state, root
+    self._bound, self._state = bound, state
+    self._root, self._given = root, given
     self._operators = {o.control: o for o in operators}
     self._blocks: dict[Control, kronecker.Block] = {}
     self._inverses: dict[Control, Inverse] = {}
@@ -182,7 +185,10 @@ class Preconditioned:
     """The factor that keeps ``eta^2 sum <Q_u, M^-1 Q_u>`` below its bound."""
     total = jnp.zeros(())
     for control in self._bound.layouts:
-      q_u = self._operators[control].combine(slope)
+      if self._given is None:
+        q_u = self._operators[control].combine(slope)
+      else:
+        q_u = tuple(self._given[i] for i in control)
       v = self._preconditioned(control, q_u)
       total += sum(jnp.vdot(a, b) for a, b in zip(q_u, v, strict=True))
     size = jnp.square(self._rate()) * total

@@ -324,7 +324,8 @@ def _check_explicit(base: Any) -> None:
       f"{type(base).__name__}. Use one of them, or value='frozen', which lifts "
       f'any optax transformation.'
     )
-  if isinstance(base, natural.Kronecker) and base.settings.norm_constraint:
+  settings = getattr(base, 'settings', None)
+  if settings is not None and settings.norm_constraint is not None:
     raise errors.OptionError(
       "Invalid norm_constraint: got one with a value other than 'frozen', "
       'whose recursion takes steps before all of them are known: expected '
