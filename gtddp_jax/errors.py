@@ -6,6 +6,7 @@ what was expected, what was got, and what to do about it.
 
 from __future__ import annotations
 
+import numbers
 import operator
 from typing import TypeGuard
 
@@ -114,7 +115,7 @@ def check_fraction(name: str, value: object) -> None:
 
 def is_number(value: object) -> TypeGuard[float]:
   """Whether a value is an integer or a floating-point number."""
-  return isinstance(value, (int, float)) and not isinstance(value, bool)
+  return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def check_option(name: str, got: object, supported: tuple[str, ...]) -> None:
