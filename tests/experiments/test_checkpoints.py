@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import pathlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -17,6 +18,19 @@ import pytest
 
 from configs import default
 from experiments import checkpoints, loop
+
+# After a failed read, orbax leaves a reader to the garbage collector that
+# complains of a closed event loop.
+pytestmark = pytest.mark.filterwarnings(
+  'ignore::pytest.PytestUnraisableExceptionWarning'
+)
+
+
+@pytest.fixture(autouse=True)
+def collected() -> Iterator[None]:
+  """Such readers go within the test that made them."""
+  yield
+  gc.collect()
 
 
 def position(step: int, accuracy: float | None = None) -> loop.Position:
