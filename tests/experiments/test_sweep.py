@@ -205,7 +205,11 @@ def test_a_signal_stops_the_runs_and_the_command_goes_on(
     stdout=subprocess.DEVNULL,
     text=True,
   )
-  while not (tmp_path / 's' / 'waiting').exists():
+  # The other run has to be done, or it is stopped as well.
+  ended = 'runs/learning_rate=0.125*/result.json'
+  while not (
+    (tmp_path / 's' / 'waiting').exists() and any((tmp_path / 's').glob(ended))
+  ):
     assert process.poll() is None
     time.sleep(0.05)
   process.send_signal(signal.SIGTERM)
