@@ -76,6 +76,18 @@ def analyse(
     ConfigError: for a base without ``Q_uu``, or a folder without checkpoint.
     CheckpointError: if the last checkpoint is damaged.
   """
+  _check_base(config)
+  dataset = data.from_config(config.dataset)
+  network = programs.build_network(config, dataset)
+  at = _position(config, network, dataset, source)
+  found = _taken_apart(config, network, dataset, at)
+  _write(folder, found, source, at.step)
+  caption = f'Step {at.step + 1}, {len(found[0].gains)} samples.'
+  rich.console.Console().print(report.table(_columns(found), caption))
+  return found
+
+
+def _check_base(config: ml_collections.ConfigDict) -> None:
   name = optimizers.base_name(config.optimizer)
   if not optimizers.BASES[name].explicit:
     able = [n for n, kind in optimizers.BASES.items() if kind.explicit]
@@ -85,29 +97,32 @@ def analyse(
       repr(name),
       'choose one with --config.optimizer.name=gt_ddp',
     )
-  dataset = data.from_config(config.dataset)
-  network = programs.build_network(config, dataset)
-  at = _position(config, network, dataset, source)
+
+
+def _taken_apart(
+  config: ml_collections.ConfigDict,
+  network: programs.Network,
+  dataset: data.Dataset,
+  at: loop.Position,
+) -> list[gt.analysis.Decision]:
+  """The step from a position, as NumPy's arrays."""
   samples = data.batch(dataset.train, config.batch_size, config.seed, at.step)
+  images = preprocessing.prepare(samples.images, dataset.scale)
+  base = optimizers.base(config.optimizer, programs.step_count(config, dataset))
   options = {
     key: config.optimizer[key]
     for key in ('terminal', 'value', 'cooperation', 'trust_region')
   }
-  base = optimizers.base(config.optimizer, programs.step_count(config, dataset))
 
   @jax.jit
-  def taken_apart(params: Any, state: Any, batch: Any) -> Any:
+  def stages(params: Any, state: Any, batch: Any) -> Any:
     return gt.analysis.stages(
       network.graph, _LOSS, params, batch, state, base=base, **options
     )
 
-  images = preprocessing.prepare(samples.images, dataset.scale)
   found: list[gt.analysis.Decision] = jax.device_get(
-    taken_apart(at.params, at.state, (images, samples.labels))
+    stages(at.params, at.state, (images, samples.labels))
   )
-  _write(folder, found, source, at.step)
-  caption = f'Step {at.step + 1}, {len(samples.labels)} samples.'
-  rich.console.Console().print(report.table(_columns(found), caption))
   return found
 
 

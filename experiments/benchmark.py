@@ -3,12 +3,14 @@
 ::
 
     python -m experiments.benchmark --base=sgd --rounds=15
+    python -m experiments.benchmark --base=ekfac --every=50
 
 Times one step of each form on a residual CNN (28x28x1, 16 and 32 channels,
 projection shortcut), in turn within one run, and prints medians as ratios to
 plain optax, with compile time and compiled memory. Each form steps twice in its
 turn and the second step counts, so that none pays for the memory that the one
-before it used. Close other programs first.
+before it used. A Kronecker base renews its factors at its first step and then
+every ``--every`` steps; medians are of steps between. Close other programs.
 """
 
 from __future__ import annotations
@@ -28,7 +30,12 @@ from rich import table as rich_table
 import gtddp_jax as gt
 from experiments.networks import resnets
 
-BASE = flags.DEFINE_enum('base', 'sgd', ['sgd', 'rmsprop', 'adam'], 'Base.')
+BASE = flags.DEFINE_enum(
+  'base', 'sgd', ['sgd', 'rmsprop', 'adam', 'kfac', 'ekfac'], 'Base.'
+)
+EVERY = flags.DEFINE_integer(
+  'every', 50, 'Steps between renewals; kfac, ekfac.', lower_bound=1
+)
 BATCH = flags.DEFINE_integer('batch', 128, 'Batch size.', lower_bound=2)
 ROUNDS = flags.DEFINE_integer('rounds', 15, 'Timed steps.', lower_bound=3)
 RATE = flags.DEFINE_float('rate', 0.01, 'Learning rate.', lower_bound=0.0)
@@ -47,6 +54,18 @@ FORMS: dict[str, dict[str, Any] | None] = {
   },
   'frozen, gauss_newton': {'terminal': 'gauss_newton'},
   'bellman, gauss_newton': {'terminal': 'gauss_newton', 'value': 'bellman'},
+}
+
+# The same for bases with a Kronecker curvature; plain optax is its sgd.
+KRONECKER: dict[str, dict[str, Any] | None] = {
+  'plain optax sgd': None,
+  'alone': {'feedback': False},
+  'alone, kronecker': {'feedback': False, 'cooperation': 'kronecker'},
+  'alone, schur': {'feedback': False, 'cooperation': 'schur'},
+  'frozen': {},
+  'frozen, schur': {'cooperation': 'schur'},
+  'bellman': {'value': 'bellman'},
+  'coupled': {'value': 'coupled'},
 }
 
 Step = Callable[[Any, Any, Any], tuple[Any, Any]]
@@ -72,8 +91,9 @@ class Compiled(NamedTuple):
 def main(argv: Sequence[str]) -> None:
   """Prints the table."""
   del argv
+  forms = KRONECKER if BASE.value in ('kfac', 'ekfac') else FORMS
   costs = measure(
-    list(FORMS), BASE.value, BATCH.value, ROUNDS.value, RATE.value
+    list(forms), BASE.value, BATCH.value, ROUNDS.value, RATE.value
   )
   rich_console.Console(width=88).print(table(costs, BASE.value, BATCH.value))
 
@@ -94,11 +114,19 @@ def measure(
     for form in forms
   }
   seconds: dict[str, list[float]] = {form: [] for form in forms}
+  arguments = {form: one.arguments for form, one in compiled.items()}
+
+  def step(form: str) -> None:
+    """One more step of a training."""
+    *_, data = arguments[form]
+    after = jax.block_until_ready(compiled[form].step(*arguments[form]))
+    arguments[form] = (*after, data)
+
   for turn in range(rounds + 1):
-    for form, one in compiled.items():
-      jax.block_until_ready(one.step(*one.arguments))
+    for form in forms:
+      step(form)
       start = time.perf_counter()
-      jax.block_until_ready(one.step(*one.arguments))
+      step(form)
       if turn:  # the first turn warms up
         seconds[form].append(time.perf_counter() - start)
   return {
@@ -115,10 +143,11 @@ def _step(
   apply_fn: Callable[[Any, Any], Any],
 ) -> tuple[Any, Step]:
   """The transformation of a form, and its training step."""
-  options = FORMS[form]
+  kronecker = base in ('kfac', 'ekfac')
+  options = (KRONECKER if kronecker else FORMS)[form]
   loss = gt.losses.softmax_cross_entropy
   if options is None:
-    tx = getattr(optax, base)(rate)
+    tx = getattr(optax, 'sgd' if kronecker else base)(rate)
 
     def mean_loss(params: Any, data: Any) -> jax.Array:
       return jnp.mean(loss(apply_fn(params, data[0]), data[1]))
@@ -128,7 +157,11 @@ def _step(
       updates, state = tx.update(grads, state, params)
       return optax.apply_updates(params, updates), state
   else:
-    tx = gt.gt_ddp(graph, loss, getattr(gt, base)(rate), **options)
+    own: dict[str, Any] = {}
+    if kronecker:
+      every = EVERY.value
+      own['statistics'] = gt.Statistics(every=every, basis_every=every)
+    tx = gt.gt_ddp(graph, loss, getattr(gt, base)(rate, **own), **options)
 
     def step(params: Any, state: Any, data: Any) -> tuple[Any, Any]:
       updates, state = tx.update(None, state, params, batch=data)

@@ -101,7 +101,7 @@ def work(config: ml_collections.ConfigDict, folder: runs.RunFolder) -> None:
       bar.advance(study.steps)
   found = summaries(rows, [form.title for form in study.forms])
   folder.write_json('result.json', found)
-  caption = outcomes.caption(config)
+  caption = _caption(config)
   second = 'Mean train loss (nats) over the last epoch, by rate / damping.'
   folder.write_text(
     'results.md',
@@ -109,7 +109,8 @@ def work(config: ml_collections.ConfigDict, folder: runs.RunFolder) -> None:
     f'{report.markdown(_grid(rows, found), second)}',
   )
   charts.curves(folder.file('games.png'), *_curves(rows, found, config))
-  rich.console.Console().print(report.table(_standings(found), caption))
+  short = [_standings(found)[place] for place in (0, 1, 2, 6, 8)]
+  rich.console.Console().print(report.table(short, caption))
 
 
 def summaries(rows: Sequence[Row], titles: Sequence[str]) -> list[Row]:
@@ -242,6 +243,18 @@ def _standings(found: Sequence[Row]) -> list[report.Column]:
     ),
     report.Column('step', '× base', [f'{s["step_ratio"]:.2f}' for s in found]),
   ]
+
+
+def _caption(config: ml_collections.ConfigDict) -> str:
+  seeds = len(config.games.seeds)
+  return (
+    f'{config.dataset.name}, {config.model.name}, {config.epochs} epochs, '
+    f'batch {config.batch_size}, {seeds} seeds. Train loss: mean over the last '
+    f'epoch, ± sample standard deviation over seeds. Best: least mean loss. '
+    f'Equal: at the best setting of the first form; gains over it are paired '
+    f'by seed, with 95 % intervals. Forms with feedback have the trust region '
+    f'{_BOUND}.'
+  )
 
 
 def _bests(found: Sequence[Row]) -> list[Setting]:

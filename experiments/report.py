@@ -36,6 +36,8 @@ _COLOURS = {
   'RMSprop': '#D55E00',
   'Adam': '#009E73',
   'AdamW': '#CC79A7',
+  'KFAC': '#E69F00',
+  'EKFAC': '#56B4E9',
 }
 _OURS = 'GT-DDP '
 _ABSENT = '-'
@@ -153,7 +155,8 @@ def _draw(
   panel: axes.Axes, curve: Curve, value: Callable[[Row], float]
 ) -> None:
   ours = curve.title.startswith(_OURS)
-  colour = _COLOURS[curve.title.removeprefix(_OURS)]
+  base = curve.title.removeprefix(_OURS).removeprefix('GT-')
+  colour = _COLOURS[base]
   evaluated = [
     [row for row in rows if 'test_loss' in row] for rows in curve.runs
   ]

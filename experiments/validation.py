@@ -226,7 +226,14 @@ def _check_read(
 
 
 def _check_curvature(config: ml_collections.ConfigDict, name: str) -> None:
-  value = config.optimizer.value
+  value, cooperation = config.optimizer.value, config.optimizer.cooperation
+  if cooperation != 'none' and name not in ('kfac', 'ekfac'):
+    raise ConfigError(
+      'config.optimizer.cooperation',
+      f"'none', because {name} has no curvature between layers",
+      repr(cooperation),
+      'change it, or choose the base kfac or ekfac',
+    )
   if value != 'frozen' and not optimizers.BASES[name].explicit:
     able = [n for n, kind in optimizers.BASES.items() if kind.explicit]
     raise ConfigError(

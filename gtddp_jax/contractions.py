@@ -29,6 +29,8 @@ from gtddp_jax import graph as graph_lib
 Array = jax.Array
 Shape = tuple[int, ...]
 
+_BLOCK = 16  # samples whose patches are formed at once on a CPU
+
 
 class Factors(NamedTuple):
   """Factors of per-sample kernel gradients.
@@ -157,6 +159,45 @@ class Contraction:
 
   def gradients(self, x: Array, h: Array) -> Array:
     """Per sample and direction, ``[B, R, c (a + 1)]``; see ``pack``."""
+    space, rows = self._cotangents(h)
+    if rows.shape[2] > 1 or self._out is not None:
+      matrices = over_samples(self._gradient(space), (x, rows))
+    else:
+      x = self.homogeneous(self.factors(x, h).x)
+      matrices = rows.swapaxes(2, 3) * x[:, None]
+    return matrices.reshape(*matrices.shape[:2], -1)
+
+  def total(self, x: Array, h: Array) -> Array:
+    """The sum of ``gradients`` over samples, ``[R, c (a + 1)]``.
+
+    Some samples at a time, so that their patches stay in cache.
+    """
+    parts = by_device((x, h))
+    if parts is None:
+      return self._total((x, h))
+    return jax.vmap(self._total)(parts).sum(axis=0)
+
+  def _total(self, samples: tuple[Array, Array]) -> Array:
+    """The same of the samples of one device."""
+    x, h = samples
+    batch, k = x.shape[:2]
+    block = max(b for b in range(1, _BLOCK + 1) if batch % b == 0)
+    x = x.reshape(batch // block, block * k, *x.shape[2:])
+    h = h.reshape(batch // block, block, *h.shape[1:]).swapaxes(1, 2)
+    h = h.reshape(*h.shape[:2], block * k, *h.shape[4:])
+    space, rows = self._cotangents(h)
+    gradient = self._gradient(space)
+    wide = jnp.promote_types(h.dtype, jnp.float32)
+
+    def add(total: Array, one: tuple[Array, Array]) -> tuple[Array, None]:
+      return total + gradient(one).astype(wide), None
+
+    shape = (rows.shape[1], self.c, self.width)
+    total, _ = jax.lax.scan(add, jnp.zeros(shape, wide), (x, rows))
+    return total.reshape(shape[0], -1)
+
+  def _gradient(self, space: Shape) -> Callable[[tuple[Array, Array]], Array]:
+    """From one sample's ``x`` and rows ``[R, T, c]`` to ``[R, c, a + 1]``."""
 
     def of_sample(sample: tuple[Array, Array]) -> Array:
       one_x, rows = sample
@@ -169,13 +210,7 @@ class Contraction:
         columns.append(rows.sum(axis=1)[..., None])
       return jnp.concatenate(columns, axis=2) if columns[1:] else columns[0]
 
-    space, rows = self._cotangents(h)
-    if rows.shape[2] > 1 or self._out is not None:
-      matrices = over_samples(of_sample, (x, rows))
-    else:
-      x = self.homogeneous(self.factors(x, h).x)
-      matrices = rows.swapaxes(2, 3) * x[:, None]
-    return matrices.reshape(*matrices.shape[:2], -1)
+    return of_sample
 
   def factors(self, x: Array, h: Array) -> Factors:
     """All rows and cotangents."""

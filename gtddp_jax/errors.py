@@ -6,7 +6,9 @@ what was expected, what was got, and what to do about it.
 
 from __future__ import annotations
 
+import numbers
 import operator
+from typing import TypeGuard
 
 
 class GtddpError(ValueError):
@@ -100,6 +102,20 @@ def check_positive(name: str, value: object) -> int:
       f'Invalid {name}: got {value!r}, expected a positive integer.'
     )
   return number
+
+
+def check_fraction(name: str, value: object) -> None:
+  """Raises ``OptionError`` unless a value is a number in ``[0, 1)``."""
+  if not is_number(value) or not 0 <= value < 1:
+    raise OptionError(
+      f'Invalid {name}: got {value!r}, expected a number from 0 to 1, 1 '
+      f'excluded.'
+    )
+
+
+def is_number(value: object) -> TypeGuard[float]:
+  """Whether a value is an integer or a floating-point number."""
+  return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def check_option(name: str, got: object, supported: tuple[str, ...]) -> None:

@@ -76,14 +76,10 @@ def find(
     layer = layers.find(program, flow, cut, end, scales)
     goal = layer and _goal(program, readers, layer.h)
     if layer and goal:
-      shape = tuple(
-        jaxprs.abstract(program.inputs[i]).shape
-        for i in (cut.control[layer.kernel or 0],)
-      )
-      window = shape[0][:-1]  # all but the outputs
+      kernel = program.inputs[cut.control[layer.kernel or 0]]
       entrant = _Entrant(
-        t, *goal, layer.channels, (layer.x, window, str(layer.equation),
-        layer.bias is None),
+        t, *goal, layer.channels, (layer.x, jaxprs.abstract(kernel).shape,
+        str(layer.equation), layer.bias is None),
       )  # fmt: skip
       found.setdefault((goal[0], layer.channels), []).append(entrant)
   return [_game(players) for players in found.values() if len(players) > 1]

@@ -59,11 +59,7 @@ class Statistics:
     errors.check_option(
       'Statistics: positions', self.positions, moments.POSITIONS
     )
-    if not 0 <= self.decay < 1:
-      raise errors.OptionError(
-        f'Invalid Statistics: decay: got {self.decay!r}, expected a number '
-        f'from 0 to 1, 1 excluded.'
-      )
+    errors.check_fraction('Statistics: decay', self.decay)
 
 
 SOURCES = ('slope', 'curvature')
@@ -177,14 +173,24 @@ def measured(
 
 
 def averaged(old: Array, new: Array, decay: float, count: Array) -> Array:
-  """A running average whose first steps count equally.
+  """A running average whose first steps count equally."""
+  steps = count.astype(old.dtype)
+  beta = jnp.minimum(decay, steps / (steps + 1))
+  return beta * old + (1 - beta) * new.astype(old.dtype)
 
-  What is not finite is ignored.
-  """
-  count = count.astype(old.dtype)
-  beta = jnp.minimum(decay, count / (count + 1))
-  mean = beta * old + (1 - beta) * new.astype(old.dtype)
-  return jnp.where(jnp.isfinite(jnp.sum(mean)), mean, old)
+
+def finite(new: list[Block], old: list[Block]) -> list[Block]:
+  """The new blocks if all factors and eigenvalues are finite, else the old."""
+  numbers = [linalg.trace(side) for block in new for side in (block.a, block.b)]
+  numbers += [
+    jnp.sum(values)
+    for block in new
+    for frame in block.frames
+    for values in (frame.out.values, frame.into.values)
+  ]
+  fine = jnp.isfinite(jnp.sum(jnp.stack(numbers)))
+  kept: list[Block] = jax.lax.cond(fine, lambda: new, lambda: old)
+  return kept
 
 
 def renewed(layouts: Sequence[Layout], blocks: Sequence[Block]) -> list[Block]:
@@ -202,6 +208,8 @@ def renewed(layouts: Sequence[Layout], blocks: Sequence[Block]) -> list[Block]:
       _carried(frame, Frame(next(spectra), next(spectra), frame.moment))
       for frame in block.frames
     )
+    if layout.coincide:  # to rounding, which may turn a basis at will
+      frames = frames[:1] * len(frames)
     block = block._replace(frames=frames)
     result.append(block._replace(cross=_cross(layout, block)))
   return result
@@ -296,7 +304,7 @@ def _coupling(frame: Frame, coincide: bool) -> Array:
 
 
 def _carried(old: Frame, new: Frame) -> Frame:
-  """The new frame with the old eigenvalues; the old one if not finite."""
+  """The new frame with the old curvature's diagonal in it."""
   moment = old.moment
   if moment is not None:
     moment = (
@@ -304,10 +312,7 @@ def _carried(old: Frame, new: Frame) -> Frame:
       @ moment
       @ linalg.overlap(new.into.vectors, old.into.vectors).T
     )
-  new = new._replace(moment=moment)
-  total = sum(jnp.sum(leaf) for leaf in jax.tree.leaves(new))
-  finite = jnp.isfinite(total)
-  return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
+  return new._replace(moment=moment)
 
 
 def _cross(layout: Layout, block: Block) -> tuple[joint.Cross, ...]:

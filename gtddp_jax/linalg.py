@@ -1,8 +1,10 @@
-"""Symmetric matrices: decompositions that never fail, many at once.
+"""Symmetric matrices: their decompositions, many at once.
 
-``eigh`` of a positive semi-definite matrix gives eigenvalues ``>= 0`` in at
-least float32. Matrices of equal size are stacked and decomposed together. A
-*side* of a Kronecker product is a matrix, or the diagonal of one, a vector.
+``eigh`` of a positive semi-definite matrix gives eigenvalues ``>= 0``. Matrices
+of equal size are stacked and decomposed together, but for CPUs: there a batch
+is no faster, and two batched calls at once wait for each other's threads for
+ever (jaxlib 0.10). A *side* of a Kronecker product is a matrix, or the diagonal
+of one, a vector.
 """
 
 from __future__ import annotations
@@ -31,18 +33,28 @@ class Spectrum(NamedTuple):
 def spectra(sides: Sequence[Array]) -> list[Spectrum]:
   """The spectrum of each side; of equal sizes, in one batched ``eigh``."""
   found: dict[int, Spectrum] = {}
-  sizes = dict.fromkeys(s.shape for s in sides if s.ndim == 2)
-  for shape in sizes:
-    which = [i for i, s in enumerate(sides) if s.shape == shape]
-    stack = jnp.stack([sides[i] for i in which])
-    with jax.default_matmul_precision('float32'):
-      values, vectors = jnp.linalg.eigh(stack)
-    for row, i in enumerate(which):
-      found[i] = Spectrum(jnp.maximum(values[row], 0), vectors[row])
-  for i, side in enumerate(sides):
-    if side.ndim == 1:
-      found[i] = Spectrum(jnp.maximum(side, 0), jnp.ones_like(side))
+  for shape in dict.fromkeys(side.shape for side in sides):
+    which = [i for i, side in enumerate(sides) if side.shape == shape]
+    equal = [sides[i] for i in which]
+    found.update(zip(which, _decomposed(equal), strict=True))
   return [found[i] for i in range(len(sides))]
+
+
+def _decomposed(sides: list[Array]) -> list[Spectrum]:
+  """The spectra of sides of equal shape."""
+  if sides[0].ndim == 1:
+    return [Spectrum(jnp.maximum(s, 0), jnp.ones_like(s)) for s in sides]
+
+  def one_by_one(sides: list[Array]) -> list[Spectrum]:
+    return [Spectrum(*jnp.linalg.eigh(side)) for side in sides]
+
+  def at_once(sides: list[Array]) -> list[Spectrum]:
+    values, vectors = jnp.linalg.eigh(jnp.stack(sides))
+    return [Spectrum(values[i], vectors[i]) for i in range(len(sides))]
+
+  with jax.default_matmul_precision('float32'):
+    spectra = jax.lax.platform_dependent(sides, cpu=one_by_one, default=at_once)
+  return [s._replace(values=jnp.maximum(s.values, 0)) for s in spectra]
 
 
 def overlap(new: Array, old: Array) -> Array:
@@ -75,10 +87,9 @@ def transposed(side: Array) -> Array:
   return side if side.ndim == 1 else side.T
 
 
-def mean_eigenvalue(side: Array) -> Array:
-  """Trace over dimension."""
-  diagonal = side if side.ndim == 1 else jnp.diagonal(side)
-  return jnp.mean(diagonal)
+def trace(side: Array) -> Array:
+  """The sum of its diagonal."""
+  return jnp.sum(side if side.ndim == 1 else jnp.diagonal(side))
 
 
 def tikhonov(a: Array, b: Array, damping: Array | float) -> tuple[Array, Array]:
@@ -93,7 +104,7 @@ def tikhonov(a: Array, b: Array, damping: Array | float) -> tuple[Array, Array]:
     What to add to the eigenvalues of ``a`` and ``b``. ``pi^2`` is the ratio of
     their mean eigenvalues (the trace norm), 1 where one of them vanishes.
   """
-  mean_a, mean_b = mean_eigenvalue(a), mean_eigenvalue(b)
+  mean_a, mean_b = trace(a) / a.shape[0], trace(b) / b.shape[0]
   both = (mean_a > 0) & (mean_b > 0)
   ratio = jnp.where(both, mean_a, 1) / jnp.where(both, mean_b, 1)
   root = jnp.sqrt(jnp.asarray(damping, ratio.dtype))

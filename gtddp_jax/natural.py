@@ -126,12 +126,16 @@ def ekfac(
 
 def _base(settings: Settings) -> Kronecker:
   name = 'ekfac' if settings.corrected else 'kfac'
-  for key in ('damping', 'norm_constraint'):
-    value = getattr(settings, key)
-    if isinstance(value, (int, float)) and not value > 0:
+  for key, optional in (('damping', False), ('norm_constraint', True)):
+    value: Any = getattr(settings, key)
+    number = errors.is_number(value) and value > 0
+    # An array may be traced: a hyperparameter in a state.
+    if not (number or isinstance(value, Array) or (optional and value is None)):
       raise errors.OptionError(
         f'Invalid {name}: {key}: got {value!r}, expected a positive number.'
       )
+  if settings.momentum is not None:
+    errors.check_fraction(f'{name}: momentum', settings.momentum)
   for key, kind, example in (
     ('diagonal', (curvature.Base, type(None)), 'adam(1e-3)'),
     ('statistics', kronecker.Statistics, 'Statistics(every=1)'),

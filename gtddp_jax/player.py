@@ -82,13 +82,38 @@ class Player:
     """``sum_i sum_r w_i^r g^{i,r}``; weights ``[B, R]``, leaves as result."""
     weigh = trajectory_lib.weigh
     own, *later = self._uses
-    _, total, _ = own.point.pull_layer(weigh(weights, own.directions.layer))
+    bars = weigh(weights, own.directions.layer)
+    if self.product is not None and own.point.stage.kind == 'conv':
+      return self._of_convolution(bars)
+    _, total, _ = own.point.pull_layer(bars)
     for _, point, directions in later:
       _, _, pulled = point.pull(weigh(weights, directions.after))
       total = per_sample.add_uses(
         self.indices, total, point.stage.shared, pulled
       )
     return total
+
+  def _of_convolution(self, bars: Arrays) -> Arrays:
+    """The gradient for cotangents ``[B, ...]`` of the layer.
+
+    On a CPU, products of patches are 1.5 to 3 times faster than the gradient
+    that XLA makes of a convolution.
+    """
+    product, own = self.product, self._uses[0]
+    assert product is not None
+    batch = self._graph.batch_size
+
+    def of_patches(x: Array, h: Array) -> Arrays:
+      x = x.reshape(batch, -1, *x.shape[1:])
+      h = h.reshape(batch, 1, -1, *h.shape[1:])
+      return product.unpack(product.total(x, h)[0])
+
+    return jax.lax.platform_dependent(
+      *own.point.x,
+      *bars,
+      cpu=of_patches,
+      default=lambda _, h: own.point.pull_layer((h,))[1],
+    )
 
   def directional(self, k: Arrays) -> Array:
     """``g^{i,r} . k``, ``[B, R]``, by a derivative along ``k``."""

@@ -10,7 +10,6 @@ and controls without a Kronecker rule take the step of the diagonal base.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -44,6 +43,7 @@ class Preconditioned:
     params: Any,
     operators: Sequence[sensitivity.Sensitivity],
     root: Array,
+    given: Sequence[Array] | None,
   ):
     """Makes the decider of one step.
 
@@ -53,8 +53,10 @@ class Preconditioned:
       params: pytree of parameters.
       operators: of all decisions.
       root: ``L`` of the terminal's ``S = L L^T``, ``[B, R, R]``.
+      given: open-loop gradients of all leaves, or None.
     """
-    self._bound, self._state, self._root = bound, state, root
+    self._bound, self._state = bound, state
+    self._root, self._given = root, given
     self._operators = {o.control: o for o in operators}
     self._blocks: dict[Control, kronecker.Block] = {}
     self._inverses: dict[Control, Inverse] = {}
@@ -135,31 +137,29 @@ class Preconditioned:
     """Averages, renews and corrects the curvature of some decisions."""
     settings, count = self._bound.settings, self._state.steps
     statistics = settings.statistics
-    old = dict(zip(self._bound.layouts, self._state.blocks, strict=True))
-    blocks = [old[c] for c in controls]
+    all_blocks = zip(self._bound.layouts, self._state.blocks, strict=True)
+    old = [block for control, block in all_blocks if control in controls]
     layouts = [self._bound.layouts[c] for c in controls]
     operators = [self._operators[c] for c in controls]
     mix = slope[..., None] if statistics.source == 'slope' else self._root
     decay = statistics.decay
 
     def measured() -> list[kronecker.Block]:
+      k = count // statistics.every
       result = []
-      for layout, operator, block in zip(
-        layouts, operators, blocks, strict=True
-      ):
+      for layout, operator, block in zip(layouts, operators, old, strict=True):
         a, b = kronecker.measured(layout, operator, mix, statistics)
-        k = count // statistics.every
-        result.append(
-          block._replace(
-            a=kronecker.averaged(block.a, a, decay, k),
-            b=kronecker.averaged(block.b, b, decay, k),
-          )
-        )
-      return result
+        a = kronecker.averaged(block.a, a, decay, k)
+        b = kronecker.averaged(block.b, b, decay, k)
+        result.append(block._replace(a=a, b=b))
+      return kronecker.finite(result, old)
 
-    blocks = _now_and_then(count, statistics.every, measured, blocks)
-    renew = functools.partial(kronecker.renewed, layouts, blocks)
-    blocks = _now_and_then(count, statistics.basis_every, renew, blocks)
+    blocks = _now_and_then(count, statistics.every, measured, old)
+
+    def renewed() -> list[kronecker.Block]:
+      return kronecker.finite(kronecker.renewed(layouts, blocks), blocks)
+
+    blocks = _now_and_then(count, statistics.basis_every, renewed, blocks)
     for control, layout, operator, block in zip(
       controls, layouts, operators, blocks, strict=True
     ):
@@ -185,7 +185,10 @@ class Preconditioned:
     """The factor that keeps ``eta^2 sum <Q_u, M^-1 Q_u>`` below its bound."""
     total = jnp.zeros(())
     for control in self._bound.layouts:
-      q_u = self._operators[control].combine(slope)
+      if self._given is None:
+        q_u = self._operators[control].combine(slope)
+      else:
+        q_u = tuple(self._given[i] for i in control)
       v = self._preconditioned(control, q_u)
       total += sum(jnp.vdot(a, b) for a, b in zip(q_u, v, strict=True))
     size = jnp.square(self._rate()) * total

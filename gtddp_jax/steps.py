@@ -207,6 +207,7 @@ def _decider(
       given.params,
       operators,
       terminal_lib.square_root(expansion.curvature),
+      None if given.grads is None else jax.tree.leaves(given.grads),
     )
   return stagewise.Stagewise(
     recipe.base, given.base_state, given.params, given.extra_args

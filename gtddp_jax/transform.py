@@ -263,14 +263,12 @@ def _guarded(step: steps.Step, state: GtDdpState) -> tuple[Any, GtDdpState]:
   finite = jnp.isfinite(square)
   if 'loss' in step.measured:
     finite &= jnp.isfinite(step.measured['loss'])
-  updates, base, kept = jax.tree.map(
-    lambda new, old: jnp.where(finite, new, old),
-    (step.updates, step.base_state, step.collections),
-    (
-      jax.tree.map(jnp.zeros_like, step.updates),
-      state.base,
-      state.collections,
-    ),
+  nothing = jax.tree.map(jnp.zeros_like, step.updates)
+  # One branch for all, which compiles faster than a choice for every leaf.
+  updates, base, kept = jax.lax.cond(
+    finite,
+    lambda: (step.updates, step.base_state, step.collections),
+    lambda: (nothing, state.base, state.collections),
   )
   measured = {**_MEASURED, **step.measured, 'gradient_norm': jnp.sqrt(square)}
   skipped = state.skipped_steps + jnp.where(finite, 0, 1).astype(jnp.int32)
@@ -336,7 +334,8 @@ def _check_explicit(base: Any) -> None:
       f"{type(base).__name__}. Use one of them, or value='frozen', which lifts "
       f'any optax transformation.'
     )
-  if isinstance(base, natural.Kronecker) and base.settings.norm_constraint:
+  settings = getattr(base, 'settings', None)
+  if settings is not None and settings.norm_constraint is not None:
     raise errors.OptionError(
       "Invalid norm_constraint: got one with a value other than 'frozen', "
       'whose recursion takes steps before all of them are known: expected '

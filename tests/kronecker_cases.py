@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import oracle_layers as layers
-from oracle_kronecker import Game
+from oracle_games import Game
 from oracle_recursion import (
   Base,
   Chain,

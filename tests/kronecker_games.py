@@ -43,6 +43,30 @@ def dense() -> Case:
   )
 
 
+def early() -> Case:
+  """The shortcut is computed first, and moves next to the merge."""
+
+  def both(c: Any, layer: Callable) -> jax.Array:
+    return jnp.tanh(layer('side', c['x']) + layer('main', c['h']))
+
+  apart = (
+    Decision(('side',), lambda x, layer: {'s': layer('side', x), 'x': x}),
+    Decision(
+      ('first',),
+      lambda c, layer: {'s': c['s'], 'h': jnp.tanh(layer('first', c['x']))},
+    ),
+    Decision(
+      ('main',), lambda c, layer: jnp.tanh(c['s'] + layer('main', c['h']))
+    ),
+  )
+  first = Decision(
+    ('first',), lambda x, layer: {'h': jnp.tanh(layer('first', x)), 'x': x}
+  )
+  end = Decision(('end',), lambda h, layer: layer('end', h))
+  joint = (first, Decision(('side', 'main'), both), end)
+  return dense()._replace(chain=(*apart, end), joint=joint)
+
+
 def three() -> Case:
   """Three players in nested adds, two of the same input; labels."""
 

@@ -20,7 +20,7 @@ import numpy as np
 import oracle
 from jax.flatten_util import ravel_pytree
 from oracle import Terminal
-from oracle_kronecker import Game
+from oracle_games import Game
 from oracle_layers import applied, rows_of, unvec
 
 Array = np.ndarray
@@ -82,10 +82,13 @@ def _split(u: Any, leaves: dict[str, Any]) -> dict[str, Any]:
   return parts | ({'b': u[size:]} if 'b' in leaves else {})
 
 
-def _parts(u: Any, given: dict[str, Any]) -> dict[str, Any]:
-  """The leaves of all players in one vector."""
+def _parts(
+  u: Any, given: dict[str, Any], players: Sequence[str]
+) -> dict[str, Any]:
+  """The leaves of all players in one vector, in the order of the players."""
   found, start = {}, 0
-  for name, leaves in given.items():
+  for name in players:
+    leaves = given[name]
     end = start + sum(leaf.size for leaf in leaves.values())
     found[name] = _split(u[start:end], leaves)
     start = end
@@ -100,7 +103,7 @@ def _compiled(decision: Decision) -> tuple[Callable, Callable, dict[str, Any]]:
   def follow(
     c: Any, given: dict[str, Any], u: Any, moved: Any = None
   ) -> tuple[Any, dict[str, Any]]:
-    leaves, seen = _parts(u, given), {}
+    leaves, seen = _parts(u, given, decision.players), {}
 
     def layer(
       name: str,
@@ -142,10 +145,13 @@ def linearise(
   for decision in chain:
     step, jacobians, how = _compiled(decision)
     given = {name: params[name] for name in decision.players}
-    us = [
-      given[n][k].ravel() for n in given for k in ('w', 'b') if k in given[n]
-    ]
-    u = np.concatenate(us)
+    u = np.concatenate(
+      [
+        leaves[k].ravel()
+        for leaves in given.values()
+        for k in sorted(leaves)[::-1]
+      ]
+    )
     (f_x, f_u, f_h), layer_inputs = jacobians(state, given, u)
     one = jax.tree.map(lambda a: a[0], state)
     join = ravel_pytree(one)[1]

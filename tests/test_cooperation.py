@@ -26,16 +26,16 @@ def test_ekfac_with_feedback_is_the_dense_recursion(
   cooperation: str, value: str
 ) -> None:
   """A joint decision is one control at one cut."""
-  more: dict[str, Any] = CURVATURE if value == 'coupled' else {}
-  compare(
-    games.dense, 'ekfac', cooperation, value=value, tolerance=1e-8, **more
-  )
+  options: dict[str, Any] = {'value': value, 'tolerance': 1e-8}
+  if value == 'coupled':
+    options |= CURVATURE
+  compare(games.dense, 'ekfac', cooperation, **options)
 
 
 @pytest.mark.parametrize(
   ('build', 'cooperation', 'value'),
   [
-    (games.dense, 'schur', 'bellman'),
+    (games.early, 'schur', 'bellman'),
     (games.three, 'kronecker', 'coupled'),
     (games.coincident, 'schur', 'bellman'),
   ],

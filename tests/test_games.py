@@ -152,6 +152,25 @@ def test_an_output_added_twice_is_no_coincidence() -> None:
   assert all(not game.direct for game in graph.games)
 
 
+def test_rows_are_alike_if_windows_are_whatever_the_layout() -> None:
+  """Convolutions of one input whose kernels, outputs first, end differently."""
+
+  def convolve(kernel: jax.Array, x: jax.Array) -> jax.Array:
+    dims = 'NCHW', 'OIHW', 'NCHW'
+    return jax.lax.conv_general_dilated(
+      x, kernel, (1, 2), 'VALID', dimension_numbers=dims
+    )
+
+  def both(params: Any, x: jax.Array) -> jax.Array:
+    h = convolve(params['u'], x) + convolve(params['v'], x)
+    return h.reshape(len(x), -1)
+
+  for width, alike in (2, (0, 1)), (1, (0, 0)):
+    params = {'u': draw(3, 2, 1, 1), 'v': draw(3, 2, 1, width)}
+    [game] = gt.trace(both, params, draw(4, 2, 3, 6)).games
+    assert game.alike == alike
+
+
 def early(layer: Callable, x: jax.Array) -> jax.Array:
   """Two residual blocks whose shortcuts are computed first."""
   for a, b, shortcut in (('a', 'b', 'p'), ('c', 'd', 'q')):
@@ -198,9 +217,11 @@ def test_an_order_that_is_none_is_refused() -> None:
 def test_cooperation_changes_nothing_for_a_first_order_base() -> None:
   case = games.dense()
   loss, batch = LOSSES[case.phi], (case.inputs, case.targets)
-  plain = gt.gt_ddp(case.trace(), loss, gt.adam(0.1))
+  plain = gt.gt_ddp(case.trace(), loss, gt.adam(0.1), feedback=False)
   with pytest.warns(UserWarning, match='cooperation changes nothing'):
-    tx = gt.gt_ddp(case.trace(), loss, gt.adam(0.1), cooperation='schur')
+    tx = gt.gt_ddp(
+      case.trace(), loss, gt.adam(0.1), cooperation='schur', feedback=False
+    )
   found = [
     stepper(t)(t.init(case.params), case.params, batch)[0] for t in (plain, tx)
   ]

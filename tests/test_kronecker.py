@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import kronecker_games as games
 import numpy as np
 import oracle_kronecker as ok
 import pytest
@@ -18,6 +19,7 @@ from kronecker_cases import (
   compare,
   cross_entropy,
   draw,
+  graph_of,
   matrices,
   mlp,
   parameters,
@@ -232,17 +234,24 @@ def zero(loss: Any, outputs: Any, targets: Any) -> gt.Expansion:
   return exact._replace(curvature=jnp.zeros_like(exact.curvature))
 
 
-@pytest.mark.parametrize('value', ['frozen', 'bellman', 'coupled'])
-def test_without_curvature_at_the_outputs_it_is_ekfac(value: str) -> None:
+@pytest.mark.parametrize(
+  ('build', 'value', 'cooperation'),
+  [
+    (dense, 'frozen', 'none'),
+    (dense, 'coupled', 'none'),
+    (games.dense, 'bellman', 'kronecker'),
+  ],
+)
+def test_without_curvature_at_the_outputs_it_is_ekfac(
+  build: Callable, value: str, cooperation: str
+) -> None:
   """Proposition 4."""
-  case = dense()
+  case, graph = graph_of(build)
   base = gt.ekfac(RATE, statistics=gt.Statistics(every=1))
   batch, found = (case.inputs, case.targets), []
-  for terminal, level, feedback in (
-    (zero, value, True), ('gradient', 'frozen', False),
-  ):  # fmt: skip
+  for terminal, feedback in (zero, True), ('gradient', False):
     tx = gt.gt_ddp(
-      case.trace(), LOSSES[case.phi], base, terminal, level, feedback=feedback
+      graph, LOSSES[case.phi], base, terminal, value, cooperation, feedback
     )
     updates, _ = stepper(tx)(tx.init(case.params), case.params, batch)
     found.append(matrices(updates))

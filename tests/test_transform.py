@@ -247,7 +247,7 @@ def test_clamping_keeps_the_curvature_positive() -> None:
   [
     ({'value': 'belman'}, "'frozen', 'bellman'"),
     ({'terminal': 'hessian'}, "'gradient', 'gauss_newton'"),
-    ({'cooperation': 'schur'}, 'cooperation'),
+    ({'cooperation': 'alone'}, 'cooperation'),
     ({'trust_region': -1.0}, 'trust_region'),
     ({'trust_region': '0.3'}, 'trust_region'),
     ({'feedback': 'no'}, 'feedback'),

@@ -99,9 +99,7 @@ def test_a_folder_without_a_checkpoint_is_refused(
   trained: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
   config = small()
-  (tmp_path / 'config.json').write_text(
-    (trained / 'config.json').read_text()
-  )
+  (tmp_path / 'config.json').write_text((trained / 'config.json').read_text())
   folder = runs.create(tmp_path / 'a', config, overwrite=False)
   with pytest.raises(validation.ConfigError, match='--run: expected the fold'):
     analysis.analyse(config, folder, tmp_path)

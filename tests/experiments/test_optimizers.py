@@ -51,7 +51,30 @@ def updates_of(problem: Any, **changes: Any) -> Any:
 
 
 def test_every_base_is_compared_here() -> None:
-  assert set(PLAIN) == set(optimizers.BASES)
+  assert {*PLAIN, 'kfac', 'ekfac'} == set(optimizers.BASES)
+
+
+@pytest.mark.parametrize('name', ['kfac', 'ekfac'])
+def test_a_kronecker_base_has_the_numbers_of_its_section(
+  problem: Any, name: str
+) -> None:
+  graph, params, batch = problem
+  section = {'damping': 0.3, 'source': 'curvature', 'diagonal': 'none'}
+  got = updates_of(
+    problem, name='gt_ddp', feedback=False, terminal='gauss_newton',
+    base={'name': name, **section},
+  )  # fmt: skip
+  base = getattr(gt, name)(
+    0.1, 0.3, statistics=gt.Statistics(source='curvature')
+  )
+  loss = gt.losses.softmax_cross_entropy
+  tx = gt.gt_ddp(graph, loss, base, 'gauss_newton', feedback=False)
+  expected, _ = tx.update(None, tx.init(params), params, batch=batch)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
+    got,
+    expected,
+  )
 
 
 @pytest.mark.parametrize('name', sorted(PLAIN))
@@ -84,12 +107,21 @@ def test_the_form_differs_from_its_base(problem: Any, base: str) -> None:
 def test_every_word_of_the_config_is_known(
   problem: Any, terminal: str, value: str, cooperation: str
 ) -> None:
+  graph, params, (inputs, targets) = problem
+  assert not graph.games
+
+  def apply(p: Any, x: jax.Array) -> jax.Array:
+    return jnp.tanh(x @ p['a']['w'] + x @ p['c']['w']) @ p['b']['w']
+
+  params = {**params, 'c': {'w': jnp.ones_like(params['a']['w'])}}
+  players = gt.trace(apply, params, inputs), params, (inputs, targets)
   updates_of(
-    problem,
+    players,
     name='gt_ddp',
     terminal=terminal,
     value=value,
     cooperation=cooperation,
+    base={'name': 'adam' if cooperation == 'none' else 'ekfac'},
     trust_region=1.0,
   )
 
@@ -98,5 +130,8 @@ def test_titles() -> None:
   section = default.get_config().optimizer
   section.name, section.base.name = 'gt_ddp', 'rmsprop'
   assert optimizers.title(section) == 'GT-DDP RMSprop'
+  section.update(feedback=False, cooperation='schur')
+  section.base.name = 'ekfac'
+  assert optimizers.title(section) == 'GT-EKFAC'
   section.name = 'sgd'
   assert optimizers.title(section) == 'SGD'

@@ -19,6 +19,7 @@ from experiments import (
   outcomes,
   programs,
   runs,
+  studies,
   validation,
 )
 
@@ -49,7 +50,7 @@ def small() -> ml_collections.ConfigDict:
 def test_the_levels_go_on_and_mark_what_diverged(
   tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-  forms = (*levels.FORMS[:1], levels.Form('ours', gt.sampled(1), 'coupled'))
+  forms = (*levels.FORMS[:1], studies.Form('ours', gt.sampled(1), 'coupled'))
   monkeypatch.setattr(levels, 'FORMS', forms)
   config = small()
   folder = runs.create(tmp_path, config, overwrite=True)
@@ -81,12 +82,12 @@ def test_the_levels_go_on_and_mark_what_diverged(
 
 def test_the_base_of_the_levels_is_the_one_that_train_uses() -> None:
   config = small()
-  study = levels.Study(config)
+  study = studies.Study(config, levels.FORMS, target=0.1)
   config.optimizer.update(name='sgd')
   config.optimizer.base.learning_rate = 0.1
   program = programs.build(study.network, config, study.dataset)
   rows = list(loop.Loop(program, config, study.dataset, seed=3).rows())
-  row = study.train(levels.FORMS[0], 0.1, seed=3)
+  row = study.train(levels.FORMS[0], {'learning_rate': 0.1}, seed=3)
   assert row['test_accuracy'] == rows[-1]['test_accuracy']
   expected = sum(
     part['batch_loss'] * (part['step'] - before['step'])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -46,6 +47,8 @@ def written(folder: pathlib.Path, **keys: Any) -> pathlib.Path:
   """The file of a sweep with these keys, as they are written in Python."""
   lines = [f'  sweep.{key} = {value}' for key, value in keys.items()]
   path = folder / 'my_sweep.py'
+  # Bytecode is matched by size and by the second of the last change.
+  shutil.rmtree(folder / '__pycache__', ignore_errors=True)
   path.write_text(
     '\n'.join(
       [
@@ -205,7 +208,11 @@ def test_a_signal_stops_the_runs_and_the_command_goes_on(
     stdout=subprocess.DEVNULL,
     text=True,
   )
-  while not (tmp_path / 's' / 'waiting').exists():
+  # The other run has to be done, or it is stopped as well.
+  ended = 'runs/learning_rate=0.125*/result.json'
+  while not (
+    (tmp_path / 's' / 'waiting').exists() and any((tmp_path / 's').glob(ended))
+  ):
     assert process.poll() is None
     time.sleep(0.05)
   process.send_signal(signal.SIGTERM)

@@ -80,7 +80,11 @@ REFUSED = [
   ('optimizer.base.momentum', 0.9),  # adam does not read it
   ('optimizer.terminal', 'gradients'),
   ('optimizer.value', 'exact'),
-  ('optimizer.cooperation', 'schur'),
+  ('optimizer.cooperation', 'alone'),
+  ('optimizer.base.damping', 0.0),
+  ('optimizer.base.diagonal', 'kfac'),
+  ('optimizer.base.basis_every', 0),
+  ('games.dampings', (0.1, -1.0)),
   ('optimizer.feedback', 1),
   ('optimizer.trust_region', 0.0),
   ('optimizer.trust_region', 'off'),
