@@ -83,7 +83,7 @@ def analyse(
   found = _taken_apart(config, network, dataset, at)
   _write(folder, found, source, at.step)
   caption = f'Step {at.step + 1}, {len(found[0].gains)} samples.'
-  rich.console.Console().print(report.table(_columns(found), caption))
+  rich.console.Console(width=120).print(report.table(_columns(found), caption))
   return found
 
 

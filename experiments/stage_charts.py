@@ -46,9 +46,7 @@ def updates(path: pathlib.Path, found: Found) -> None:
     left.legend()
     shares = [100 * share(decision) for decision in found]
     right.bar(places, shares, 0.6, color=_OURS)
-    right.set(
-      title='Feedback', ylabel='norm of what feedback changes (% of update)'
-    )
+    right.set(title='Feedback', ylabel='change (% of the update)')
     drawing.savefig(path, dpi=150)
 
 
@@ -117,7 +115,7 @@ def gains(path: pathlib.Path, found: Found) -> None:
         label='median over samples',
       )
       panel.set_yscale('log')
-      panel.legend()
+      drawing.legend(loc='outside upper right', ncols=2)
     panel.set(title='Feedback gains', ylabel='norm of the gain of a sample')
     drawing.savefig(path, dpi=150)
 

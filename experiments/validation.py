@@ -119,9 +119,9 @@ def _check_schedule(config: ml_collections.ConfigDict) -> None:
   _in_range(config, 'devices', 0)
   if config.devices and config.batch_size % config.devices:
     raise ConfigError(
-      'config.batch_size',
-      f'a multiple of config.devices ({config.devices})',
-      config.batch_size,
+      'config.devices',
+      f'a divisor of config.batch_size ({config.batch_size})',
+      config.devices,
       'change one of them',
     )
   _in_range(config, 'epochs', 1)

@@ -374,7 +374,7 @@ def _of_gradients(
         g.reshape(*g.shape[:-2], -1) for g in inverses.split(columns, sizes)
       ]
     return [
-      jnp.square(basis.rotate(part)).sum(axis=(0, 1))
+      linalg.total(jnp.square(basis.rotate(part)), 2)
       for basis, part in zip(bases, parts, strict=True)
     ]
 

