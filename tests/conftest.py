@@ -35,8 +35,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-  """Declares the marker, so that strict markers accept it."""
+  """Declares the markers, so that strict markers accept them."""
   config.addinivalue_line('markers', 'slow: minutes long; needs --slow')
+  config.addinivalue_line(
+    'markers', 'once: of what no version changes; CI runs it with one set'
+  )
 
 
 def pytest_collection_modifyitems(

@@ -14,6 +14,8 @@ import pytest
 from oracle import Linear, Solution, Stage, Terminal
 from problems import PROBLEMS, Problem
 
+pytestmark = pytest.mark.once
+
 TERMINALS = 'gradient', 'gauss_newton'
 BASES = {
   'sgd': (oracle.sgd(0.05), optax.sgd(0.05)),

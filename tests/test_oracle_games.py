@@ -11,6 +11,8 @@ from kronecker_cases import draw
 from oracle_games import Game
 from oracle_kronecker import Simulator, vec
 
+pytestmark = pytest.mark.once
+
 Array = np.ndarray
 
 

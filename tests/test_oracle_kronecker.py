@@ -13,6 +13,8 @@ import pytest
 from kronecker_cases import cross_entropy, draw, squared
 from oracle_kronecker import LayerData, Simulator, unvec, vec
 
+pytestmark = pytest.mark.once
+
 Array = np.ndarray
 
 

@@ -29,6 +29,8 @@ from networks import BATCH, Problem, squared
 
 import gtddp_jax as gt
 
+pytestmark = pytest.mark.once
+
 MOST_CONTROLS = 6
 FEW, MANY = 12, 200
 WIDEST = 5

@@ -88,6 +88,7 @@ def test_the_graph_is_the_network(name: str) -> None:
     np.testing.assert_allclose(other, one, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize('name', CASES)
 def test_a_step_is_finite_and_that_of_the_dense_recursion(name: str) -> None:
   case, network = CASES[name], CASES[name].network()

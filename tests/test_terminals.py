@@ -15,6 +15,8 @@ from problems import PROBLEMS
 import gtddp_jax as gt
 from gtddp_jax import errors, terminal
 
+pytestmark = pytest.mark.once
+
 RNG = np.random.default_rng(11)
 LEVELS = 'frozen', 'bellman', 'coupled'
 DRAWS = 20_000

@@ -12,9 +12,10 @@ from absl import flags
 from experiments import cli, data, dry_run, interrupts, loop, runs
 
 # How ml_collections loads a configuration file.
-pytestmark = pytest.mark.filterwarnings(
-  'ignore:the load_module:DeprecationWarning'
-)
+pytestmark = [
+  pytest.mark.once,
+  pytest.mark.filterwarnings('ignore:the load_module:DeprecationWarning'),
+]
 
 ROOT = pathlib.Path(data.__file__).parent.parent
 

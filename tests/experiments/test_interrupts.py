@@ -9,6 +9,8 @@ import pytest
 
 from experiments import interrupts
 
+pytestmark = pytest.mark.once
+
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 def test_they_raise_at_once(number: signal.Signals) -> None:

@@ -18,6 +18,8 @@ from typing import Any
 import commands
 import pytest
 
+pytestmark = pytest.mark.once
+
 
 @pytest.fixture(scope='module')
 def base(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:

@@ -15,6 +15,8 @@ import gtddp_jax as gt
 from configs import default
 from experiments import data, loop, models, preprocessing, programs
 
+pytestmark = pytest.mark.once
+
 
 def small(**optimizer: Any) -> ml_collections.ConfigDict:
   config = default.get_config()

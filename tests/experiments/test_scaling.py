@@ -13,6 +13,8 @@ import gtddp_jax as gt
 from experiments import augmented, scaling
 from experiments.networks import layers, mlps
 
+pytestmark = pytest.mark.once
+
 
 def test_the_direct_recursion_takes_the_step_of_coupled() -> None:
   module = mlps.MLP((5, 4), 3, layers.Style('tanh'))

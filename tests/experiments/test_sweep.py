@@ -20,9 +20,10 @@ from experiments import data, sweep
 from experiments.sweeps import axes, plan, pool
 
 # How ml_collections loads a configuration file.
-pytestmark = pytest.mark.filterwarnings(
-  'ignore:the load_module:DeprecationWarning'
-)
+pytestmark = [
+  pytest.mark.once,
+  pytest.mark.filterwarnings('ignore:the load_module:DeprecationWarning'),
+]
 
 ROOT = pathlib.Path(data.__file__).parent.parent
 FAKE = (sys.executable, str(pathlib.Path(__file__).with_name('fake_train.py')))
