@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gtddp_jax import errors, inverses, joint, linalg, moments, sensitivity
+from gtddp_jax import player as player_lib
 
 Array = jax.Array
 
@@ -227,7 +228,7 @@ def with_moment(
   Args:
     layout: of the block.
     block: as it was.
-    operator: of the decision, prepared.
+    operator: of the decision.
     mix: ``[B, R, K]``, makes columns.
     average: decay, and the count of batches so far.
 
@@ -235,9 +236,10 @@ def with_moment(
     The block.
   """
   bases = _bases(layout, block)
-  if operator.in_factors:
-    squares = [_of_factors(operator, bases[0], mix)]
+  if all(player.positions == 1 for player in operator.players):
+    squares = _of_rows(operator, bases, mix)
   else:
+    operator.prepare(cross=False, isotropic=False, memory=sensitivity.MEMORY)
     squares = _of_gradients(operator, bases, mix)
   frames = tuple(
     frame._replace(moment=averaged(frame.moment, square, *average))
@@ -346,14 +348,36 @@ def _bases(layout: Layout, block: Block) -> list[inverses.Rotated]:
   ]
 
 
-def _of_factors(
-  operator: sensitivity.Sensitivity, basis: inverses.Rotated, mix: Array
-) -> Array:
-  """``E[(V^T G W)^2]`` of a layer used once: a product of squares."""
-  x, h, _, _ = operator.factors(basis)
-  h = moments.mixed(h, mix.astype(h.dtype))[:, :, 0]  # [B, K, C]
-  squares = jnp.square(h).sum(axis=1)
-  return squares.T @ jnp.square(x[:, 0]) / operator.batch
+def _of_rows(
+  operator: sensitivity.Sensitivity,
+  bases: Sequence[inverses.Rotated],
+  mix: Array,
+) -> list[Array]:
+  """``E[(V^T G W)^2]`` in each basis, of players with one position each.
+
+  ``G_i`` is a sum of ``h_p x_p^T`` over players, so its square is one of
+  products: no gradient is formed.
+  """
+  rows = [_row(player, mix) for player in operator.players]
+  groups = [rows] if len(bases) == 1 else [[row] for row in rows]
+  found = []
+  for basis, group in zip(bases, groups, strict=True):
+    turned = [
+      (linalg.right(x, w), linalg.right(h, v))
+      for (x, h), w, v in zip(group, basis.into, basis.out, strict=True)
+    ]
+    pairs = itertools.product(turned, repeat=2)
+    products = [(h * k).sum(axis=1).T @ (x * y) for (x, h), (y, k) in pairs]
+    found.append(sum(products[1:], start=products[0]) / operator.batch)
+  return found
+
+
+def _row(player: player_lib.Player, mix: Array) -> tuple[Array, Array]:
+  """Input ``[B, a]`` and columns of cotangents ``[B, K, c]`` of a player."""
+  assert player.product is not None
+  factors = player.product.factors(*player.factors())
+  h = moments.mixed(factors.h, mix.astype(factors.h.dtype))
+  return player.product.homogeneous(factors.x)[:, 0], h[:, :, 0]
 
 
 def _of_gradients(

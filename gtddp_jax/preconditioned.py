@@ -164,9 +164,6 @@ class Preconditioned:
       controls, layouts, operators, blocks, strict=True
     ):
       if layout.corrected:
-        operator.prepare(
-          cross=False, isotropic=False, memory=sensitivity.MEMORY
-        )
         block = kronecker.with_moment(
           layout, block, operator, mix, (decay, count)
         )

@@ -126,7 +126,7 @@ class Sensitivity:
   def gram(self, inverse: inverses.Inverse) -> Array:
     """``g^{i,r} . Q_uu^-1 g^{i,s}``, ``[B, R, R]``."""
     if self._through_factors is not None:
-      return _gram_of_factors(self.factors(inverse))
+      return _gram_of_factors(self._on_factors(inverse))
 
     def products(g: Array) -> Array:  # [R, p] of one sample
       return inverse.apply(g, self.packing) @ g.T
@@ -145,7 +145,7 @@ class Sensitivity:
     In blocks, gradients are formed again for every pair of blocks.
     """
     if self._through_factors is not None:
-      return _kernel_of_factors(self.factors(inverse))
+      return _kernel_of_factors(self._on_factors(inverse))
 
     def flat(g: Array) -> Array:
       return g.reshape(-1, self._size)
@@ -190,12 +190,7 @@ class Sensitivity:
     )
     return jax.tree.map(lambda v: v.sum(axis=0), found)
 
-  @property
-  def in_factors(self) -> bool:
-    """Whether no gradient is formed."""
-    return self._through_factors is not None
-
-  def factors(self, inverse: inverses.Inverse) -> inverses.OnFactors:
+  def _on_factors(self, inverse: inverses.Inverse) -> inverses.OnFactors:
     """What ``inverse`` makes of the factors, where no gradient is formed."""
     product = self._through_factors
     assert product is not None
