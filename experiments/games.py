@@ -291,4 +291,4 @@ def _curves(
 
 
 if __name__ == '__main__':
-  cli.launch('games', work)
+  cli.launch('games', work, resume=True)
