@@ -9,8 +9,8 @@ from gtddp_jax.bellman import Bellman
 from gtddp_jax.coupled import Coupled
 from gtddp_jax.curvature import Base, adam, rmsprop, sgd
 from gtddp_jax.graph import LayerGraph, Stage
-from gtddp_jax.kronecker import Statistics
 from gtddp_jax.low_rank import sampled, subset, truncated
+from gtddp_jax.moments import Statistics
 from gtddp_jax.natural import ekfac, kfac
 from gtddp_jax.terminal import Expansion, TerminalValue
 from gtddp_jax.tracing import module_of, trace

@@ -23,47 +23,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gtddp_jax import errors, inverses, joint, linalg, moments, sensitivity
+from gtddp_jax import inverses, joint, linalg, moments, sensitivity
 from gtddp_jax import player as player_lib
 
 Array = jax.Array
-
-
-@dataclasses.dataclass(frozen=True)
-class Statistics:
-  """How a Kronecker base estimates its curvature.
-
-  Attributes:
-    decay: of the running averages of ``A``, ``B`` and ``s``; less during the
-      first steps, which count equally.
-    every: steps between renewals of ``A`` and ``B``.
-    basis_every: steps between renewals of their eigenvectors.
-    source: what ``B`` and ``s`` come from: 'slope', the derivative ``V_h`` of
-      the value function (the paper's), or 'curvature', the columns of the
-      terminal's ``V_hh``: exact Gauss-Newton with ``terminal='gauss_newton'``.
-    positions: 'expand' or 'reduce', for layers used at several positions.
-    largest: sides of more rows keep only the diagonal of their factor.
-  """
-
-  decay: float = 0.95
-  every: int = 10
-  basis_every: int = 50
-  source: str = 'slope'
-  positions: str = 'expand'
-  largest: int = 4096
-
-  def __post_init__(self) -> None:
-    """Raises ``OptionError`` for a value that has no meaning."""
-    for name in ('every', 'basis_every', 'largest'):
-      errors.check_positive(f'Statistics: {name}', getattr(self, name))
-    errors.check_option('Statistics: source', self.source, SOURCES)
-    errors.check_option(
-      'Statistics: positions', self.positions, moments.POSITIONS
-    )
-    errors.check_fraction('Statistics: decay', self.decay)
-
-
-SOURCES = ('slope', 'curvature')
 
 
 class Layout(NamedTuple):
@@ -150,7 +113,7 @@ def measured(
   layout: Layout,
   operator: sensitivity.Sensitivity,
   mix: Array,
-  statistics: Statistics,
+  statistics: moments.Statistics,
 ) -> tuple[Array, Array]:
   """``A`` and ``B`` of a batch; ``mix`` ``[B, R, K]`` makes columns."""
   products = [p.product for p in operator.players if p.product is not None]

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gtddp_jax import contractions, curvature, errors, kronecker
+from gtddp_jax import contractions, curvature, errors, kronecker, moments
 from gtddp_jax import graph as graph_lib
 
 Array = jax.Array
@@ -29,7 +29,7 @@ class Settings(NamedTuple):
   momentum: float | None
   norm_constraint: float | None
   diagonal: curvature.Base | None
-  statistics: kronecker.Statistics
+  statistics: moments.Statistics
   corrected: bool
 
 
@@ -64,7 +64,7 @@ def kfac(
   momentum: float | None = None,
   norm_constraint: float | None = None,
   diagonal: curvature.Base | None = None,
-  statistics: kronecker.Statistics = kronecker.Statistics(),  # noqa: B008
+  statistics: moments.Statistics = moments.Statistics(),  # noqa: B008
 ) -> Kronecker:
   r"""KFAC: ``Q_uu = (A + pi sqrt(gamma)) x (B + sqrt(gamma) / pi) / eta``.
 
@@ -98,7 +98,7 @@ def ekfac(
   momentum: float | None = None,
   norm_constraint: float | None = None,
   diagonal: curvature.Base | None = None,
-  statistics: kronecker.Statistics = kronecker.Statistics(),  # noqa: B008
+  statistics: moments.Statistics = moments.Statistics(),  # noqa: B008
 ) -> Kronecker:
   r"""EKFAC: KFAC's eigenvectors with the eigenvalues that gradients have there.
 
@@ -138,7 +138,7 @@ def _base(settings: Settings) -> Kronecker:
     errors.check_fraction(f'{name}: momentum', settings.momentum)
   for key, kind, example in (
     ('diagonal', (curvature.Base, type(None)), 'adam(1e-3)'),
-    ('statistics', kronecker.Statistics, 'Statistics(every=1)'),
+    ('statistics', moments.Statistics, 'Statistics(every=1)'),
   ):
     value = getattr(settings, key)
     if not isinstance(value, kind):
