@@ -10,6 +10,8 @@ from kronecker_cases import (
   compare,
 )
 
+pytestmark = pytest.mark.once
+
 CURVATURE = {'terminal': 'gauss_newton', 'source': 'curvature'}
 
 

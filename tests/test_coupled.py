@@ -14,6 +14,8 @@ from problems import PROBLEMS
 
 import gtddp_jax as gt
 
+pytestmark = pytest.mark.once
+
 RNG = np.random.default_rng(5)
 BATCH = 7
 

@@ -50,6 +50,7 @@ def gradient_of(problem: Problem, params: Any) -> Any:
   return jax.jit(jax.grad(mean_loss))(params)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize('name', PROBLEMS)
 def test_the_graph_is_the_network(name: str) -> None:
   problem, graph = traced(name)
@@ -98,6 +99,7 @@ def test_step(name: str, terminal: str, value: str) -> None:
     )
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
   ('name', 'terminal'),
   [(name, 'gradient') for name in PROBLEMS]
@@ -127,6 +129,7 @@ def test_coupled_step(name: str, terminal: str) -> None:
     assert_agree(step(jnp.asarray(rate)), solution.updates, 1e-9)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize('value', [*VALUES, 'coupled'])
 @pytest.mark.parametrize('base', BASES)
 @pytest.mark.parametrize(
@@ -163,6 +166,7 @@ def test_three_steps(name: str, base: str, terminal: str, value: str) -> None:
     params = optax.apply_updates(params, updates)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize('value', VALUES)
 @pytest.mark.parametrize('base', BASES)
 @pytest.mark.parametrize('name', FEW)

@@ -181,6 +181,7 @@ def images() -> Case:
   return Case(chain, params, draw(BATCH, 4, 3, 1), draw(BATCH, 2, seed=1))
 
 
+@pytest.mark.once
 @pytest.mark.parametrize('kind', ['kfac', 'ekfac'])
 @pytest.mark.parametrize(
   ('build', 'options'),

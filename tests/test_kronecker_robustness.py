@@ -17,6 +17,8 @@ from oracle_layers import applied
 import gtddp_jax as gt
 from gtddp_jax import kronecker
 
+pytestmark = pytest.mark.once
+
 F32 = jnp.float32
 SHAPES = {
   'stem': (2, 2, 1, 3), 'main': (3, 3, 3, 2), 'side': (1, 1, 3, 2),

@@ -146,6 +146,7 @@ def test_a_gradient_that_vanishes_is_no_mismatch(seed: int) -> None:
       )
 
 
+@pytest.mark.once
 @pytest.mark.parametrize('value', ['frozen', 'coupled'])
 @pytest.mark.parametrize(
   'terminal', ['gradient', 'gauss_newton', gt.truncated(1), gt.sampled(1)]

@@ -132,6 +132,7 @@ CASES: dict[str, tuple[Callable[[], Any], list[str]]] = {
 }
 
 
+@pytest.mark.once
 @pytest.mark.parametrize('isotropic', [True, False])
 @pytest.mark.parametrize('memory', [2**26, 1], ids=['kept', 'blocks'])
 @pytest.mark.parametrize('case', CASES)

@@ -67,6 +67,7 @@ def dense_of(case: Case) -> tuple[Dense, oracle.Terminal]:
   return dense, dense.terminal(network.targets, loss)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize('name', CASES)
 def test_the_graph_is_the_network(name: str) -> None:
   network, graph = CASES[name].network(), trace(CASES[name])

@@ -24,6 +24,8 @@ from experiments import (
   validation,
 )
 
+pytestmark = pytest.mark.once
+
 PICTURES = 'updates.png', 'spectra.png', 'gains.png', 'feedback.png'
 
 

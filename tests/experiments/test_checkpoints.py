@@ -21,9 +21,10 @@ from experiments import checkpoints, loop
 
 # After a failed read, orbax leaves a reader to the garbage collector that
 # complains of a closed event loop.
-pytestmark = pytest.mark.filterwarnings(
-  'ignore::pytest.PytestUnraisableExceptionWarning'
-)
+pytestmark = [
+  pytest.mark.once,
+  pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning'),
+]
 
 
 @pytest.fixture(autouse=True)

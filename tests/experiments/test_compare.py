@@ -10,6 +10,8 @@ import pytest
 from configs import default
 from experiments import compare, runs
 
+pytestmark = pytest.mark.once
+
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory: pytest.TempPathFactory) -> runs.RunFolder:

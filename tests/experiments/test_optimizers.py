@@ -101,6 +101,7 @@ def test_the_form_differs_from_its_base(problem: Any, base: str) -> None:
     assert not np.allclose(form['b']['w'], alone['b']['w'])
 
 
+@pytest.mark.once
 @pytest.mark.parametrize('terminal', optimizers.TERMINALS)
 @pytest.mark.parametrize('value', optimizers.VALUES)
 @pytest.mark.parametrize('cooperation', optimizers.COOPERATIONS)

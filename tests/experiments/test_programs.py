@@ -49,6 +49,7 @@ def test_evaluation_drops_no_sample() -> None:
   assert hits == pytest.approx(round(hits))
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
   'name',
   [

@@ -19,6 +19,8 @@ from absl import flags
 from configs import default
 from experiments import data, devices, processes, runs, validation
 
+pytestmark = pytest.mark.once
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 CASE = pathlib.Path(__file__).with_name('sharing_case.py')
 QUICK = 'frozen', 'ekfac'

@@ -23,6 +23,8 @@ from experiments import (
   validation,
 )
 
+pytestmark = pytest.mark.once
+
 
 def test_the_benchmark_compares_forms_with_plain_optax() -> None:
   costs = benchmark.measure(

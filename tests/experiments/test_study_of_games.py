@@ -12,6 +12,8 @@ import pytest
 from configs import cgb
 from experiments import games, runs, studies, validation
 
+pytestmark = pytest.mark.once
+
 
 def row(form: str, rate: float, seed: int, loss: float | None) -> Any:
   return {
