@@ -109,10 +109,7 @@ def _taken_apart(
   samples = data.batch(dataset.train, config.batch_size, config.seed, at.step)
   images = preprocessing.prepare(samples.images, dataset.scale)
   base = optimizers.base(config.optimizer, programs.step_count(config, dataset))
-  options = {
-    key: config.optimizer[key]
-    for key in ('terminal', 'value', 'cooperation', 'trust_region')
-  }
+  options = optimizers.options(config.optimizer)
 
   @jax.jit
   def stages(params: Any, state: Any, batch: Any) -> Any:

@@ -7,7 +7,7 @@ metrics are there for both.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import ml_collections
@@ -156,6 +156,12 @@ def base(
   )
 
 
+def options(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """Returns what an ``optimizer`` section tells ``gt_ddp`` of its feedback."""
+  keys = ('terminal', 'value', 'cooperation', 'trust_region')
+  return {key: config[key] for key in keys}
+
+
 def build(
   config: ml_collections.ConfigDict,
   graph: gt.LayerGraph,
@@ -173,10 +179,7 @@ def build(
   Returns:
     A transformation whose update takes ``batch=(inputs, targets)``.
   """
-  ours = {
-    key: config[key]
-    for key in ('terminal', 'value', 'cooperation', 'feedback', 'trust_region')
-  }
+  ours = {**options(config), 'feedback': config.feedback}
   alone = {'feedback': False}
   tx = gt.gt_ddp(
     graph,

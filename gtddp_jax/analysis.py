@@ -17,6 +17,7 @@ numbers are factorised per decision.
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -32,15 +33,16 @@ from gtddp_jax import trajectory as trajectory_lib
 
 Array = jax.Array
 
+# Of what a step with feedback may be told.
 _DEFAULTS: Mapping[str, Any] = MappingProxyType(
   {
-    'terminal': 'gradient',
-    'value': 'frozen',
-    'cooperation': 'none',
-    'trust_region': None,
+    name: parameter.default
+    for name, parameter in inspect.signature(
+      transform.gt_ddp
+    ).parameters.items()
+    if parameter.default is not parameter.empty and name != 'feedback'
   }
 )
-_KINDS = ('conv',)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,7 +180,7 @@ class _Analysis:
     weight = dense(self._values[n], batch, rank)
     gram = _gram(at.state, batch, rank)
     vector = image = None
-    if point.stage.kind in _KINDS and len(point.x) == 1:
+    if point.stage.kind == 'conv' and len(point.x) == 1:
       vector, image = self._leading(span[0], weight)
     return Decision(
       ', '.join(trajectory.points[t].stage.name for t in span),

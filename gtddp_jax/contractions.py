@@ -84,6 +84,16 @@ def by_device(samples: Any) -> Any | None:
   )
 
 
+def summed_over_devices(
+  function: Callable[[Any], Array], samples: Any
+) -> Array:
+  """A sum over samples, ``function`` of each device's part added up."""
+  parts = by_device(samples)
+  if parts is None:
+    return function(samples)
+  return jax.vmap(function)(parts).sum(axis=0)
+
+
 class Contraction:
   """The product of a dense or convolutional layer: inputs with a kernel.
 
@@ -172,10 +182,7 @@ class Contraction:
 
     Some samples at a time, so that their patches stay in cache.
     """
-    parts = by_device((x, h))
-    if parts is None:
-      return self._total((x, h))
-    return jax.vmap(self._total)(parts).sum(axis=0)
+    return summed_over_devices(self._total, (x, h))
 
   def _total(self, samples: tuple[Array, Array]) -> Array:
     """The same of the samples of one device."""

@@ -15,6 +15,7 @@ with one basis ('kronecker', Theorem 3), or a basis each and their correlation
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -319,7 +320,7 @@ def _of_rows(
   """``E[(V^T G W)^2]`` in each basis, of players with one position each.
 
   ``G_i`` is a sum of ``h_p x_p^T`` over players, so its square is one of
-  products: no gradient is formed.
+  products, each pair of players twice: no gradient is formed.
   """
   rows = [_row(player, mix) for player in operator.players]
   groups = [rows] if len(bases) == 1 else [[row] for row in rows]
@@ -329,9 +330,10 @@ def _of_rows(
       (linalg.right(x, w), linalg.right(h, v))
       for (x, h), w, v in zip(group, basis.into, basis.out, strict=True)
     ]
-    pairs = itertools.product(turned, repeat=2)
-    products = [(h * k).sum(axis=1).T @ (x * y) for (x, h), (y, k) in pairs]
-    found.append(sum(products[1:], start=products[0]) / operator.batch)
+    own = [jnp.square(h).sum(axis=1).T @ jnp.square(x) for x, h in turned]
+    pairs = itertools.combinations(turned, 2)
+    cross = [2 * (h * k).sum(axis=1).T @ (x * y) for (x, h), (y, k) in pairs]
+    found.append(functools.reduce(jnp.add, own + cross) / operator.batch)
   return found
 
 

@@ -136,14 +136,8 @@ def total_over_samples(function: Callable[[Any], Array], samples: Any) -> Array:
 
     return jax.lax.scan(add, jnp.zeros(shape.shape, shape.dtype), samples)[0]
 
-  def on_devices(samples: Any) -> Array:
-    parts = contractions.by_device(samples)
-    if parts is None:
-      return in_turn(samples)
-    return jax.vmap(in_turn)(parts).sum(axis=0)
-
   return jax.lax.platform_dependent(
     samples,
-    cpu=on_devices,
+    cpu=lambda s: contractions.summed_over_devices(in_turn, s),
     default=lambda s: jax.vmap(function)(s).sum(axis=0),
   )
