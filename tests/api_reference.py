@@ -82,7 +82,7 @@ def _members(item: Any) -> list[tuple[str, Any]]:
 
 
 def _signature(name: str, item: Any) -> str:
-  """The call, an argument a line if there is no room; types as in the source."""
+  """The call; an argument a line if there is no room."""
   signature = inspect.signature(item)
   parts: list[str] = []
   keyword_only = False

@@ -28,9 +28,7 @@ def prose(page: pathlib.Path) -> str:
 def anchors(page: pathlib.Path) -> set[str]:
   """What GitHub makes of the headings of a page."""
   titles = (heading.lower() for heading in _HEADING.findall(prose(page)))
-  return {
-    re.sub(r'[^\w\- ]', '', title).replace(' ', '-') for title in titles
-  }
+  return {re.sub(r'[^\w\- ]', '', title).replace(' ', '-') for title in titles}
 
 
 def relative(path: pathlib.Path) -> str:
