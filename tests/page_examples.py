@@ -23,9 +23,11 @@ _EXAMPLE = re.compile(
 
 
 class Example(NamedTuple):
-  """A block after a marker, and what the page says that it prints, if it does.
+  """A block of code after a marker.
 
-  The output is the next block, with nothing but a line of text in between.
+  Attributes:
+    code: after as many empty lines as the page has before it.
+    output: what the page says that it prints, the next block; None for nothing.
   """
 
   code: str
@@ -33,7 +35,10 @@ class Example(NamedTuple):
 
 
 def of_page(text: str) -> list[Example]:
-  return [Example(m[1], m[2]) for m in _EXAMPLE.finditer(text)]
+  return [
+    Example('\n' * text.count('\n', 0, m.start(1)) + m[1], m[2])
+    for m in _EXAMPLE.finditer(text)
+  ]
 
 
 def printed(page: pathlib.Path) -> list[str]:
