@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +27,7 @@ from experiments import charts, report
 PARAMS = {'first': {'u': 0.5}, 'last': {'u': 2.0}}
 INPUT, TARGET = 2.0, 1.0
 
-FORMS = {
+FORMS: dict[str, dict[str, Any]] = {
   'SGD': {'feedback': False},
   'frozen': {'value': 'frozen'},
   'bellman': {'value': 'bellman'},
