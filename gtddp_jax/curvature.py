@@ -39,7 +39,9 @@ class Base(optax.GradientTransformationExtraArgs):
   """An optax transformation with an explicit ``Q_uu``.
 
   Attributes:
-    inverse: the diagonal of ``Q_uu^-1`` (see the module's head).
+    inverse: ``(state, params, observed=q)`` to the diagonal of ``Q_uu^-1``, a
+      pytree like the parameters; ``q`` are gradients to take it from. With
+      the same keyword ``update`` takes its curvature from them.
   """
 
   inverse: Inverse
