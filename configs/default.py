@@ -52,6 +52,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.compare = _compare()
   config.levels = _levels()
   config.games = _games()
+  config.methods = _methods()
   return config
 
 
@@ -65,6 +66,8 @@ def _dataset() -> ml_collections.ConfigDict:
   dataset.data_dir = config_dict.placeholder(str)
   # How many samples make the training split, from the first on; None for all.
   dataset.train_samples = config_dict.placeholder(int)
+  # How many samples of the test split are evaluated, as above.
+  dataset.test_samples = config_dict.placeholder(int)
   # 'unit' (pixels from 0 to 1) or 'standard' (each channel with mean 0 and
   # standard deviation 1 over the training split).
   dataset.scaling = 'standard'
@@ -104,20 +107,21 @@ def _model() -> ml_collections.ConfigDict:
 def _optimizer() -> ml_collections.ConfigDict:
   optimizer = ml_collections.ConfigDict()
   # 'gt_ddp', or a base alone: 'sgd', 'rmsprop', 'adam', 'kfac', 'ekfac',
-  # 'adamw'.
+  # 'adamw', 'lion', 'muon'.
   optimizer.name = 'adam'
 
   optimizer.base = ml_collections.ConfigDict()
   # What gt_ddp is built on, as above; a base alone is named by the line above.
   optimizer.base.name = 'adam'
   optimizer.base.learning_rate = 0.002  # per step
-  optimizer.base.momentum = 0.0  # decay, 0 for none; all but adam, adamw
+  optimizer.base.momentum = 0.0  # decay, 0 for none; sgd, rmsprop, (e)kfac
   optimizer.base.nesterov = False  # sgd, rmsprop
   optimizer.base.decay = 0.9  # of the second moment; rmsprop
   optimizer.base.b1 = 0.9  # decay of the first moment; adam, adamw
   optimizer.base.b2 = 0.999  # decay of the second moment; adam, adamw
   optimizer.base.eps = 1e-8  # added to the curvature; rmsprop, adam, adamw
-  optimizer.base.weight_decay = 1e-4  # per unit of learning rate; adamw
+  # Per unit of learning rate; adamw, lion, muon.
+  optimizer.base.weight_decay = 1e-4
 
   # Only kfac and ekfac read these.
   optimizer.base.damping = 0.01  # added to the curvature
@@ -179,6 +183,8 @@ def _compare() -> ml_collections.ConfigDict:
   compare.learning_rate.adamw = 0.002
   compare.learning_rate.kfac = 0.03
   compare.learning_rate.ekfac = 0.03
+  compare.learning_rate.lion = 0.0003
+  compare.learning_rate.muon = 0.01
   return compare
 
 
@@ -200,6 +206,32 @@ def _games() -> ml_collections.ConfigDict:
   games.dampings = (0.001, 0.01, 0.1)  # added to the curvature
   games.target_loss = 0.1  # nats; smoothed train loss to reach
   return games
+
+
+def _methods() -> ml_collections.ConfigDict:
+  """What `experiments.methods` runs: each base alone and under gt_ddp."""
+  methods = ml_collections.ConfigDict()
+  methods.seeds = tuple(range(10))
+  # Those without an explicit curvature (adamw, lion, muon) run alone.
+  methods.bases = (
+    'sgd', 'rmsprop', 'adam', 'ekfac', 'adamw', 'lion', 'muon',
+  )  # fmt: skip
+  # 'frozen', 'bellman', 'coupled' (terminal 'gradient', trust region 0.3), and
+  # 'gauss_newton' (that terminal, frozen; exact).
+  methods.forms = ('frozen', 'bellman', 'coupled', 'gauss_newton')
+  methods.target_loss = 0.1  # nats; smoothed train loss to reach
+  # Per step, of every form of the base, in place of
+  # optimizer.base.learning_rate. As many for each base: what tuning may cost.
+  methods.rates = ml_collections.ConfigDict()
+  methods.rates.sgd = (0.03, 0.1, 0.3)
+  methods.rates.rmsprop = (0.0005, 0.0015, 0.005)
+  methods.rates.adam = (0.001, 0.003, 0.01)
+  methods.rates.adamw = (0.001, 0.003, 0.01)
+  methods.rates.kfac = (0.01, 0.03, 0.1)
+  methods.rates.ekfac = (0.01, 0.03, 0.1)
+  methods.rates.lion = (0.0001, 0.0003, 0.001)
+  methods.rates.muon = (0.003, 0.01, 0.03)
+  return methods
 
 
 def get_sweep() -> ml_collections.ConfigDict:

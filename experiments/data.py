@@ -52,6 +52,7 @@ def load(
   scaling: str,
   data_dir: str | None = None,
   train_samples: int | None = None,
+  test_samples: int | None = None,
 ) -> Dataset:
   """Returns a data set; reads files alone, never a network.
 
@@ -61,6 +62,7 @@ def load(
     data_dir: the folder of all sets; None for that of tensorflow-datasets.
     train_samples: how many, from the first on, make the training split; None
       for all.
+    test_samples: as many of the test split.
 
   Returns:
     The data set, the same on every call.
@@ -75,13 +77,18 @@ def load(
     parts = digits.splits()
   train = Split(*(part[:train_samples] for part in parts['train']))
   scale = preprocessing.statistics(train.images, scaling, spec.white)
-  return Dataset(train, Split(*parts['test']), spec.classes, scale)
+  test = Split(*(part[:test_samples] for part in parts['test']))
+  return Dataset(train, test, spec.classes, scale)
 
 
 def from_config(section: ml_collections.ConfigDict) -> Dataset:
   """Returns the data set that the ``dataset`` section of a config names."""
   return load(
-    section.name, section.scaling, section.data_dir, section.train_samples
+    section.name,
+    section.scaling,
+    section.data_dir,
+    section.train_samples,
+    section.test_samples,
   )
 
 

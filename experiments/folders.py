@@ -23,6 +23,8 @@ FILES = (
   'curves.png',
   'levels.png',
   'games.png',
+  'variance.png',
+  'targets.png',
   'analysis.json',
   'updates.png',
   'spectra.png',

@@ -14,20 +14,19 @@ it stopped: --workdir may hold a study of the same configuration.
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Sequence
 from typing import Any
 
 import ml_collections
 import rich.console
-from scipy import stats
 
 from experiments import (
   charts,
   cli,
   optimizers,
   outcomes,
+  paired,
   progress,
   report,
   runs,
@@ -37,7 +36,6 @@ from experiments import (
 
 Row = outcomes.Row
 Setting = tuple[float, float]  # rate, damping
-_BOUND = 0.3  # trust region
 
 
 def forms(title: str) -> list[studies.Form]:
@@ -50,7 +48,7 @@ def forms(title: str) -> list[studies.Form]:
     The forms.
   """
   ddp = f'GT-DDP-{title}'
-  feedback: dict[str, Any] = {'terminal': 'gradient', 'trust_region': _BOUND}
+  feedback: dict[str, Any] = optimizers.FORMS['frozen']
   return [
     studies.Form(title),
     studies.Form(f'GT-{title}, kronecker', cooperation='kronecker'),
@@ -59,7 +57,9 @@ def forms(title: str) -> list[studies.Form]:
     studies.Form(f'{ddp}, kronecker', **feedback, cooperation='kronecker'),
     studies.Form(f'{ddp}, schur', **feedback, cooperation='schur'),
     studies.Form(
-      f'{ddp}, bellman, schur', **feedback, value='bellman', cooperation='schur'
+      f'{ddp}, bellman, schur',
+      **optimizers.FORMS['bellman'],
+      cooperation='schur',
     ),
   ]
 
@@ -126,12 +126,17 @@ def summaries(rows: Sequence[Row], titles: Sequence[str]) -> list[Row]:
   """
   best = {title: _best(rows, title) for title in titles}
   base = titles[0]
+  reference = _at(rows, base, best[base])
+
+  def gain(own: Sequence[Row], key: str) -> dict[str, float] | None:
+    values = ([row[key] for row in part] for part in (own, reference))
+    return paired.difference(*values)
+
   found = []
   for title in titles:
     own, equal = (
       _at(rows, title, setting) for setting in (best[title], best[base])
     )
-    reference = _at(rows, base, best[base])
     found.append(
       {
         'form': title,
@@ -139,10 +144,10 @@ def summaries(rows: Sequence[Row], titles: Sequence[str]) -> list[Row]:
         'base_best': best[base],
         'own': own,
         'equal': equal,
-        'loss_gain': _paired(equal, reference, 'final_loss'),
-        'accuracy_gain': _paired(equal, reference, 'test_accuracy'),
-        'tuned_loss_gain': _paired(own, reference, 'final_loss'),
-        'tuned_accuracy_gain': _paired(own, reference, 'test_accuracy'),
+        'loss_gain': gain(equal, 'final_loss'),
+        'accuracy_gain': gain(equal, 'test_accuracy'),
+        'tuned_loss_gain': gain(own, 'final_loss'),
+        'tuned_accuracy_gain': gain(own, 'test_accuracy'),
         'step_ratio': statistics.median(_ratios(rows, title, base)),
       }
     )
@@ -162,15 +167,7 @@ def _at(rows: Sequence[Row], title: str, setting: Setting) -> list[Row]:
 def _best(rows: Sequence[Row], title: str) -> Setting:
   """The setting with the least mean loss over all seeds."""
   settings = sorted({(row['rate'], row['damping']) for row in rows})
-  return min(settings, key=lambda s: mean_loss(_at(rows, title, s)))
-
-
-def mean_loss(rows: Sequence[Row]) -> float:
-  """Returns the mean over seeds, infinite if one diverged."""
-  losses = [row['final_loss'] for row in rows]
-  if None in losses or any(row['diverged'] for row in rows):
-    return math.inf
-  return statistics.fmean(losses)
+  return min(settings, key=lambda s: outcomes.mean_loss(_at(rows, title, s)))
 
 
 def _ratios(rows: Sequence[Row], title: str, base: str) -> list[float]:
@@ -185,20 +182,6 @@ def _ratios(rows: Sequence[Row], title: str, base: str) -> list[float]:
     time / times[base, *key] for (form, *key), time in times.items()
     if form == title
   ]  # fmt: skip
-
-
-def _paired(
-  own: Sequence[Row], base: Sequence[Row], key: str
-) -> dict[str, float] | None:
-  """Mean difference and half width of its 95 % interval, over the seeds."""
-  pairs = [(a[key], b[key]) for a, b in zip(own, base, strict=True)]
-  if len(pairs) < 2 or any(None in pair for pair in pairs):
-    return None
-  differences = [a - b for a, b in pairs]
-  n = len(differences)
-  quantile = float(stats.t.ppf(0.975, n - 1))
-  half = quantile * statistics.stdev(differences) / math.sqrt(n)
-  return {'mean': statistics.fmean(differences), 'half_width': half}
 
 
 def _standings(found: Sequence[Row]) -> list[report.Column]:
@@ -253,7 +236,7 @@ def _caption(config: ml_collections.ConfigDict) -> str:
     f'epoch, ± sample standard deviation over seeds. Best: least mean loss. '
     f'Equal: at the best setting of the first form; gains over it are paired '
     f'by seed, with 95 % intervals. Forms with feedback have the trust region '
-    f'{_BOUND}.'
+    f'{optimizers.BOUND}.'
   )
 
 
@@ -266,7 +249,7 @@ def _grid(rows: Sequence[Row], found: Sequence[Row]) -> list[report.Column]:
   titles = [s['form'] for s in found]
   columns = [report.Column('form', '', titles)]
   for setting in settings:
-    means = [mean_loss(_at(rows, title, setting)) for title in titles]
+    means = [outcomes.mean_loss(_at(rows, title, setting)) for title in titles]
     cells = [report.number(mean, '.3g') for mean in means]
     columns.append(report.Column(f'{setting[0]:g} / {setting[1]:g}', '', cells))
   return columns

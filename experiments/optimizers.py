@@ -21,6 +21,22 @@ Loss = Callable[[jax.Array, jax.Array], jax.Array]
 TERMINALS = ('gradient', 'gauss_newton')
 VALUES = ('frozen', 'bellman', 'coupled')
 COOPERATIONS = ('none', 'kronecker', 'schur')
+BOUND = 0.3  # trust region of the studies
+# What the studies call a form of feedback: options of ``gt_ddp``.
+FORMS: dict[str, dict[str, Any]] = {
+  'frozen': {'terminal': 'gradient', 'trust_region': BOUND},
+  'bellman': {
+    'terminal': 'gradient',
+    'value': 'bellman',
+    'trust_region': BOUND,
+  },
+  'coupled': {
+    'terminal': 'gradient',
+    'value': 'coupled',
+    'trust_region': BOUND,
+  },
+  'gauss_newton': {'terminal': 'gauss_newton'},
+}
 DIAGONALS = ('none', 'sgd', 'rmsprop', 'adam')
 
 
@@ -66,6 +82,27 @@ def _kronecker(
     )
 
   return build
+
+
+def _muon(c: ml_collections.ConfigDict) -> optax.GradientTransformation:
+  """Muon, with kernels of convolutions as matrices; Adam for vectors."""
+  tx = optax.contrib.muon(
+    c.learning_rate,
+    weight_decay=c.weight_decay,
+    adam_weight_decay=c.weight_decay,
+  )
+
+  def flat(tree: Any) -> Any:
+    # Adam would get the kernels otherwise: optax knows matrices alone.
+    return jax.tree.map(
+      lambda x: x.reshape(-1, x.shape[-1]) if x.ndim == 4 else x, tree
+    )
+
+  def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+    steps, state = tx.update(flat(updates), state, flat(params))
+    return jax.tree.map(lambda s, u: s.reshape(u.shape), steps, updates), state
+
+  return optax.GradientTransformation(lambda p: tx.init(flat(p)), update)
 
 
 _OF_KRONECKER = (
@@ -125,6 +162,14 @@ BASES = {
     ('b1', 'b2', 'eps', 'weight_decay'),
     explicit=False,
   ),
+  # But for the weight decay, with the numbers that they were published with.
+  'lion': BaseKind(
+    'Lion',
+    lambda c: optax.lion(c.learning_rate, weight_decay=c.weight_decay),
+    ('weight_decay',),
+    explicit=False,
+  ),
+  'muon': BaseKind('Muon', _muon, ('weight_decay',), explicit=False),
 }
 
 

@@ -63,6 +63,14 @@ def outcome(
   }
 
 
+def mean_loss(rows: Sequence[Row]) -> float:
+  """Returns the mean of the last epoch over runs, infinite if one diverged."""
+  losses = [row['final_loss'] for row in rows]
+  if None in losses or any(row['diverged'] for row in rows):
+    return math.inf
+  return statistics.fmean(losses)
+
+
 def summaries(
   rows: Sequence[Row],
   forms: Sequence[str],

@@ -38,6 +38,8 @@ _COLOURS = {
   'AdamW': '#CC79A7',
   'KFAC': '#E69F00',
   'EKFAC': '#56B4E9',
+  'Lion': '#000000',
+  'Muon': '#999999',
 }
 _OURS = 'GT-DDP '
 _ABSENT = '-'

@@ -1,8 +1,8 @@
-"""Trainings of many forms of one base, each compiled once.
+"""Trainings of many forms, each compiled once.
 
-What a study varies are the form (options of ``gt_ddp``), a setting of numbers
-of the base (rates, dampings) and the seed. Its commands are ``levels`` and
-``games``.
+What a study varies are the form (a base and options of ``gt_ddp``), a setting
+of numbers of the base (rates, dampings) and the seed. Its commands are
+``levels``, ``games`` and ``methods``.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from experiments import (
 
 
 class Form(NamedTuple):
-  """What differs between the forms of one base.
+  """What differs between the forms of a study.
 
   Attributes:
     title: for tables and figures.
@@ -38,6 +38,7 @@ class Form(NamedTuple):
     value: see ``gt.gt_ddp``.
     trust_region: see ``gt.gt_ddp``.
     cooperation: see ``gt.gt_ddp``.
+    base: its name in a config; None for that of ``config.optimizer.base``.
   """
 
   title: str
@@ -45,6 +46,7 @@ class Form(NamedTuple):
   value: str = 'frozen'
   trust_region: float | None = None
   cooperation: str = 'none'
+  base: str | None = None
 
 
 class Study:
@@ -71,6 +73,7 @@ class Study:
       for form in forms
       if getattr(form.terminal, 'samples', 0) < config.batch_size
     ]
+    self.compile_seconds: dict[str, float] = {}  # by title
     self._compiled: dict[str, Any] = {}
 
   def optimizer(
@@ -78,7 +81,7 @@ class Study:
   ) -> optax.GradientTransformationExtraArgs:
     """Returns the optimizer of a form; the numbers may be traced."""
     section = self.config.optimizer.base
-    base = optimizers.BASES[section.name].build(
+    base = optimizers.BASES[form.base or section.name].build(
       ml_collections.ConfigDict({**section, **setting})
     )
     return gt.gt_ddp(
@@ -117,6 +120,7 @@ class Study:
         .compile()
       )
       seconds = time.perf_counter() - begin
+      self.compile_seconds[form.title] = seconds
       cli.say(f'compiled {form.title} in {seconds:.1f} s')
     return self._compiled[form.title]
 
@@ -170,6 +174,7 @@ class Study:
       ),
       'test_accuracy': evaluation.get('test_accuracy'),
       'skipped_steps': skipped,
+      'compile_seconds': self.compile_seconds[form.title],
       'smoothed_losses': outcomes.smooth(losses)[
         config.log_every - 1 :: config.log_every
       ],

@@ -61,6 +61,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
   _check_rate(config)
   _check_compare(config)
   _check_studies(config)
+  _check_methods(config)
 
 
 def _check_keys(
@@ -110,10 +111,12 @@ def _check_type(
 
 
 def _check_schedule(config: ml_collections.ConfigDict) -> None:
-  train, _ = data.SIZES[config.dataset.name]
+  train, test = data.SIZES[config.dataset.name]
   if config.dataset.train_samples is not None:
     _in_range(config, 'dataset.train_samples', 1, train, 'all of them')
     train = config.dataset.train_samples
+  if config.dataset.test_samples is not None:
+    _in_range(config, 'dataset.test_samples', 1, test, 'all of them')
   _in_range(config, 'seed', 0, 2**31 - 1)
   _in_range(config, 'batch_size', 1, train, 'the size of the training split')
   _in_range(config, 'devices', 0)
@@ -272,15 +275,31 @@ def _check_studies(config: ml_collections.ConfigDict) -> None:
     _positive(config, f'{study}.target_loss')
     _seeds(config, f'{study}.seeds')
     for key in keys:
-      _distinct(config, f'{study}.{key}')
-      numbers = config[study][key]
-      if not all(0 < number < math.inf for number in numbers):
-        raise ConfigError(
-          f'config.{study}.{key}',
-          f'finite {key} above 0',
-          numbers,
-          'change them',
-        )
+      _all_positive(config, f'{study}.{key}', key)
+
+
+def _check_methods(config: ml_collections.ConfigDict) -> None:
+  _positive(config, 'methods.target_loss')
+  _seeds(config, 'methods.seeds')
+  for key in optimizers.BASES:
+    _all_positive(config, f'methods.rates.{key}', 'rates')
+  for key, able in (('bases', optimizers.BASES), ('forms', optimizers.FORMS)):
+    _distinct(config, f'methods.{key}')
+    if not set(config.methods[key]) <= set(able):
+      raise ConfigError(
+        f'config.methods.{key}',
+        f'some of {", ".join(able)}',
+        config.methods[key],
+        'remove the others',
+      )
+  explicit = [n for n, kind in optimizers.BASES.items() if kind.explicit]
+  if not set(config.methods.bases) & set(explicit):
+    raise ConfigError(
+      'config.methods.bases',
+      f'at least one that has forms with feedback ({", ".join(explicit)})',
+      config.methods.bases,
+      'add one',
+    )
 
 
 def _get(config: ml_collections.ConfigDict, path: str) -> Any:
@@ -324,6 +343,17 @@ def _seeds(config: ml_collections.ConfigDict, path: str) -> None:
   _distinct(config, path)
   if min(got) < 0:
     raise ConfigError(f'config.{path}', 'seeds from 0', got, 'raise them')
+
+
+def _all_positive(
+  config: ml_collections.ConfigDict, path: str, what: str
+) -> None:
+  got = _get(config, path)
+  _distinct(config, path)
+  if not all(0 < number < math.inf for number in got):
+    raise ConfigError(
+      f'config.{path}', f'finite {what} above 0', got, 'change them'
+    )
 
 
 def _positive(config: ml_collections.ConfigDict, path: str) -> None:

@@ -19,6 +19,8 @@ PLAIN = {
   'rmsprop': optax.rmsprop(0.1),
   'adam': optax.adam(0.1),
   'adamw': optax.adamw(0.1),
+  'lion': optax.lion(0.1, weight_decay=1e-4),
+  'muon': optax.contrib.muon(0.1, weight_decay=1e-4, adam_weight_decay=1e-4),
 }
 
 

@@ -1,0 +1,116 @@
+"""Two methods on the same seeds: differences and ratios with 95 % intervals."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+
+from scipy import stats
+
+Values = Sequence[float | None]
+Interval = dict[str, float]
+
+BETTER, WORSE, OPEN = 'better', 'worse', 'not told apart'
+
+
+def difference(own: Values, base: Values) -> Interval | None:
+  """Returns the mean difference by seed, and half the width of its interval.
+
+  Args:
+    own: by seed; None where there is no number.
+    base: on the same seeds.
+
+  Returns:
+    ``mean`` and ``half_width`` of Student's interval; None if a number is
+    missing or there are less than two seeds.
+  """
+  pairs = _pairs(own, base)
+  if pairs is None:
+    return None
+  differences = [a - b for a, b in pairs]
+  n = len(differences)
+  half = _quantile(n - 1) * statistics.stdev(differences) / math.sqrt(n)
+  return {'mean': statistics.fmean(differences), 'half_width': half}
+
+
+def ratio(own: Values, base: Values) -> Interval | None:
+  """Returns the geometric mean of the ratios by seed.
+
+  Args:
+    own: by seed, above 0; None where there is no number.
+    base: on the same seeds.
+
+  Returns:
+    ``ratio``, ``low`` and ``high``, by ``difference`` of the logarithms.
+  """
+  found = difference(_logs(own), _logs(base))
+  if found is None:
+    return None
+  mean, half = found['mean'], found['half_width']
+  ends = (mean, mean - half, mean + half)
+  return dict(zip(('ratio', 'low', 'high'), map(math.exp, ends), strict=True))
+
+
+def deviation_ratio(own: Values, base: Values) -> Interval | None:
+  """Returns the ratio of the standard deviations over seeds.
+
+  The interval is Pitman and Morgan's, for normal pairs that are correlated.
+
+  Args:
+    own: by seed; None where there is no number.
+    base: on the same seeds.
+
+  Returns:
+    ``ratio``, ``low`` and ``high``; None if a number is missing, there are less
+    than three seeds, or all values of one are equal.
+  """
+  pairs = _pairs(own, base)
+  if pairs is None or len(pairs) < 3:
+    return None
+  columns = [*zip(*pairs, strict=True)]
+  ours, theirs = map(statistics.stdev, columns)
+  if not ours or not theirs:
+    return None
+  n, r = len(pairs), statistics.correlation(*columns)
+  spread = 2 * max(0.0, 1 - r * r) * _quantile(n - 2) ** 2 / (n - 2)
+  # With k = 1 + spread: k + sqrt(k^2 - 1), whose inverse is k - sqrt(k^2 - 1).
+  factor = math.sqrt(1 + spread + math.sqrt(spread * (2 + spread)))
+  middle = ours / theirs
+  return {'ratio': middle, 'low': middle / factor, 'high': middle * factor}
+
+
+def verdict(
+  low: float, high: float, neutral: float = 0.0, less: bool = True
+) -> str:
+  """Returns what an interval says: it must leave out what is neutral.
+
+  Args:
+    low: its lower end.
+    high: its upper end.
+    neutral: 0 for a difference, 1 for a ratio.
+    less: whether less is better.
+
+  Returns:
+    ``BETTER``, ``WORSE`` or ``OPEN``.
+  """
+  if low <= neutral <= high:
+    return OPEN
+  return BETTER if (high < neutral) is less else WORSE
+
+
+def _logs(values: Values) -> list[float | None]:
+  return [None if value is None else math.log(value) for value in values]
+
+
+def _pairs(own: Values, base: Values) -> list[tuple[float, float]] | None:
+  pairs = [
+    (a, b)
+    for a, b in zip(own, base, strict=True)
+    if a is not None and b is not None
+  ]
+  return pairs if len(pairs) == len(own) > 1 else None
+
+
+def _quantile(freedom: int) -> float:
+  return float(stats.t.ppf(0.975, freedom))

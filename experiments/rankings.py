@@ -1,0 +1,253 @@
+"""How methods stand: rows of runs to summaries, by pure functions.
+
+A method is a base alone, or the base under ``gt_ddp``. It is compared with its
+base twice: at equal hyper-parameters (the rate at which the base is best), and
+with each at its own best rate. Best is the least mean train loss; the test
+split chooses nothing.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from experiments import outcomes, paired
+
+Row = dict[str, Any]
+
+# What methods are judged by: part of a summary, values, whether less is better.
+CRITERIA = {
+  'train loss': ('tuned', 'losses', True),
+  'test accuracy': ('tuned', 'accuracies', False),
+  'steps to the target': ('targets', 'steps', True),
+  'seconds to the target': ('targets', 'seconds', True),
+}
+
+
+def summaries(rows: Sequence[Row], bases: Mapping[str, str]) -> list[Row]:
+  """Returns how the methods stand.
+
+  Args:
+    rows: of all runs; every method, rate of its base, and seed is there.
+    bases: of every method, its base alone, which is a method too.
+
+  Returns:
+    One summary per method, ready for JSON.
+  """
+  best = {title: best_rate(rows, title) for title in bases}
+  found = []
+  for title, base in bases.items():
+    reference = at(rows, base, best[base])
+    own = at(rows, title, best[title])
+    alone = title == base
+    found.append(
+      {
+        'method': title,
+        'base': base,
+        'best_rate': best[title],
+        'base_rate': best[base],
+        'at_edge': _at_edge(rows, title, best[title]),
+        'rates': _rates(rows, title),
+        'equal': _standing(at(rows, title, best[base]), reference, alone),
+        'tuned': _standing(own, reference, alone),
+        'targets': _targets(own, reference, alone),
+        'step_ratio': statistics.median(_ratios(rows, title, base)),
+        'compile_seconds': statistics.median(
+          row['compile_seconds'] for row in rows if row['form'] == title
+        ),
+        'deviations': _deviations(rows, title, base),
+      }
+    )
+  return found
+
+
+def at(rows: Sequence[Row], title: str, rate: float) -> list[Row]:
+  """Returns the runs of a method at a rate, by seed."""
+  own = [r for r in rows if (r['form'], r['rate']) == (title, rate)]
+  return sorted(own, key=lambda row: row['seed'])
+
+
+def rates(rows: Sequence[Row], title: str) -> list[float]:
+  """Returns the rates that a method was tried at."""
+  return sorted({row['rate'] for row in rows if row['form'] == title})
+
+
+def best_rate(rows: Sequence[Row], title: str) -> float:
+  """Returns the rate with the least mean train loss over all seeds."""
+  return min(
+    rates(rows, title), key=lambda r: outcomes.mean_loss(at(rows, title, r))
+  )
+
+
+def champions(found: Sequence[Row]) -> list[Row]:
+  """Returns, by criterion, the best without feedback against the best with.
+
+  Args:
+    found: of ``summaries``.
+
+  Returns:
+    Per criterion the two methods, their values, and the interval and verdict
+    on ours against the other; none where one of the two has no method that got
+    there on every seed.
+  """
+  made = []
+  for name, (part, key, less) in CRITERIA.items():
+    sides = []
+    for alone in (True, False):
+      able = [
+        s
+        for s in found
+        if (s['method'] == s['base']) is alone and None not in s[part][key]
+      ]
+      sign = 1 if less else -1
+      sides.append(
+        min(able, key=lambda s: sign * _middle(s, part, key), default=None)
+      )
+    plain, ours = sides
+    if plain is None or ours is None:
+      continue
+    values = ours[part][key], plain[part][key]
+    compare = _ratio if part == 'targets' else _gain
+    made.append(
+      {
+        'criterion': name,
+        'plain': plain['method'],
+        'ours': ours['method'],
+        'plain_value': _middle(plain, part, key),
+        'our_value': _middle(ours, part, key),
+        'gain': compare(*values, less),
+      }
+    )
+  return made
+
+
+def _middle(summary: Row, part: str, key: str) -> float:
+  """Mean of losses and accuracies, median of what it took to the target."""
+  values: list[float] = summary[part][key]
+  if part == 'targets':
+    return float(statistics.median(values))
+  return statistics.fmean(values)
+
+
+def _at_edge(rows: Sequence[Row], title: str, rate: float) -> bool:
+  """Whether a better rate may lie beyond those that were tried."""
+  tried = rates(rows, title)
+  return len(tried) > 1 and rate in (tried[0], tried[-1])
+
+
+def _rates(rows: Sequence[Row], title: str) -> list[Row]:
+  """Mean loss by rate; None where a run diverged."""
+  found = []
+  for rate in rates(rows, title):
+    own = at(rows, title, rate)
+    mean = outcomes.mean_loss(own)
+    found.append(
+      {
+        'rate': rate,
+        'runs': len(own),
+        'diverged': sum(row['diverged'] for row in own),
+        'loss': mean if math.isfinite(mean) else None,
+      }
+    )
+  return found
+
+
+def _standing(own: Sequence[Row], base: Sequence[Row], alone: bool) -> Row:
+  """A method at one rate, beside the base at one."""
+  sides = [
+    {key: _values(part, key) for key in ('final_loss', 'test_accuracy')}
+    for part in (own, base)
+  ]
+  losses, accuracies = (
+    [side[key] for side in sides] for key in ('final_loss', 'test_accuracy')
+  )
+  return {
+    'rate': own[0]['rate'],
+    'runs': len(own),
+    'diverged': sum(row['diverged'] for row in own),
+    'losses': losses[0],
+    'accuracies': accuracies[0],
+    'loss_gain': None if alone else _gain(*losses, True),
+    'accuracy_gain': None if alone else _gain(*accuracies, False),
+  }
+
+
+def _values(rows: Sequence[Row], key: str) -> list[float | None]:
+  """By seed; a run that diverged came to nothing."""
+  return [None if row['diverged'] else row[key] for row in rows]
+
+
+def _gain(own: paired.Values, base: paired.Values, less: bool) -> Row | None:
+  found = paired.difference(own, base)
+  if found is None:
+    # It is lost where the base is not; no number can say by how much.
+    worse = None in own and None not in base
+    return {'verdict': paired.WORSE} if worse else None
+  ends = (found['mean'] - found['half_width'], found['mean'])
+  low, high = ends[0], ends[1] + found['half_width']
+  return {**found, 'verdict': paired.verdict(low, high, less=less)}
+
+
+def _ratio(own: paired.Values, base: paired.Values, less: bool) -> Row | None:
+  found = paired.ratio(own, base)
+  if found is None:
+    return None
+  word = paired.verdict(found['low'], found['high'], 1.0, less)
+  return {**found, 'verdict': word}
+
+
+def _targets(own: Sequence[Row], base: Sequence[Row], alone: bool) -> Row:
+  """What a method took to the target, beside its base; medians over seeds."""
+  made: Row = {
+    'rate': own[0]['rate'],
+    'runs': len(own),
+    'reached': sum(row['steps_to_target'] is not None for row in own),
+    'base_reached': sum(row['steps_to_target'] is not None for row in base),
+  }
+  for unit in ('steps', 'seconds'):
+    ours, theirs = (
+      [row[f'{unit}_to_target'] for row in part] for part in (own, base)
+    )
+    # A run that never gets there takes longer than all that do.
+    median = statistics.median(math.inf if v is None else v for v in ours)
+    made[unit] = ours
+    made[f'median_{unit}'] = median if math.isfinite(median) else None
+    made[f'{unit}_ratio'] = None if alone else _ratio(ours, theirs, True)
+  return made
+
+
+def _ratios(rows: Sequence[Row], title: str, base: str) -> list[float]:
+  """Times of a step over those of the base, run by run, as they took turns."""
+  times = {
+    (row['form'], row['rate'], row['seed']): row['seconds_per_step']
+    for row in rows
+  }
+  return [
+    time / times[base, *key] for (form, *key), time in times.items()
+    if form == title
+  ]  # fmt: skip
+
+
+def _deviations(rows: Sequence[Row], title: str, base: str) -> list[Row]:
+  """Standard deviations of the final loss over seeds, rate by rate."""
+  made = []
+  for rate in rates(rows, title):
+    losses = [_values(at(rows, t, rate), 'final_loss') for t in (title, base)]
+    ours, theirs = (_deviation(values) for values in losses)
+    found = None if title == base else paired.deviation_ratio(*losses)
+    made.append(
+      {'rate': rate, 'deviation': ours, 'base_deviation': theirs, 'ratio': None}
+    )
+    if found is not None:
+      word = paired.verdict(found['low'], found['high'], 1.0)
+      made[-1] |= {**found, 'verdict': word}
+  return made
+
+
+def _deviation(values: paired.Values) -> float | None:
+  known = [value for value in values if value is not None]
+  if len(known) < len(values) or len(known) < 2:
+    return None
+  return statistics.stdev(known)
