@@ -27,6 +27,7 @@ PALETTE = (
   '#CC79A7',
 )
 _STYLES = ('-', '--', '-.')
+BAND = 'line: median over seeds; band: from least to largest'
 
 
 class Bars(NamedTuple):
@@ -38,6 +39,7 @@ class Bars(NamedTuple):
     means: None for no bar.
     deviations: None for no whisker.
     notes: written at the ends of the bars.
+    bases: places of the forms without feedback, in another colour.
   """
 
   title: str
@@ -45,6 +47,7 @@ class Bars(NamedTuple):
   means: Sequence[float | None]
   deviations: Sequence[float | None]
   notes: Sequence[str]
+  bases: Sequence[int] = (0,)
 
 
 def levels(
@@ -73,7 +76,7 @@ def levels(
     )
     _heat(panels[0], rates, losses)
     for panel, series in zip(panels[1:], bars, strict=True):
-      _draw(panel, series)
+      draw_bars(panel, series)
     panels[0].set_yticks(range(len(forms)), forms)
     panels[0].set_ylim(len(forms) - 0.5, -0.5)
     drawing.savefig(path, dpi=150)
@@ -106,7 +109,8 @@ def _heat(
   panel.grid(visible=False)
 
 
-def _draw(panel: axes.Axes, series: Bars) -> None:
+def draw_bars(panel: axes.Axes, series: Bars) -> None:
+  """Draws one panel; its axis is logarithmic where bars differ much."""
   known = [mean for mean in series.means if mean]
   wide = bool(known) and max(known) > _WIDE * min(known)
   start = min(known) / 3 if wide else 0.0
@@ -116,7 +120,7 @@ def _draw(panel: axes.Axes, series: Bars) -> None:
   ):
     width, error = mean or start, deviation or 0.0
     reach = max(reach, width + error)
-    colour = _OURS if place else _BASE
+    colour = _BASE if place in series.bases else _OURS
     panel.barh(
       place,
       width - start,
@@ -167,24 +171,8 @@ def curves(
     )
     places = drawing.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for panel, title, lines in zip(places, panels, series, strict=True):
-      for number, (name, runs) in enumerate(zip(names, lines, strict=True)):
-        points = np.array([*zip(*runs, strict=False)])
-        if not points.size:
-          continue
-        steps = every * np.arange(1, len(points) + 1)
-        colour, style = PALETTE[number % len(PALETTE)], _STYLES[number % 3]
-        panel.fill_between(
-          steps,
-          points.min(axis=1),
-          points.max(axis=1),
-          color=colour,
-          alpha=0.12,
-          linewidth=0,
-        )
-        panel.plot(
-          steps, np.median(points, axis=1), style, color=colour, label=name
-        )
-      panel.set(title=title, xlabel='steps', yscale='log')
+      draw_curves(panel, names, lines, every)
+      panel.set(title=title)
     places[0].set(ylabel='train loss, smoothed (nats)')
     handles, labels = places[0].get_legend_handles_labels()
     drawing.legend(
@@ -192,6 +180,45 @@ def curves(
       labels,
       loc='outside lower center',
       ncols=3,
-      title='line: median over seeds; band: from least to largest',
+      title=BAND,
     )
     drawing.savefig(path, dpi=150)
+
+
+def draw_curves(
+  panel: axes.Axes,
+  names: Sequence[str],
+  series: Sequence[Sequence[Sequence[float]]],
+  every: int,
+) -> None:
+  """Draws one panel of ``curves``.
+
+  Args:
+    panel: where.
+    names: of the lines.
+    series: by line, seed and point.
+    every: steps between points.
+  """
+  for number, (name, runs) in enumerate(zip(names, series, strict=True)):
+    points = np.array([*zip(*runs, strict=False)])
+    if not points.size:
+      continue
+    steps = every * np.arange(1, len(points) + 1)
+    colour, style = look(number)
+    panel.fill_between(
+      steps,
+      points.min(axis=1),
+      points.max(axis=1),
+      color=colour,
+      alpha=0.12,
+      linewidth=0,
+    )
+    panel.plot(
+      steps, np.median(points, axis=1), style, color=colour, label=name
+    )
+  panel.set(xlabel='steps', yscale='log')
+
+
+def look(number: int) -> tuple[str, str]:
+  """Returns the colour and the style of a line, by its place."""
+  return PALETTE[number % len(PALETTE)], _STYLES[number % len(_STYLES)]

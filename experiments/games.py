@@ -14,7 +14,6 @@ it stopped: --workdir may hold a study of the same configuration.
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Sequence
 from typing import Any
 
@@ -148,7 +147,7 @@ def summaries(rows: Sequence[Row], titles: Sequence[str]) -> list[Row]:
         'accuracy_gain': gain(equal, 'test_accuracy'),
         'tuned_loss_gain': gain(own, 'final_loss'),
         'tuned_accuracy_gain': gain(own, 'test_accuracy'),
-        'step_ratio': statistics.median(_ratios(rows, title, base)),
+        'step_ratio': outcomes.step_ratio(rows, title, base),
       }
     )
   return found
@@ -168,20 +167,6 @@ def _best(rows: Sequence[Row], title: str) -> Setting:
   """The setting with the least mean loss over all seeds."""
   settings = sorted({(row['rate'], row['damping']) for row in rows})
   return min(settings, key=lambda s: outcomes.mean_loss(_at(rows, title, s)))
-
-
-def _ratios(rows: Sequence[Row], title: str, base: str) -> list[float]:
-  """Times of a step over those of the base, run by run."""
-  times = {
-    (row['form'], row['rate'], row['damping'], row['seed']): row[
-      'seconds_per_step'
-    ]
-    for row in rows
-  }
-  return [
-    time / times[base, *key] for (form, *key), time in times.items()
-    if form == title
-  ]  # fmt: skip
 
 
 def _standings(found: Sequence[Row]) -> list[report.Column]:

@@ -71,6 +71,30 @@ def mean_loss(rows: Sequence[Row]) -> float:
   return statistics.fmean(losses)
 
 
+def step_ratio(rows: Sequence[Row], form: str, base: str) -> float:
+  """Returns the time of a step of a form in units of that of its base.
+
+  Args:
+    rows: of all runs.
+    form: its title.
+    base: that of its base.
+
+  Returns:
+    The median of the ratios run by run, as the forms took turns.
+  """
+  times = {
+    (row['form'], row['rate'], row.get('damping'), row['seed']): row[
+      'seconds_per_step'
+    ]
+    for row in rows
+  }
+  return statistics.median(
+    time / times[base, *key]
+    for (title, *key), time in times.items()
+    if title == form
+  )
+
+
 def summaries(
   rows: Sequence[Row],
   forms: Sequence[str],
@@ -89,10 +113,6 @@ def summaries(
     One summary per form, ready for JSON.
   """
   found = []
-  times = {
-    (row['form'], row['rate'], row['seed']): row['seconds_per_step']
-    for row in rows
-  }
   for form in forms:
     own = [row for row in rows if row['form'] == form]
     at_rates = [
@@ -100,12 +120,6 @@ def summaries(
       for rate in rates
     ]
     stable = [part['rate'] for part in at_rates if part['stable']]
-    # Run by run, as the forms took turns.
-    ratios = [
-      time / times[forms[0], rate, seed]
-      for (title, rate, seed), time in times.items()
-      if title == form
-    ]
     found.append(
       {
         'form': form,
@@ -114,7 +128,7 @@ def summaries(
         'seconds_per_step': statistics.median(
           row['seconds_per_step'] for row in own
         ),
-        'step_ratio': statistics.median(ratios),
+        'step_ratio': step_ratio(rows, form, forms[0]),
         'rates': at_rates,
       }
     )

@@ -53,7 +53,7 @@ def summaries(rows: Sequence[Row], bases: Mapping[str, str]) -> list[Row]:
         'equal': _standing(at(rows, title, best[base]), reference, alone),
         'tuned': _standing(own, reference, alone),
         'targets': _targets(own, reference, alone),
-        'step_ratio': statistics.median(_ratios(rows, title, base)),
+        'step_ratio': outcomes.step_ratio(rows, title, base),
         'compile_seconds': statistics.median(
           row['compile_seconds'] for row in rows if row['form'] == title
         ),
@@ -185,9 +185,9 @@ def _gain(own: paired.Values, base: paired.Values, less: bool) -> Row | None:
     # It is lost where the base is not; no number can say by how much.
     worse = None in own and None not in base
     return {'verdict': paired.WORSE} if worse else None
-  ends = (found['mean'] - found['half_width'], found['mean'])
-  low, high = ends[0], ends[1] + found['half_width']
-  return {**found, 'verdict': paired.verdict(low, high, less=less)}
+  mean, half = found['mean'], found['half_width']
+  word = paired.verdict(mean - half, mean + half, less=less)
+  return {**found, 'verdict': word}
 
 
 def _ratio(own: paired.Values, base: paired.Values, less: bool) -> Row | None:
@@ -216,18 +216,6 @@ def _targets(own: Sequence[Row], base: Sequence[Row], alone: bool) -> Row:
     made[f'median_{unit}'] = median if math.isfinite(median) else None
     made[f'{unit}_ratio'] = None if alone else _ratio(ours, theirs, True)
   return made
-
-
-def _ratios(rows: Sequence[Row], title: str, base: str) -> list[float]:
-  """Times of a step over those of the base, run by run, as they took turns."""
-  times = {
-    (row['form'], row['rate'], row['seed']): row['seconds_per_step']
-    for row in rows
-  }
-  return [
-    time / times[base, *key] for (form, *key), time in times.items()
-    if form == title
-  ]  # fmt: skip
 
 
 def _deviations(rows: Sequence[Row], title: str, base: str) -> list[Row]:

@@ -26,7 +26,6 @@ def text(
     result: what result.json holds.
     rows: logged.
   """
-  held = json.loads(folder.file('versions.json').read_text(encoding='utf-8'))
   best = loop.best(rows)
   chosen = [('last', rows[-1]), *([('best', best)] if best else [])]
   columns = [
@@ -56,12 +55,22 @@ def text(
       '',
       '![Loss and error against epochs](curves.png)',
       '',
+      appendix(config, folder),
+    ]
+  )
+
+
+def appendix(config: ml_collections.ConfigDict, folder: runs.RunFolder) -> str:
+  """Returns on what a report rests: its configuration and its versions."""
+  text = folder.file('versions.json').read_text(encoding='utf-8')
+  return '\n'.join(
+    [
       '## Configuration, where it is not the default',
       '',
       report.markdown(_changes(config), 'Every key is in config.json.'),
       '## Versions',
       '',
-      report.markdown(_versions(held), 'More is in versions.json.'),
+      report.markdown(_versions(json.loads(text)), 'More is in versions.json.'),
     ]
   )
 

@@ -1,0 +1,222 @@
+"""The figures of the study of methods."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib import axes, figure, ticker
+
+from experiments import charts, rankings, report
+
+Row = dict[str, Any]
+
+_COLUMNS = 3
+
+
+def curves(
+  path: pathlib.Path, found: Sequence[Row], rows: Sequence[Row], every: int
+) -> None:
+  """Draws training curves: each base and its forms, then all bases (Fig. 6a).
+
+  Args:
+    path: of the PNG.
+    found: of ``rankings.summaries``.
+    rows: of all runs.
+    every: steps between points.
+  """
+
+  def points(title: str, rate: float) -> list[list[float]]:
+    return [row['smoothed_losses'] for row in rankings.at(rows, title, rate)]
+
+  groups = _groups(found)
+  alone = [s for s in found if s['method'] == s['base']]
+  with matplotlib.rc_context(report.STYLE):
+    drawing, panels = _panels(len(groups) + 1, 3.6)
+    for panel, group in zip(panels, groups, strict=False):
+      charts.draw_curves(
+        panel,
+        [_short(s) for s in group],
+        [points(s['method'], s['base_rate']) for s in group],
+        every,
+      )
+      base = group[0]
+      panel.set(title=f'{base["method"]}, rate {base["best_rate"]:g}')
+    last = panels[len(groups)]
+    charts.draw_curves(
+      last,
+      [s['method'] for s in alone],
+      [points(s['method'], s['best_rate']) for s in alone],
+      every,
+    )
+    last.set(title='without feedback, each at its best rate')
+    last.legend(fontsize=8, ncols=2)
+    for panel in panels:
+      panel.set(ylabel='train loss, smoothed (nats)')
+    _legend(drawing, panels[0], charts.BAND)
+    drawing.savefig(path, dpi=150)
+
+
+def deviations(path: pathlib.Path, found: Sequence[Row]) -> None:
+  """Draws standard deviations over seeds (Figs. 6b and 8).
+
+  Args:
+    path: of the PNG.
+    found: of ``rankings.summaries``.
+  """
+  groups = _groups(found)
+  with matplotlib.rc_context(report.STYLE):
+    drawing = figure.Figure(
+      figsize=(1.4 + 3.4 * len(groups), 6.4), layout='constrained'
+    )
+    panels = drawing.subplots(
+      2, len(groups), squeeze=False, height_ratios=[1, 1.3]
+    )
+    for (upper, lower), group in zip(panels.T, groups, strict=True):
+      base = group[0]
+      _ratios(upper, group[1:])
+      upper.set(title=f'{base["method"]}, rate {base["best_rate"]:g}')
+      _by_rate(lower, group)
+      lower.set(title=f'{base["method"]}, every rate')
+    for panel in panels[0, 1:]:
+      panel.tick_params(labelleft=False)
+    panels[1, 0].set(ylabel='standard deviation of\nthe final loss (nats)')
+    _legend(drawing, panels[1, 0], 'over seeds; whiskers: 95 % intervals')
+    drawing.savefig(path, dpi=150)
+
+
+def targets(path: pathlib.Path, found: Sequence[Row], target: float) -> None:
+  """Draws steps and seconds to the target.
+
+  Args:
+    path: of the PNG.
+    found: of ``rankings.summaries``.
+    target: train loss (nats).
+  """
+  names = [s['method'] for s in found]
+  bases = [i for i, s in enumerate(found) if s['method'] == s['base']]
+  parts = [s['targets'] for s in found]
+  with matplotlib.rc_context(report.STYLE):
+    drawing = figure.Figure(
+      figsize=(11, 1.4 + 0.3 * len(names)), layout='constrained'
+    )
+    panels = drawing.subplots(1, 2, sharey=True)
+    for panel, unit, form in zip(
+      panels, ('steps', 'seconds'), ('.0f', '.2g'), strict=True
+    ):
+      medians = [part[f'median_{unit}'] for part in parts]
+      notes = [_note(part, unit, form) for part in parts]
+      charts.draw_bars(
+        panel,
+        charts.Bars(
+          f'To {target:g} nats (median; × base)',
+          unit,
+          medians,
+          [None] * len(names),
+          notes,
+          bases,
+        ),
+      )
+    panels[0].set_yticks(range(len(names)), names)
+    panels[0].set_ylim(len(names) - 0.5, -0.5)
+    drawing.savefig(path, dpi=150)
+
+
+def _groups(found: Sequence[Row]) -> list[list[Row]]:
+  """Each base that has forms with feedback, and these."""
+  bases = [s['method'] for s in found if s['method'] == s['base']]
+  groups = [[s for s in found if s['base'] == base] for base in bases]
+  return [group for group in groups if len(group) > 1]
+
+
+def _short(summary: Row) -> str:
+  """The name of a form beside those of the same base."""
+  if summary['method'] == summary['base']:
+    return 'base alone'
+  return str(summary['method']).rsplit(', ', maxsplit=1)[-1]
+
+
+def _panels(count: int, height: float) -> tuple[figure.Figure, list[axes.Axes]]:
+  columns = min(count, _COLUMNS)
+  lines = -(-count // columns)
+  drawing = figure.Figure(
+    figsize=(4.6 * columns, 0.8 + height * lines), layout='constrained'
+  )
+  panels = [*drawing.subplots(lines, columns, squeeze=False).flat]
+  for panel in panels[count:]:
+    panel.remove()
+  return drawing, panels[:count]
+
+
+def _legend(drawing: figure.Figure, panel: axes.Axes, title: str) -> None:
+  handles, labels = panel.get_legend_handles_labels()
+  drawing.legend(
+    handles, labels, loc='outside lower center', ncols=5, title=title
+  )
+
+
+def _ratios(panel: axes.Axes, group: Sequence[Row]) -> None:
+  """Ratios to the base at its best rate."""
+  for place, summary in enumerate(group):
+    part = next(
+      p for p in summary['deviations'] if p['rate'] == summary['base_rate']
+    )
+    if part['ratio'] is None:
+      panel.text(1, place, 'no interval', ha='center', va='center', fontsize=9)
+      continue
+    colour, _ = charts.look(place + 1)
+    ratio = part['ratio']
+    panel.errorbar(
+      [ratio],
+      [place],
+      xerr=[[ratio - part['low']], [part['high'] - ratio]],
+      fmt='o',
+      color=colour,
+      capsize=3,
+    )
+  panel.axvline(1, color=charts.PALETTE[0], linewidth=1)
+  panel.set_xscale('log', base=2)
+  panel.xaxis.set_major_formatter(ticker.FormatStrFormatter('%g'))
+  panel.set_yticks(range(len(group)), [_short(s) for s in group])
+  panel.set_ylim(len(group) - 0.5, -0.5)
+  panel.set(xlabel='deviation, × base')
+  panel.grid(visible=False, axis='y')
+
+
+def _by_rate(panel: axes.Axes, group: Sequence[Row]) -> None:
+  for place, summary in enumerate(group):
+    colour, style = charts.look(place)
+    parts = summary['deviations']
+    values = [
+      np.nan if part['deviation'] is None else part['deviation']
+      for part in parts
+    ]
+    panel.plot(
+      [part['rate'] for part in parts],
+      values,
+      style,
+      marker='o',
+      markersize=4,
+      color=colour,
+      label=_short(summary),
+    )
+  rates = [part['rate'] for part in group[0]['deviations']]
+  panel.set(xscale='log', yscale='log', xlabel='learning rate')
+  panel.set_xticks(rates, [f'{rate:g}' for rate in rates])
+  panel.xaxis.set_minor_locator(ticker.NullLocator())
+
+
+def _note(part: Row, unit: str, form: str) -> str:
+  median = part[f'median_{unit}']
+  if median is None:
+    return f'not reached ({part["reached"]}/{part["runs"]})'
+  text = report.number(median, form)
+  ratio = part[f'{unit}_ratio']
+  if ratio is not None:
+    text += f' (× {ratio["ratio"]:.2f})'
+  if part['reached'] < part['runs']:
+    text += f' ({part["reached"]}/{part["runs"]})'
+  return text
