@@ -63,7 +63,7 @@ def text(
       '',
       caption(config),
       '',
-      '## At equal hyper-parameters',
+      "## At equal hyper-parameters: the paper's Table 2",
       '',
       report.markdown(standings(found, 'equal'), _equal(config)),
       '![Training curves](curves.png)',
@@ -176,7 +176,16 @@ def _gain(gain: Row | None, scale: float, form: str) -> str:
 def _ratio(ratio: Row | None) -> str:
   if ratio is None or ratio['ratio'] is None:
     return _ABSENT
-  return f'{ratio["ratio"]:.2f} [{ratio["low"]:.2f}, {ratio["high"]:.2f}]'
+  digits = 2
+  # An interval that leaves out 1 shows that it does.
+  while digits < 6 and ratio['verdict'] != paired.OPEN:
+    if 1 not in (round(ratio['low'], digits), round(ratio['high'], digits)):
+      break
+    digits += 1
+  middle, low, high = (
+    f'{ratio[key]:.{digits}f}' for key in ('ratio', 'low', 'high')
+  )
+  return f'{middle} [{low}, {high}]'
 
 
 def _verdict(gain: Row | None) -> str:
@@ -343,7 +352,10 @@ def _losses(found: Sequence[Row], against: Sequence[Row]) -> list[str]:
     '',
     *lines,
     '',
-    'The best form with feedback against the best method without, each tuned:',
+    f'The best of {len(ours)} forms with feedback against the best of '
+    f'{len(found) - len(ours)} methods without, each tuned. Both are picked on '
+    f'the seeds that they are compared on, which is in favour of the larger '
+    f'group:',
     '',
     *(rivals or ['- On no criterion did a method of each kind get there.']),
   ]

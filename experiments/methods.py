@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import itertools
 import sys
+import time
 
 import ml_collections
 import rich.console
@@ -76,13 +77,18 @@ def work(config: ml_collections.ConfigDict, folder: runs.RunFolder) -> None:
     if (form.title, rate, seed) not in done
   ]
   cli.say(f'{len(left)} of {len(asked)} runs left, {study.steps} steps each')
+  begin = time.monotonic()
   with progress.Progress(len(left) * study.steps) as bar:
-    for form, rate, seed in left:
+    for count, (form, rate, seed) in enumerate(left, start=1):
       row = study.train(form, {'learning_rate': rate}, seed)
       row['rate'] = rate
       folder.log(row)
       rows.append(row)
       bar.advance(study.steps)
+      if count == len(left) or left[count][2] != seed:
+        seconds = time.monotonic() - begin - sum(study.compile_seconds.values())
+        rest = seconds / count * (len(left) - count)
+        bar.say(f'seed {seed} is done; about {rest / 60:.1f} min to go')
   _conclude(study, folder, rows)
 
 

@@ -109,7 +109,6 @@ def champions(found: Sequence[Row]) -> list[Row]:
     if plain is None or ours is None:
       continue
     values = ours[part][key], plain[part][key]
-    compare = _ratio if part == 'targets' else _gain
     made.append(
       {
         'criterion': name,
@@ -117,7 +116,9 @@ def champions(found: Sequence[Row]) -> list[Row]:
         'ours': ours['method'],
         'plain_value': _middle(plain, part, key),
         'our_value': _middle(ours, part, key),
-        'gain': compare(*values, less),
+        'gain': _ratio(*values)
+        if part == 'targets'
+        else _gain(*values, less=less),
       }
     )
   return made
@@ -156,21 +157,20 @@ def _rates(rows: Sequence[Row], title: str) -> list[Row]:
 
 def _standing(own: Sequence[Row], base: Sequence[Row], alone: bool) -> Row:
   """A method at one rate, beside the base at one."""
-  sides = [
-    {key: _values(part, key) for key in ('final_loss', 'test_accuracy')}
-    for part in (own, base)
-  ]
-  losses, accuracies = (
-    [side[key] for side in sides] for key in ('final_loss', 'test_accuracy')
+  losses, their_losses = (_values(part, 'final_loss') for part in (own, base))
+  accuracies, their_accuracies = (
+    _values(part, 'test_accuracy') for part in (own, base)
   )
   return {
     'rate': own[0]['rate'],
     'runs': len(own),
     'diverged': sum(row['diverged'] for row in own),
-    'losses': losses[0],
-    'accuracies': accuracies[0],
-    'loss_gain': None if alone else _gain(*losses, True),
-    'accuracy_gain': None if alone else _gain(*accuracies, False),
+    'losses': losses,
+    'accuracies': accuracies,
+    'loss_gain': None if alone else _gain(losses, their_losses, less=True),
+    'accuracy_gain': None
+    if alone
+    else _gain(accuracies, their_accuracies, less=False),
   }
 
 
@@ -179,7 +179,7 @@ def _values(rows: Sequence[Row], key: str) -> list[float | None]:
   return [None if row['diverged'] else row[key] for row in rows]
 
 
-def _gain(own: paired.Values, base: paired.Values, less: bool) -> Row | None:
+def _gain(own: paired.Values, base: paired.Values, *, less: bool) -> Row | None:
   found = paired.difference(own, base)
   if found is None:
     # It is lost where the base is not; no number can say by how much.
@@ -190,11 +190,11 @@ def _gain(own: paired.Values, base: paired.Values, less: bool) -> Row | None:
   return {**found, 'verdict': word}
 
 
-def _ratio(own: paired.Values, base: paired.Values, less: bool) -> Row | None:
+def _ratio(own: paired.Values, base: paired.Values) -> Row | None:
   found = paired.ratio(own, base)
   if found is None:
     return None
-  word = paired.verdict(found['low'], found['high'], 1.0, less)
+  word = paired.verdict(found['low'], found['high'], 1.0)
   return {**found, 'verdict': word}
 
 
@@ -214,7 +214,7 @@ def _targets(own: Sequence[Row], base: Sequence[Row], alone: bool) -> Row:
     median = statistics.median(math.inf if v is None else v for v in ours)
     made[unit] = ours
     made[f'median_{unit}'] = median if math.isfinite(median) else None
-    made[f'{unit}_ratio'] = None if alone else _ratio(ours, theirs, True)
+    made[f'{unit}_ratio'] = None if alone else _ratio(ours, theirs)
   return made
 
 
@@ -224,13 +224,14 @@ def _deviations(rows: Sequence[Row], title: str, base: str) -> list[Row]:
   for rate in rates(rows, title):
     losses = [_values(at(rows, t, rate), 'final_loss') for t in (title, base)]
     ours, theirs = (_deviation(values) for values in losses)
+    part: Row = {'rate': rate, 'deviation': ours, 'base_deviation': theirs}
     found = None if title == base else paired.deviation_ratio(*losses)
-    made.append(
-      {'rate': rate, 'deviation': ours, 'base_deviation': theirs, 'ratio': None}
-    )
-    if found is not None:
+    if found is None:
+      part['ratio'] = None
+    else:
       word = paired.verdict(found['low'], found['high'], 1.0)
-      made[-1] |= {**found, 'verdict': word}
+      part |= {**found, 'verdict': word}
+    made.append(part)
   return made
 
 

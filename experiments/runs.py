@@ -4,8 +4,8 @@
   versions.json   Python, packages, platform, devices and git commit
   metrics.jsonl   one line per logged step, complete lines only
   result.json     the last numbers and how the run ended
-  results.md      the report, and its figure curves.png; the study of the
-                  levels has levels.png in its place
+  results.md      the report, and its figure curves.png; a study has figures
+                  of its own
   checkpoints/    of a training: see ``checkpoints``
   tensorboard/    of a training: the numbers of metrics.jsonl
   run.lock        locked while a program works in the folder
