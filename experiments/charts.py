@@ -200,8 +200,8 @@ def draw_curves(
     every: steps between points.
   """
   for number, (name, runs) in enumerate(zip(names, series, strict=True)):
-    points = np.array([*zip(*runs, strict=False)])
-    if not points.size:
+    points = np.array([*zip(*runs, strict=False)], dtype=float)
+    if not np.isfinite(points).any():
       continue
     steps = every * np.arange(1, len(points) + 1)
     colour, style = look(number)
@@ -216,7 +216,8 @@ def draw_curves(
     panel.plot(
       steps, np.median(points, axis=1), style, color=colour, label=name
     )
-  panel.set(xlabel='steps', yscale='log')
+  # A log axis without data is an error.
+  panel.set(xlabel='steps', yscale='log' if panel.lines else 'linear')
 
 
 def look(number: int) -> tuple[str, str]:

@@ -187,6 +187,7 @@ def _ratios(panel: axes.Axes, group: Sequence[Row]) -> None:
 
 
 def _by_rate(panel: axes.Axes, group: Sequence[Row]) -> None:
+  known = False
   for place, summary in enumerate(group):
     colour, style = charts.look(place)
     parts = summary['deviations']
@@ -194,6 +195,7 @@ def _by_rate(panel: axes.Axes, group: Sequence[Row]) -> None:
       np.nan if part['deviation'] is None else part['deviation']
       for part in parts
     ]
+    known |= bool(np.isfinite(values).any())
     panel.plot(
       [part['rate'] for part in parts],
       values,
@@ -204,7 +206,9 @@ def _by_rate(panel: axes.Axes, group: Sequence[Row]) -> None:
       label=_short(summary),
     )
   rates = [part['rate'] for part in group[0]['deviations']]
-  panel.set(xscale='log', yscale='log', xlabel='learning rate')
+  # A log axis without data is an error.
+  panel.set(yscale='log' if known else 'linear')
+  panel.set(xscale='log', xlabel='learning rate')
   panel.set_xticks(rates, [f'{rate:g}' for rate in rates])
   panel.xaxis.set_minor_locator(ticker.NullLocator())
 

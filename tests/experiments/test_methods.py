@@ -1,0 +1,252 @@
+"""The study of the methods: its sums, and one small run of it."""
+
+from __future__ import annotations
+
+import json
+import math
+import pathlib
+import re
+from typing import Any
+
+import ml_collections
+import numpy as np
+import pytest
+from scipy import stats
+
+from configs import default, digits
+from experiments import (
+  data,
+  method_charts,
+  method_tables,
+  methods,
+  paired,
+  rankings,
+  runs,
+  validation,
+)
+
+pytestmark = pytest.mark.once
+
+BASES = {'SGD': 'SGD', 'GT-DDP SGD, frozen': 'SGD', 'Lion': 'Lion'}
+
+
+def row(
+  form: str,
+  rate: float,
+  seed: int,
+  loss: float | None,
+  steps: int | None = None,
+) -> Any:
+  return {
+    'form': form,
+    'rate': rate,
+    'seed': seed,
+    'final_loss': loss,
+    'diverged': loss is None,
+    # The test split would choose otherwise.
+    'test_accuracy': None if loss is None else 0.5 + loss / 10,
+    'steps_to_target': steps,
+    'seconds_to_target': steps and 0.1 * steps,
+    'seconds_per_step': 0.2 if form.startswith('GT') else 0.1,
+    'compile_seconds': 3.0,
+  }
+
+
+ROWS = [
+  row(form, rate, seed, *pair)
+  for form, rate, pairs in (
+    ('SGD', 0.1, [(0.4, 80), (0.2, 90), (0.3, 100)]),
+    ('SGD', 1.0, [(0.01, 10), (0.01, 10), (None, None)]),
+    ('GT-DDP SGD, frozen', 0.1, [(0.5, 160), (0.31, 180), (0.4, 200)]),
+    ('GT-DDP SGD, frozen', 1.0, [(0.1, 40), (0.2, None), (0.1, 30)]),
+    ('Lion', 0.1, [(0.1, 5), (0.1, 5), (0.1, 5)]),
+  )
+  for seed, pair in enumerate(pairs)
+]
+
+
+@pytest.fixture(scope='module')
+def found() -> list[Any]:
+  return rankings.summaries(ROWS, BASES)
+
+
+def test_the_best_rate_has_the_least_loss_and_no_run_that_diverged() -> None:
+  assert rankings.best_rate(ROWS, 'SGD') == 0.1
+  assert rankings.best_rate(ROWS, 'GT-DDP SGD, frozen') == 1.0
+
+
+def test_forms_stand_beside_their_base_at_equal_rates_and_tuned(
+  found: list[Any],
+) -> None:
+  base, ours, lion = found
+  assert base['equal']['loss_gain'] is None and base['step_ratio'] == 1
+  assert ours['base_rate'] == 0.1 and ours['best_rate'] == 1.0
+  assert ours['step_ratio'] == 2
+  # Differences 0.1, 0.11, 0.1, of which the interval leaves out zero.
+  assert ours['equal']['losses'] == [0.5, 0.31, 0.4]
+  assert ours['equal']['loss_gain']['verdict'] == paired.WORSE
+  assert ours['equal']['accuracy_gain']['verdict'] == paired.BETTER
+  # -0.3, 0, -0.2
+  assert ours['tuned']['loss_gain']['mean'] == pytest.approx(-0.5 / 3)
+  assert ours['tuned']['loss_gain']['verdict'] == paired.OPEN
+  assert base['at_edge'] and not lion['at_edge']
+
+
+def test_a_run_without_a_number_is_lost_and_not_left_out(
+  found: list[Any],
+) -> None:
+  lost = rankings.summaries(
+    [
+      row('SGD', 0.1, 0, 0.4, 9),
+      row('SGD', 0.1, 1, 0.4, 9),
+      row('GT', 0.1, 0, 0.1, 9),
+      row('GT', 0.1, 1, None, None),
+    ],
+    {'SGD': 'SGD', 'GT': 'SGD'},
+  )[1]
+  assert lost['equal']['loss_gain'] == {'verdict': paired.WORSE}
+  assert lost['targets']['steps_ratio'] is None
+  assert lost['targets']['median_steps'] is None
+  ours = found[1]['targets']
+  assert ours['reached'] == 2 and ours['median_steps'] == 40
+  assert ours['steps_ratio'] is None
+
+
+def test_ratios_are_those_of_the_logarithms() -> None:
+  ours, theirs = [4.0, 9.0, 8.0], [1.0, 3.0, 2.0]
+  got = paired.ratio(ours, theirs)
+  logs = np.log(np.divide(ours, theirs))
+  low, high = stats.t.interval(0.95, 2, logs.mean(), stats.sem(logs))
+  assert got is not None
+  expected = [math.exp(x) for x in (logs.mean(), low, high)]
+  assert list(got.values()) == pytest.approx(expected)
+
+
+def test_deviations_compare_as_pitman_and_morgan_do() -> None:
+  rng = np.random.default_rng(0)
+  theirs = rng.normal(size=12)
+  ours = 0.5 * theirs + 0.4 * rng.normal(size=12)
+  got = paired.deviation_ratio(ours.tolist(), theirs.tolist())
+  assert got is not None
+  assert got['ratio'] == pytest.approx(ours.std(ddof=1) / theirs.std(ddof=1))
+  # At an end of the interval, the test of equal variances has p = 0.05.
+  for end in ('low', 'high'):
+    scaled = ours / got[end]
+    p = stats.pearsonr(scaled + theirs, scaled - theirs).pvalue
+    assert p == pytest.approx(0.05)
+  assert paired.deviation_ratio([1.0, 2.0], [1.0, 3.0]) is None
+  assert paired.deviation_ratio([1.0, 2.0, None], [1.0, 3.0, 2.0]) is None
+
+
+def test_verdicts() -> None:
+  assert paired.verdict(-2, -1) == paired.BETTER
+  assert paired.verdict(-2, -1, less=False) == paired.WORSE
+  assert paired.verdict(-1, 0) == paired.OPEN
+  assert paired.verdict(1.1, 2, neutral=1) == paired.WORSE
+
+
+def test_the_report_says_where_ours_lose(found: list[Any]) -> None:
+  against = rankings.champions(found)
+  assert [part['plain'] for part in against[:2]] == ['Lion', 'SGD']
+  assert against[0]['ours'] == 'GT-DDP SGD, frozen'
+  # No form got to the target on every seed.
+  assert [part['criterion'] for part in against] == [
+    'train loss',
+    'test accuracy',
+  ]
+  text = method_tables.text(digits.get_config(), found, against)
+  end = text.split('## Where GT-DDP loses')[1]
+  assert '- GT-DDP SGD, frozen: train loss, equal (+0.1 ±' in end
+  assert 'target reached by 2 of 3 runs, with the base alone by 3' in end
+  assert '| train loss, equal | 0 | 1 | 0 |' in end
+  assert 'The budgets are' not in text  # three rates each, in the config
+  assert '0.0050, accuracy 96.10 %' in text
+
+
+def small() -> ml_collections.ConfigDict:
+  config = default.get_config()
+  config.model.update(name='mlp', widths=(4,))
+  config.dataset.update(train_samples=64, test_samples=20)
+  config.update(batch_size=16, epochs=1, log_every=1, eval_every=1)
+  config.methods.update(
+    seeds=(0, 1), bases=('sgd', 'muon'), forms=('frozen',), target_loss=9.0
+  )
+  config.methods.rates.update(sgd=(0.1, 1e30), muon=(0.01,))
+  return config
+
+
+def test_the_study_goes_on_where_it_stopped(tmp_path: pathlib.Path) -> None:
+  config = small()
+  folder = runs.create(tmp_path, config, overwrite=True)
+  methods.work(config, folder)
+  rows = folder.rows()
+  turns = [
+    ('SGD', 0.1),
+    ('GT-DDP SGD, frozen', 0.1),
+    ('Muon', 0.01),
+    ('SGD', 1e30),
+    ('GT-DDP SGD, frozen', 1e30),
+  ]
+  assert [(r['seed'], r['form'], r['rate']) for r in rows] == [
+    (seed, *turn) for seed in (0, 1) for turn in turns
+  ]
+  assert [r['diverged'] for r in rows if r['rate'] > 1] == 4 * [True]
+  assert not any(r['diverged'] for r in rows if r['rate'] == 0.1)
+  lines = folder.file('metrics.jsonl').read_text().splitlines(keepends=True)
+  folder.file('metrics.jsonl').write_text(''.join(lines[:-1]))
+  methods.work(config, folder)
+  again = folder.rows()
+  assert again[:-1] == rows[:-1]
+  assert again[-1]['final_loss'] == rows[-1]['final_loss']
+  result = json.loads(folder.file('result.json').read_text())
+  assert [s['method'] for s in result['methods']] == list(
+    dict.fromkeys(form for form, _ in turns)
+  )
+  report = folder.file('results.md').read_text()
+  assert '64 training and 20 test samples' in report
+  assert 'budgets are **not** equal' in report
+  assert 'python -m experiments.methods' in report and '| jaxlib |' in report
+  assert 'diverged 2/2 at 1e+30' in report
+  for figure in re.findall(r'!\[.*\]\((.*)\)', report):
+    assert folder.file(figure).stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+  ('changes', 'message'),
+  [
+    ({'bases': ('lion', 'muon')}, r'methods\.bases.*feedback.*sgd'),
+    ({'bases': ('shampoo',)}, r'methods\.bases.*some of'),
+    ({'forms': ('newton',)}, r'methods\.forms.*some of frozen'),
+    ({'seeds': (0, 0)}, r'methods\.seeds.*twice'),
+    ({'target_loss': 0.0}, r'methods\.target_loss'),
+    ({'rates.lion': (0.1, -0.1)}, r'methods\.rates\.lion.*above 0'),
+  ],
+)
+def test_what_it_cannot_use_is_refused(changes: Any, message: str) -> None:
+  config = default.get_config()
+  config.update_from_flattened_dict(
+    {f'methods.{key}': value for key, value in changes.items()}
+  )
+  with pytest.raises(validation.ConfigError, match=message):
+    validation.validate(config)
+
+
+def test_figures_of_runs_that_all_diverged(tmp_path: pathlib.Path) -> None:
+  forms = ('SGD', 'GT')
+  lost = [row(form, 0.1, seed, None) for form in forms for seed in range(3)]
+  for part in lost:
+    part['smoothed_losses'] = [2.0, None]  # as JSON has what is not finite
+  got = rankings.summaries(lost, dict.fromkeys(forms, 'SGD'))
+  method_charts.curves(tmp_path / 'curves.png', got, lost, 1)
+  method_charts.deviations(tmp_path / 'variance.png', got)
+  method_charts.targets(tmp_path / 'targets.png', got, 0.1)
+  assert len(list(tmp_path.glob('*.png'))) == 3
+  assert 'diverged 3/3' in method_tables.text(digits.get_config(), got, [])
+
+
+def test_a_part_of_the_test_split() -> None:
+  whole, part = (
+    data.load('digits', 'unit', test_samples=count) for count in (None, 30)
+  )
+  assert part.train.size == whole.train.size and part.test.size == 30
+  np.testing.assert_array_equal(part.test.images, whole.test.images[:30])
