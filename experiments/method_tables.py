@@ -1,8 +1,8 @@
-"""The report of the study of methods: tables, and what they say in words."""
+"""The tables of the study of methods."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import ml_collections
@@ -21,73 +21,6 @@ PAPER = {
 }
 _EDGE = '*'
 _ABSENT = '-'
-
-
-class _Comparison:
-  """One question asked of every form with feedback, against its base."""
-
-  def __init__(self, title: str, part: str, key: str, unit: str):
-    self.title, self.part, self.key, self.unit = title, part, key, unit
-
-  def of(self, summary: Row) -> Row | None:
-    """The interval and its verdict; None where there is none."""
-    found: Row | None = summary[self.part][self.key]
-    return found
-
-
-_COMPARISONS = (
-  _Comparison('train loss, equal', 'equal', 'loss_gain', 'nats'),
-  _Comparison('accuracy, equal', 'equal', 'accuracy_gain', 'points'),
-  _Comparison('train loss, tuned', 'tuned', 'loss_gain', 'nats'),
-  _Comparison('accuracy, tuned', 'tuned', 'accuracy_gain', 'points'),
-  _Comparison('steps to the target', 'targets', 'steps_ratio', '×'),
-  _Comparison('seconds to the target', 'targets', 'seconds_ratio', '×'),
-)
-
-
-def text(
-  config: ml_collections.ConfigDict,
-  found: Sequence[Row],
-  against: Sequence[Row],
-) -> str:
-  """Returns the report without its command, configuration and versions.
-
-  Args:
-    config: of the study.
-    found: of ``rankings.summaries``.
-    against: of ``rankings.champions``.
-  """
-  return '\n'.join(
-    [
-      f'# The methods on {config.dataset.name}',
-      '',
-      caption(config),
-      '',
-      "## At equal hyper-parameters: the paper's Table 2",
-      '',
-      report.markdown(standings(found, 'equal'), _equal(config)),
-      '![Training curves](curves.png)',
-      '',
-      '## Each tuned by the same budget',
-      '',
-      report.markdown(standings(found, 'tuned'), _tuned(config)),
-      report.markdown(_grid(found), 'Mean train loss (nats) at every rate.'),
-      '## To the target',
-      '',
-      report.markdown(_benchmark(found), _to_target(config)),
-      '![Steps and time to the target](targets.png)',
-      '',
-      '## Over the seeds',
-      '',
-      report.markdown(_deviations(found), _VARIANCE),
-      '![Standard deviations over seeds](variance.png)',
-      '',
-      '## Where GT-DDP loses',
-      '',
-      *_losses(found, against),
-      '',
-    ]
-  )
 
 
 def caption(config: ml_collections.ConfigDict) -> str:
@@ -139,13 +72,13 @@ def standings(found: Sequence[Row], part: str) -> list[report.Column]:
       ],
     ),
     report.Column('train loss', 'nats', [_loss(row) for row in rows]),
-    report.Column('difference', 'nats', [_gain(g, 1, '.2g') for g in losses]),
-    report.Column('verdict', '', [_verdict(g) for g in losses]),
+    report.Column('difference', 'nats', [gain(g, 1, '.2g') for g in losses]),
+    report.Column('verdict', '', [verdict(g) for g in losses]),
     report.Column('accuracy', '%', [_accuracy(row) for row in rows]),
     report.Column(
-      'difference', 'points', [_gain(g, 100, '.2f') for g in accuracies]
+      'difference', 'points', [gain(g, 100, '.2f') for g in accuracies]
     ),
-    report.Column('verdict', '', [_verdict(g) for g in accuracies]),
+    report.Column('verdict', '', [verdict(g) for g in accuracies]),
   ]
 
 
@@ -166,33 +99,37 @@ def _accuracy(row: Row) -> str:
   return report.spread([100 * value for value in values], '.2f')
 
 
-def _gain(gain: Row | None, scale: float, form: str) -> str:
-  if gain is None or 'mean' not in gain:
+def gain(part: Row | None, scale: float, form: str) -> str:
+  """Returns a difference, in units of ``1 / scale``, with its half width."""
+  if part is None or 'mean' not in part:
     return _ABSENT
-  mean, half = scale * gain['mean'], scale * gain['half_width']
+  mean, half = scale * part['mean'], scale * part['half_width']
   return f'{mean:+{form}} ± {half:{form}}'
 
 
-def _ratio(ratio: Row | None) -> str:
-  if ratio is None or ratio['ratio'] is None:
+def ratio(part: Row | None) -> str:
+  """Returns a ratio with its interval."""
+  if part is None or part['ratio'] is None:
     return _ABSENT
   digits = 2
   # An interval that leaves out 1 shows that it does.
-  while digits < 6 and ratio['verdict'] != paired.OPEN:
-    if 1 not in (round(ratio['low'], digits), round(ratio['high'], digits)):
+  while digits < 6 and part['verdict'] != paired.OPEN:
+    if 1 not in (round(part['low'], digits), round(part['high'], digits)):
       break
     digits += 1
   middle, low, high = (
-    f'{ratio[key]:.{digits}f}' for key in ('ratio', 'low', 'high')
+    f'{part[key]:.{digits}f}' for key in ('ratio', 'low', 'high')
   )
   return f'{middle} [{low}, {high}]'
 
 
-def _verdict(gain: Row | None) -> str:
-  return _ABSENT if gain is None else gain.get('verdict', _ABSENT)
+def verdict(part: Row | None) -> str:
+  """Returns what an interval says."""
+  return _ABSENT if part is None else part.get('verdict', _ABSENT)
 
 
-def _equal(config: ml_collections.ConfigDict) -> str:
+def equal_caption(config: ml_collections.ConfigDict) -> str:
+  """Returns what stands below the table of equal rates."""
   words = (
     'The rate of each pair is the best of the base alone, which is in favour '
     'of the base.'
@@ -206,7 +143,8 @@ def _equal(config: ml_collections.ConfigDict) -> str:
   return words
 
 
-def _tuned(config: ml_collections.ConfigDict) -> str:
+def tuned_caption(config: ml_collections.ConfigDict) -> str:
+  """Returns what stands below the table of best rates."""
   counts = {
     name: len(config.methods.rates[name]) for name in config.methods.bases
   }
@@ -217,16 +155,25 @@ def _tuned(config: ml_collections.ConfigDict) -> str:
       f'Every method at the best of its rates. The budgets are **not** equal; '
       f'rates tried: {listed}'
     )
+  words += (
+    '; a star marks an end of the grid, beyond which a better one may lie. The '
+    'rate is chosen and judged on the same seeds.'
+  )
+  if 'lion' in counts:
+    words += ' Lion has the momentum that it was published with.'
+  if 'muon' in counts:
+    words += (
+      ' Muon has the momentum that it was published with, takes kernels of '
+      'convolutions as matrices, and leaves vectors to Adam.'
+    )
   return (
-    f'{words}; a star marks an end of the grid, beyond which a better one may '
-    f'lie. The rate is chosen and judged on the same seeds. Lion and Muon have '
-    f'the momentum that they were published with; Muon takes kernels of '
-    f'convolutions as matrices and leaves vectors to Adam. Shampoo and SOAP '
-    f'are absent: no maintained package that fits optax was found.'
+    f'{words} Shampoo and SOAP are absent: no maintained package that fits '
+    f'optax was found.'
   )
 
 
-def _grid(found: Sequence[Row]) -> list[report.Column]:
+def grid(found: Sequence[Row]) -> list[report.Column]:
+  """Returns the mean train loss at every rate."""
   columns = [_names(found)]
   for place in range(max(len(s['rates']) for s in found)):
     cells = []
@@ -243,7 +190,8 @@ def _grid(found: Sequence[Row]) -> list[report.Column]:
   return columns
 
 
-def _benchmark(found: Sequence[Row]) -> list[report.Column]:
+def benchmark(found: Sequence[Row]) -> list[report.Column]:
+  """Returns steps and time to the target."""
   rows = [summary['targets'] for summary in found]
   return [
     _names(found),
@@ -254,13 +202,13 @@ def _benchmark(found: Sequence[Row]) -> list[report.Column]:
     report.Column(
       'median', 'steps', [report.number(r['median_steps'], '.0f') for r in rows]
     ),
-    report.Column('steps', '× base', [_ratio(r['steps_ratio']) for r in rows]),
-    report.Column('verdict', '', [_verdict(r['steps_ratio']) for r in rows]),
+    report.Column('steps', '× base', [ratio(r['steps_ratio']) for r in rows]),
+    report.Column('verdict', '', [verdict(r['steps_ratio']) for r in rows]),
     report.Column(
       'median', 's', [report.number(r['median_seconds'], '.3g') for r in rows]
     ),
-    report.Column('time', '× base', [_ratio(r['seconds_ratio']) for r in rows]),
-    report.Column('verdict', '', [_verdict(r['seconds_ratio']) for r in rows]),
+    report.Column('time', '× base', [ratio(r['seconds_ratio']) for r in rows]),
+    report.Column('verdict', '', [verdict(r['seconds_ratio']) for r in rows]),
     report.Column('step', '× base', [f'{s["step_ratio"]:.2f}' for s in found]),
     report.Column(
       'compilation', 's', [f'{s["compile_seconds"]:.1f}' for s in found]
@@ -268,7 +216,8 @@ def _benchmark(found: Sequence[Row]) -> list[report.Column]:
   ]
 
 
-def _to_target(config: ml_collections.ConfigDict) -> str:
+def target_caption(config: ml_collections.ConfigDict) -> str:
+  """Returns what stands below ``benchmark``."""
   return (
     f'Target: {config.methods.target_loss:g} nats, as an exponential average '
     f'of batch losses (0.9). Every method at its best rate, which was chosen '
@@ -280,7 +229,7 @@ def _to_target(config: ml_collections.ConfigDict) -> str:
   )
 
 
-_VARIANCE = (
+VARIANCE = (
   'Sample standard deviation of the final train loss over the seeds, at every '
   "rate (a star: the base's best), and its ratio to that of the base with the "
   '95 % interval of Pitman and Morgan for pairs, which takes the losses for '
@@ -288,7 +237,8 @@ _VARIANCE = (
 )
 
 
-def _deviations(found: Sequence[Row]) -> list[report.Column]:
+def deviations(found: Sequence[Row]) -> list[report.Column]:
+  """Returns standard deviations over the seeds, rate by rate."""
   rows = [
     (summary, part)
     for summary in found
@@ -311,106 +261,6 @@ def _deviations(found: Sequence[Row]) -> list[report.Column]:
       )
       for head, key in (('base', 'base_deviation'), ('GT-DDP', 'deviation'))
     ),
-    report.Column('ratio', '', [_ratio(part) for _, part in rows]),
-    report.Column('verdict', '', [_verdict(part) for _, part in rows]),
+    report.Column('ratio', '', [ratio(part) for _, part in rows]),
+    report.Column('verdict', '', [verdict(part) for _, part in rows]),
   ]
-
-
-def _losses(found: Sequence[Row], against: Sequence[Row]) -> list[str]:
-  """The verdicts in words; the first table counts them."""
-  ours = [s for s in found if s['method'] != s['base']]
-  asked: list[tuple[str, list[str]]] = [
-    (c.title, [_verdict(c.of(s)) for s in ours]) for c in _COMPARISONS
-  ]
-  spreads = [_verdict(part) for s in ours for part in s['deviations']]
-  asked.append(('standard deviation, every rate', spreads))
-  words = (paired.BETTER, paired.WORSE, paired.OPEN)
-  columns = [report.Column('against the base', '', [name for name, _ in asked])]
-  columns += [
-    report.Column(
-      word, '', [str(verdicts.count(word)) for _, verdicts in asked]
-    )
-    for word in words
-  ]
-  decided = sum(v in words for _, verdicts in asked for v in verdicts)
-  note = (
-    f'{decided} comparisons, each with an error of 5 % of its own: about '
-    f'{decided / 20:.0f} would be told apart by chance alone. Missing ones: a '
-    f'run diverged, or did not get to the target.'
-  )
-  lines = [
-    f'- {summary["method"]}: {"; ".join(parts)}.'
-    for summary in ours
-    if (parts := _worse(summary))
-  ]
-  if not lines:
-    lines = ['- No form is told apart from its base to its disadvantage.']
-  rivals = [_rival(part) for part in against]
-  return [
-    report.markdown(columns, note),
-    'Worse than the base alone:',
-    '',
-    *lines,
-    '',
-    f'The best of {len(ours)} forms with feedback against the best of '
-    f'{len(found) - len(ours)} methods without, each tuned. Both are picked on '
-    f'the seeds that they are compared on, which is in favour of the larger '
-    f'group:',
-    '',
-    *(rivals or ['- On no criterion did a method of each kind get there.']),
-  ]
-
-
-def _worse(summary: Row) -> list[str]:
-  """What a form loses against its base, with the number."""
-  parts = []
-  for comparison in _COMPARISONS:
-    gain = comparison.of(summary)
-    if gain is None or gain['verdict'] != paired.WORSE:
-      continue
-    parts.append(f'{comparison.title} ({_amount(gain, comparison.unit)})')
-  wide = [
-    f'{part["rate"]:g}'
-    for part in summary['deviations']
-    if part.get('verdict') == paired.WORSE
-  ]
-  if wide:
-    parts.append(f'standard deviation of the loss at rate {", ".join(wide)}')
-  targets = summary['targets']
-  if targets['reached'] < targets['base_reached']:
-    parts.append(
-      f'target reached by {targets["reached"]} of {targets["runs"]} runs, '
-      f'with the base alone by {targets["base_reached"]}'
-    )
-  return parts
-
-
-def _amount(gain: Row, unit: str) -> str:
-  if 'ratio' in gain:
-    return f'× {_ratio(gain)}'
-  if 'mean' not in gain:
-    return 'diverged'
-  scale, form = (100, '.2f') if unit == 'points' else (1, '.2g')
-  return f'{_gain(gain, scale, form)} {unit}'
-
-
-_SHOWN: dict[str, tuple[Callable[[float], str], str]] = {
-  'train loss': (lambda v: f'{v:.3g} nats', 'nats'),
-  'test accuracy': (lambda v: f'{100 * v:.2f} %', 'points'),
-  'steps to the target': (lambda v: f'{v:.0f} steps', '×'),
-  'seconds to the target': (lambda v: f'{v:.3g} s', '×'),
-}
-
-
-def _rival(part: Row) -> str:
-  """One sentence on a criterion."""
-  show, unit = _SHOWN[part['criterion']]
-  gain = part['gain']
-  head = (
-    f'- {part["criterion"]}: {part["ours"]} ({show(part["our_value"])}) is '
-  )
-  tail = f'{part["plain"]} ({show(part["plain_value"])})'
-  if gain is None:
-    return f'{head}beside {tail}; one seed tells nothing.'
-  between = 'from' if gain['verdict'] == paired.OPEN else 'than'
-  return f'{head}{gain["verdict"]} {between} {tail}: {_amount(gain, unit)}.'

@@ -36,6 +36,7 @@ import rich.console
 from experiments import (
   cli,
   method_charts,
+  method_report,
   method_tables,
   optimizers,
   outcomes,
@@ -131,7 +132,7 @@ def _conclude(
     'results.md',
     '\n'.join(
       [
-        method_tables.text(config, found, against),
+        method_report.text(config, found, against),
         '## The command',
         '',
         f'```sh\n{command}\n```',

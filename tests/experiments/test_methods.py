@@ -17,7 +17,7 @@ from configs import default, digits
 from experiments import (
   data,
   method_charts,
-  method_tables,
+  method_report,
   methods,
   paired,
   rankings,
@@ -154,7 +154,7 @@ def test_the_report_says_where_ours_lose(found: list[Any]) -> None:
     'train loss',
     'test accuracy',
   ]
-  text = method_tables.text(digits.get_config(), found, against)
+  text = method_report.text(digits.get_config(), found, against)
   end = text.split('## Where GT-DDP loses')[1]
   assert '- GT-DDP SGD, frozen: train loss, equal (+0.1 ±' in end
   assert 'target reached by 2 of 3 runs, with the base alone by 3' in end
@@ -241,7 +241,7 @@ def test_figures_of_runs_that_all_diverged(tmp_path: pathlib.Path) -> None:
   method_charts.deviations(tmp_path / 'variance.png', got)
   method_charts.targets(tmp_path / 'targets.png', got, 0.1)
   assert len(list(tmp_path.glob('*.png'))) == 3
-  assert 'diverged 3/3' in method_tables.text(digits.get_config(), got, [])
+  assert 'diverged 3/3' in method_report.text(digits.get_config(), got, [])
 
 
 def test_a_part_of_the_test_split() -> None:

@@ -90,7 +90,7 @@ REFUSED = [
   ('optimizer.feedback', 1),
   ('optimizer.trust_region', 0.0),
   ('optimizer.trust_region', 'off'),
-  ('compare.bases', ('sgd', 'lion')),
+  ('compare.bases', ('sgd', 'shampoo')),
   ('compare.bases', ('sgd', 'sgd')),
   ('compare.seeds', (-1,)),
   ('compare.target', 97.0),

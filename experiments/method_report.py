@@ -1,0 +1,194 @@
+"""The report of the study of methods, and what its tables say in words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import ml_collections
+
+from experiments import method_tables, paired, report
+
+Row = dict[str, Any]
+
+
+class _Comparison(NamedTuple):
+  """One question asked of every form with feedback, against its base."""
+
+  title: str
+  part: str
+  key: str
+  unit: str
+
+  def of(self, summary: Row) -> Row | None:
+    """The interval and its verdict; None where there is none."""
+    found: Row | None = summary[self.part][self.key]
+    return found
+
+
+_COMPARISONS = (
+  _Comparison('train loss, equal', 'equal', 'loss_gain', 'nats'),
+  _Comparison('accuracy, equal', 'equal', 'accuracy_gain', 'points'),
+  _Comparison('train loss, tuned', 'tuned', 'loss_gain', 'nats'),
+  _Comparison('accuracy, tuned', 'tuned', 'accuracy_gain', 'points'),
+  _Comparison('steps to the target', 'targets', 'steps_ratio', '×'),
+  _Comparison('seconds to the target', 'targets', 'seconds_ratio', '×'),
+)
+
+
+def text(
+  config: ml_collections.ConfigDict,
+  found: Sequence[Row],
+  against: Sequence[Row],
+) -> str:
+  """Returns the report without its command, configuration and versions.
+
+  Args:
+    config: of the study.
+    found: of ``rankings.summaries``.
+    against: of ``rankings.champions``.
+  """
+  return '\n'.join(
+    [
+      f'# The methods on {config.dataset.name}',
+      '',
+      method_tables.caption(config),
+      '',
+      "## At equal hyper-parameters: the paper's Table 2",
+      '',
+      report.markdown(
+        method_tables.standings(found, 'equal'),
+        method_tables.equal_caption(config),
+      ),
+      '![Training curves](curves.png)',
+      '',
+      '## Each tuned by the same budget',
+      '',
+      report.markdown(
+        method_tables.standings(found, 'tuned'),
+        method_tables.tuned_caption(config),
+      ),
+      report.markdown(
+        method_tables.grid(found), 'Mean train loss (nats) at every rate.'
+      ),
+      '## To the target',
+      '',
+      report.markdown(
+        method_tables.benchmark(found), method_tables.target_caption(config)
+      ),
+      '![Steps and time to the target](targets.png)',
+      '',
+      '## Over the seeds',
+      '',
+      report.markdown(method_tables.deviations(found), method_tables.VARIANCE),
+      '![Standard deviations over seeds](variance.png)',
+      '',
+      '## Where GT-DDP loses',
+      '',
+      *_losses(found, against),
+      '',
+    ]
+  )
+
+
+def _losses(found: Sequence[Row], against: Sequence[Row]) -> list[str]:
+  """The verdicts in words; the first table counts them."""
+  ours = [s for s in found if s['method'] != s['base']]
+  asked: list[tuple[str, list[str]]] = [
+    (c.title, [method_tables.verdict(c.of(s)) for s in ours])
+    for c in _COMPARISONS
+  ]
+  spreads = [
+    method_tables.verdict(part) for s in ours for part in s['deviations']
+  ]
+  asked.append(('standard deviation, every rate', spreads))
+  words = (paired.BETTER, paired.WORSE, paired.OPEN)
+  columns = [report.Column('against the base', '', [name for name, _ in asked])]
+  columns += [
+    report.Column(
+      word, '', [str(verdicts.count(word)) for _, verdicts in asked]
+    )
+    for word in words
+  ]
+  decided = sum(v in words for _, verdicts in asked for v in verdicts)
+  note = (
+    f'{decided} comparisons, each with an error of 5 % of its own: about '
+    f'{decided / 20:.0f} would be told apart by chance if no two differed. '
+    f'Missing ones: a run diverged, or did not get to the target.'
+  )
+  lines = [
+    f'- {summary["method"]}: {"; ".join(parts)}.'
+    for summary in ours
+    if (parts := _worse(summary))
+  ]
+  if not lines:
+    lines = ['- No form is told apart from its base to its disadvantage.']
+  rivals = [_rival(part) for part in against]
+  return [
+    report.markdown(columns, note),
+    'Worse than the base alone:',
+    '',
+    *lines,
+    '',
+    f'The best of {len(ours)} forms with feedback against the best of '
+    f'{len(found) - len(ours)} methods without, each tuned. Both are picked on '
+    f'the seeds that they are compared on, which is in favour of the larger '
+    f'group:',
+    '',
+    *(rivals or ['- On no criterion did a method of each kind get there.']),
+  ]
+
+
+def _worse(summary: Row) -> list[str]:
+  """What a form loses against its base, with the number."""
+  parts = []
+  for comparison in _COMPARISONS:
+    gain = comparison.of(summary)
+    if gain is None or gain['verdict'] != paired.WORSE:
+      continue
+    parts.append(f'{comparison.title} ({_amount(gain, comparison.unit)})')
+  wide = [
+    f'{part["rate"]:g}'
+    for part in summary['deviations']
+    if part.get('verdict') == paired.WORSE
+  ]
+  if wide:
+    parts.append(f'standard deviation of the loss at rate {", ".join(wide)}')
+  targets = summary['targets']
+  if targets['reached'] < targets['base_reached']:
+    parts.append(
+      f'target reached by {targets["reached"]} of {targets["runs"]} runs, '
+      f'with the base alone by {targets["base_reached"]}'
+    )
+  return parts
+
+
+def _amount(gain: Row, unit: str) -> str:
+  if 'ratio' in gain:
+    return f'× {method_tables.ratio(gain)}'
+  if 'mean' not in gain:
+    return 'diverged'
+  scale, form = (100, '.2f') if unit == 'points' else (1, '.2g')
+  return f'{method_tables.gain(gain, scale, form)} {unit}'
+
+
+_SHOWN: dict[str, tuple[Callable[[float], str], str]] = {
+  'train loss': (lambda v: f'{v:.3g} nats', 'nats'),
+  'test accuracy': (lambda v: f'{100 * v:.2f} %', 'points'),
+  'steps to the target': (lambda v: f'{v:.0f} steps', '×'),
+  'seconds to the target': (lambda v: f'{v:.3g} s', '×'),
+}
+
+
+def _rival(part: Row) -> str:
+  """One sentence on a criterion."""
+  show, unit = _SHOWN[part['criterion']]
+  gain = part['gain']
+  head = (
+    f'- {part["criterion"]}: {part["ours"]} ({show(part["our_value"])}) is '
+  )
+  tail = f'{part["plain"]} ({show(part["plain_value"])})'
+  if gain is None:
+    return f'{head}beside {tail}; one seed tells nothing.'
+  between = 'from' if gain['verdict'] == paired.OPEN else 'than'
+  return f'{head}{gain["verdict"]} {between} {tail}: {_amount(gain, unit)}.'
