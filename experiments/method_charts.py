@@ -165,7 +165,15 @@ def _ratios(panel: axes.Axes, group: Sequence[Row]) -> None:
       p for p in summary['deviations'] if p['rate'] == summary['base_rate']
     )
     if part['ratio'] is None:
-      panel.text(1, place, 'no interval', ha='center', va='center', fontsize=9)
+      panel.text(
+        1,
+        place,
+        'no interval',
+        ha='center',
+        va='center',
+        fontsize=9,
+        backgroundcolor='white',
+      )
       continue
     colour, _ = charts.look(place + 1)
     ratio = part['ratio']

@@ -114,15 +114,18 @@ def _losses(found: Sequence[Row], against: Sequence[Row]) -> list[str]:
   note = (
     f'{decided} comparisons, each with an error of 5 % of its own: about '
     f'{decided / 20:.0f} would be told apart by chance if no two differed. '
-    f'Missing ones: a run diverged, or did not get to the target.'
+    f'Missing ones: a run diverged, or did not get to the target, or there are '
+    f'too few seeds (less than two; less than three for deviations).'
   )
   lines = [
     f'- {summary["method"]}: {"; ".join(parts)}.'
     for summary in ours
     if (parts := _worse(summary))
   ]
-  if not lines:
+  if not lines and decided:
     lines = ['- No form is told apart from its base to its disadvantage.']
+  elif not lines:
+    lines = ['- Nothing could be compared.']
   rivals = [_rival(part) for part in against]
   return [
     report.markdown(columns, note),

@@ -241,7 +241,8 @@ def test_figures_of_runs_that_all_diverged(tmp_path: pathlib.Path) -> None:
   method_charts.deviations(tmp_path / 'variance.png', got)
   method_charts.targets(tmp_path / 'targets.png', got, 0.1)
   assert len(list(tmp_path.glob('*.png'))) == 3
-  assert 'diverged 3/3' in method_report.text(digits.get_config(), got, [])
+  text = method_report.text(digits.get_config(), got, [])
+  assert 'diverged 3/3' in text and '- Nothing could be compared.' in text
 
 
 def test_a_part_of_the_test_split() -> None:
