@@ -138,3 +138,15 @@ def test_titles() -> None:
   assert optimizers.title(section) == 'GT-EKFAC'
   section.name = 'sgd'
   assert optimizers.title(section) == 'SGD'
+
+
+def test_muon_takes_a_kernel_of_a_convolution_as_a_matrix() -> None:
+  section = default.get_config().optimizer.base
+  section.update(learning_rate=1.0, weight_decay=0.0)
+  tx = optimizers.BASES['muon'].build(section)
+  params = {'kernel': jax.random.normal(jax.random.key(0), (3, 3, 2, 8))}
+  steps, _ = jax.jit(tx.update)(params, tx.init(params), params)
+  assert steps['kernel'].shape == (3, 3, 2, 8)
+  # Nearly orthogonal, which a step of Adam is not.
+  values = jnp.linalg.svd(steps['kernel'].reshape(18, 8), compute_uv=False)
+  assert 0.6 < values.min() and values.max() < 1.3
