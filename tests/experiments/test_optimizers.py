@@ -149,4 +149,4 @@ def test_muon_takes_a_kernel_of_a_convolution_as_a_matrix() -> None:
   assert steps['kernel'].shape == (3, 3, 2, 8)
   # Nearly orthogonal, which a step of Adam is not.
   values = jnp.linalg.svd(steps['kernel'].reshape(18, 8), compute_uv=False)
-  assert 0.6 < values.min() and values.max() < 1.3
+  assert values.min() > 0.6 and values.max() < 1.3
