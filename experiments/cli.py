@@ -87,7 +87,7 @@ def launch(
 
 @contextlib.contextmanager
 def _opened(
-  path: pathlib.Path, values: flags.FlagValues, resume: bool
+  path: pathlib.Path, values: flags.FlagValues, resume: bool, command: str
 ) -> Iterator[runs.RunFolder]:
   """The run's folder; one that goes again in all processes but the first."""
 
@@ -103,7 +103,7 @@ def _opened(
       scratch = stack.enter_context(tempfile.TemporaryDirectory())
       path = pathlib.Path(scratch)
       runs.create(path, values.config, overwrite=False)
-    yield runs.RunFolder(path)
+    yield runs.RunFolder(path, command)
 
 
 def define_flags(
@@ -207,7 +207,10 @@ def run(
   path = folder_path(name, values)
   again = command(name, sys.argv[1:], path)
   try:
-    with interrupts.raising(), _opened(path, values, resume) as folder:
+    with (
+      interrupts.raising(),
+      _opened(path, values, resume, again) as folder,
+    ):
       work(values.config, folder)
   except _REFUSALS as error:
     refuse(str(error))

@@ -82,7 +82,9 @@ def compare(
     folder.write_json('result.json', summaries)
   caption = standings.caption(config)
   columns = standings.columns(summaries, config.compare.target)
-  folder.write_text('results.md', report.markdown(columns, caption))
+  folder.write_report(
+    report.markdown(columns, caption), seeds=config.compare.seeds
+  )
   report.curves(
     folder.file('curves.png'),
     [

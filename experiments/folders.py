@@ -7,7 +7,8 @@ import fcntl
 import json
 import math
 import pathlib
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import ml_collections
@@ -23,6 +24,7 @@ FILES = (
   'curves.png',
   'levels.png',
   'games.png',
+  'scaling.png',
   'variance.png',
   'targets.png',
   'analysis.json',
@@ -132,6 +134,37 @@ def locked(path: pathlib.Path) -> Iterator[None]:
         'wait for the other to end, or choose another folder',
       ) from error
     yield
+
+
+def wait_for(path: pathlib.Path, say: Callable[[str], None]) -> None:
+  """Waits until no program works in a folder.
+
+  Args:
+    path: of the folder.
+    say: told once if there is one.
+
+  Raises:
+    ConfigError: if the folder cannot be written.
+  """
+  told = False
+  while True:
+    try:
+      with locked(path):
+        return
+    except validation.ConfigError as error:
+      if not isinstance(error.__cause__, BlockingIOError):
+        raise
+    if not told:
+      say(f'waiting for another program to leave {path}')
+      told = True
+    time.sleep(0.1)
+
+
+def write(path: pathlib.Path, text: str) -> None:
+  """Writes a whole file, or leaves what was there."""
+  part = path.with_suffix('.part')
+  part.write_text(text, encoding='utf-8')
+  part.replace(path)
 
 
 def unwritable(path: pathlib.Path, error: OSError) -> validation.ConfigError:

@@ -102,10 +102,10 @@ def work(config: ml_collections.ConfigDict, folder: runs.RunFolder) -> None:
   folder.write_json('result.json', found)
   caption = _caption(config)
   second = 'Mean train loss (nats) over the last epoch, by rate / damping.'
-  folder.write_text(
-    'results.md',
+  folder.write_report(
     f'{report.markdown(_standings(found), caption)}\n'
     f'{report.markdown(_grid(rows, found), second)}',
+    config.games.seeds,
   )
   charts.curves(folder.file('games.png'), *_curves(rows, found, config))
   short = [_standings(found)[place] for place in (0, 1, 2, 6, 8)]

@@ -98,9 +98,9 @@ def _conclude(
   columns, losses = outcomes.standings(found), outcomes.final_losses(found)
   caption = outcomes.caption(config)
   second = 'Mean train loss (nats) over the last epoch, by learning rate.'
-  folder.write_text(
-    'results.md',
+  folder.write_report(
     f'{report.markdown(columns, caption)}\n{report.markdown(losses, second)}',
+    config.levels.seeds,
   )
   charts.levels(
     folder.file('levels.png'),

@@ -4,8 +4,8 @@
   versions.json   Python, packages, platform, devices and git commit
   metrics.jsonl   one line per logged step, complete lines only
   result.json     the last numbers and how the run ended
-  results.md      the report, and its figure curves.png; a study has figures
-                  of its own
+  results.md      the report; it ends with how it was made. Its figures are
+                  the files *.png
   checkpoints/    of a training: see ``checkpoints``
   tensorboard/    of a training: the numbers of metrics.jsonl
   run.lock        locked while a program works in the folder
@@ -20,19 +20,25 @@ import dataclasses
 import json
 import pathlib
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import ml_collections
 
-from experiments import folders, versions
+from experiments import folders, how, versions
 
 
 @dataclasses.dataclass(frozen=True)
 class RunFolder:
-  """A folder that holds one run."""
+  """A folder that holds one run.
+
+  Attributes:
+    path: of the folder.
+    command: that works in it, as typed; None where it was called from Python.
+  """
 
   path: pathlib.Path
+  command: str | None = None
 
   def file(self, name: str) -> pathlib.Path:
     """Returns the path of one of ``folders.FILES``.
@@ -64,15 +70,26 @@ class RunFolder:
 
   def write_text(self, name: str, text: str) -> None:
     """Writes a whole file, or leaves what was there."""
-    target = self.file(name)
-    temporary = target.with_suffix('.part')
-    temporary.write_text(text, encoding='utf-8')
-    temporary.replace(target)
+    folders.write(self.file(name), text)
 
   def write_json(self, name: str, value: Any) -> None:
     """Writes a JSON file, or leaves what was there."""
     text = json.dumps(folders.plain(value), indent=2, allow_nan=False)
     self.write_text(name, text + '\n')
+
+  def write_report(self, text: str, seeds: Sequence[int] = ()) -> None:
+    """Writes results.md: what came out, and how (see ``how.section``).
+
+    Args:
+      text: Markdown.
+      seeds: of the runs; empty where nothing is random.
+    """
+    held, config = (
+      json.loads(self.file(name).read_text(encoding='utf-8'))
+      for name in ('versions.json', 'config.json')
+    )
+    made = how.section(self.command, seeds, held, config)
+    self.write_text('results.md', f'{text.rstrip()}\n\n{made}')
 
   def log(self, row: Mapping[str, Any]) -> None:
     """Adds a line to metrics.jsonl."""

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ml_collections
 
-from configs import default
-from experiments import folders, loop, report, runs
+from experiments import loop, report
 
 
 def text(
   config: ml_collections.ConfigDict,
-  folder: runs.RunFolder,
   result: Mapping[str, Any],
   rows: Sequence[loop.Row],
 ) -> str:
@@ -22,7 +19,6 @@ def text(
 
   Args:
     config: of the run.
-    folder: of the run; has its versions and its curves.
     result: what result.json holds.
     rows: logged.
   """
@@ -55,49 +51,5 @@ def text(
       '',
       '![Loss and error against epochs](curves.png)',
       '',
-      appendix(config, folder),
     ]
   )
-
-
-def appendix(config: ml_collections.ConfigDict, folder: runs.RunFolder) -> str:
-  """Returns on what a report rests: its configuration and its versions."""
-  text = folder.file('versions.json').read_text(encoding='utf-8')
-  return '\n'.join(
-    [
-      '## Configuration, where it is not the default',
-      '',
-      report.markdown(_changes(config), 'Every key is in config.json.'),
-      '## Versions',
-      '',
-      report.markdown(_versions(json.loads(text)), 'More is in versions.json.'),
-    ]
-  )
-
-
-def _changes(config: ml_collections.ConfigDict) -> list[report.Column]:
-  """The keys that differ from those of configs/default.py."""
-  ours, usual = (
-    folders.flat(folders.plain(c.to_dict()))
-    for c in (config, default.get_config())
-  )
-  keys = [key for key in ours if ours[key] != usual.get(key)]
-  return [
-    report.Column('key', '', keys),
-    report.Column('value', '', [str(ours[key]) for key in keys]),
-    report.Column('default', '', [str(usual.get(key)) for key in keys]),
-  ]
-
-
-def _versions(held: Mapping[str, Any]) -> list[report.Column]:
-  found = {
-    'python': held['python'],
-    **{name: version for name, version in held['packages'].items() if version},
-    'platform': held['platform'],
-    'devices': ', '.join(held['devices']),
-    'git commit': held['git_commit'],
-  }
-  return [
-    report.Column('of', '', list(found)),
-    report.Column('version', '', list(map(str, found.values()))),
-  ]

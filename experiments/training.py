@@ -61,8 +61,8 @@ def train(
     result |= _outcome(rows)
     report.curves(folder.file('curves.png'), [report.Curve(title, [rows])])
     result['status'] = FINISHED
-    page = summary.text(config, folder, result, rows)
-    folder.write_text('results.md', page)
+    page = summary.text(config, result, rows)
+    folder.write_report(page, seeds=[config.seed])
   except checkpoints.CheckpointError:
     raise  # Nothing has changed.
   except BaseException as error:

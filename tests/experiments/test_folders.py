@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pathlib
 import subprocess
@@ -102,3 +103,16 @@ def test_a_folder_that_cannot_be_made(
     folders.locked(tmp_path / name),
   ):
     pytest.fail('it is no folder')
+
+
+def test_waiting_ends_with_the_lock(tmp_path: pathlib.Path) -> None:
+  said: list[str] = []
+  with contextlib.ExitStack() as holder:
+    holder.enter_context(folders.locked(tmp_path))
+
+    def say(text: str) -> None:
+      said.append(text)
+      holder.close()
+
+    folders.wait_for(tmp_path, say)
+  assert said == [f'waiting for another program to leave {tmp_path}']

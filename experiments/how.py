@@ -1,0 +1,111 @@
+"""How numbers came to be: the last section of every report.
+
+A report is read on other machines, so it names no folder of this one: what lies
+outside the working directory is called FOLDER or FILE.
+"""
+
+from __future__ import annotations
+
+import collections
+import os
+import pathlib
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from configs import default
+from experiments import folders, report
+
+_PLACE = re.compile(r'(?<![^=:])(?:/|~|\.\.)[^:]*')
+_DATA_DIR = re.compile(r'(.*data_dir)=.*')
+
+
+def section(
+  command: str | None,
+  seeds: Sequence[int],
+  held: Mapping[str, Any],
+  config: Mapping[str, Any],
+) -> str:
+  """Returns the section: command, seeds, device, versions, configuration.
+
+  Args:
+    command: as typed; None where a study was called from Python.
+    seeds: of the runs; empty where nothing is random.
+    held: what ``versions.versions`` returned.
+    config: in JSON's types; only what is not the default is shown.
+
+  Returns:
+    Markdown, with its head.
+  """
+  lines = ['## How', '']
+  if command is not None:
+    lines += ['```sh', shareable(command), '```', '']
+  if seeds:
+    lines.append(f'- seeds: {", ".join(map(str, seeds))}')
+  lines += [f'- device: {device(held)}', f'- versions: {versions(held)}', '']
+  if columns := _changes(config):
+    caption = 'The configuration, where it is not that of configs/default.py.'
+    lines.append(report.markdown(columns, caption))
+  return '\n'.join(lines)
+
+
+def _changes(config: Mapping[str, Any]) -> list[report.Column]:
+  ours = folders.flat(config)
+  usual = folders.flat(folders.plain(default.get_config().to_dict()))
+  keys = [key for key in ours if ours[key] != usual.get(key)]
+  if not keys:
+    return []
+  values = [str(ours[key]) for key in keys]
+  return [
+    report.Column('key', '', keys),
+    report.Column(
+      'value',
+      '',
+      [
+        'FOLDER' if key.endswith('data_dir') else value
+        for key, value in zip(keys, values, strict=True)
+      ],
+    ),
+    report.Column('default', '', [str(usual.get(key)) for key in keys]),
+  ]
+
+
+def device(held: Mapping[str, Any]) -> str:
+  """Returns on what it ran, such as ``2 CPU cores``."""
+  if held['backend'] == 'cpu':
+    return f'{held["cpus"]} CPU core{"s" if held["cpus"] != 1 else ""}'
+  counts = collections.Counter(held['devices'])
+  return ', '.join(f'{count} × {kind}' for kind, count in counts.items())
+
+
+def versions(held: Mapping[str, Any]) -> str:
+  """Returns Python, packages and commit in one line."""
+  packages = [f'{n} {v}' for n, v in held['packages'].items() if v]
+  found = [f'Python {held["python"]}', *packages]
+  if held['git_commit'] is not None:
+    changed = len(held['git_changed_files'])
+    plural = 's' if changed > 1 else ''
+    note = f' and changes in {changed} file{plural}' if changed else ''
+    found.append(f'commit {held["git_commit"][:12]}{note}')
+  return ', '.join(found)
+
+
+def shareable(command: str) -> str:
+  """Returns a command without the folders of this machine."""
+  words = [_without_place(word) for word in shlex.split(command)]
+  return shlex.join(words)
+
+
+def _without_place(word: str) -> str:
+  if match := _DATA_DIR.fullmatch(word):
+    return f'{match[1]}=FOLDER'
+  return _PLACE.sub(lambda found: _place(found[0]), word)
+
+
+def _place(path: str) -> str:
+  """A path from the working directory, if it lies within."""
+  here = pathlib.Path(os.path.abspath(path))
+  if here.is_relative_to(pathlib.Path.cwd()):
+    return str(here.relative_to(pathlib.Path.cwd()))
+  return f'FILE{here.suffix}' if here.suffix else 'FOLDER'
