@@ -52,6 +52,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.compare = _compare()
   config.levels = _levels()
   config.games = _games()
+  config.scaling = _scaling()
   config.methods = _methods()
   return config
 
@@ -206,6 +207,17 @@ def _games() -> ml_collections.ConfigDict:
   games.dampings = (0.001, 0.01, 0.1)  # added to the curvature
   games.target_loss = 0.1  # nats; smoothed train loss to reach
   return games
+
+
+def _scaling() -> ml_collections.ConfigDict:
+  """What `experiments.scaling` measures: every form at every batch size."""
+  scaling = ml_collections.ConfigDict()
+  # 'mlp' (64-32-32-10) or 'resnet' (28x28x1, 16 and 32 channels).
+  scaling.network = 'mlp'
+  scaling.batches = (32, 64, 128, 256, 512, 1024)  # samples per step
+  scaling.rounds = 5  # timed steps; the median counts
+  scaling.most_memory = 8.0  # of a compiled step (GB); above, it is not run
+  return scaling
 
 
 def _methods() -> ml_collections.ConfigDict:

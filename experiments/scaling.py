@@ -1,19 +1,20 @@
 """What a step costs against the batch size, in time and in memory.
 
-::
+  python -m experiments.scaling --config.scaling.network=mlp --workdir=runs/s
 
-    python -m experiments.scaling --network=mlp --workdir=runs/scaling-mlp
+Measures every form of GT-DDP over SGD, plain SGD, and batch-augmented DDP
+computed directly (``augmented``; for 'mlp' alone) at the batch sizes of
+``config.scaling``, on random samples (results.md, result.json, scaling.png). A
+form whose compiled memory is above ``most_memory`` is not run, nor at larger
+batches. The exponents are slopes of cost over batch size between the last two
+sizes, in double logarithmic scale. No other section of the config is read.
 
-Every form of GT-DDP over SGD, plain SGD, and batch-augmented DDP computed
-directly (``augmented``; for 'mlp' alone), batches of 32 to 1024. A form whose
-compiled memory exceeds ``--most_memory`` is not run, nor at larger batches.
-Writes scaling.md, scaling.json and scaling.png; the exponents are slopes of
-cost over batch size between the last two sizes, in double logarithmic scale.
+A finished measurement is one line of metrics.jsonl, and the same command goes
+on where it stopped: --workdir may hold a study of the same configuration.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import pathlib
 import statistics
@@ -25,24 +26,18 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import matplotlib
+import ml_collections
 import optax
-from absl import app, flags
+import rich.console
 from matplotlib import figure
 
 import gtddp_jax as gt
-from experiments import augmented, report
+from experiments import augmented, charts, cli, progress, report, runs
 from experiments.networks import layers, mlps, resnets
-
-NETWORK = flags.DEFINE_enum('network', 'mlp', ['mlp', 'resnet'], 'Network.')
-BATCHES = flags.DEFINE_list(
-  'batches', ['32', '64', '128', '256', '512', '1024'], 'Batch sizes.'
-)
-REPEATS = flags.DEFINE_integer('repeats', 5, 'Timed steps.', lower_bound=1)
-MOST = flags.DEFINE_float('most_memory', 8.0, 'Largest compiled memory, GB.')
-WORKDIR = flags.DEFINE_string('workdir', 'runs/scaling', 'Where to write.')
 
 RATE = 0.01
 DIRECT = 'batch-augmented DDP'
+_MARKERS = 'os^vDPX'  # lines may lie on each other
 FORMS: dict[str, dict[str, Any]] = {
   'frozen, gradient': {},
   'bellman, gradient': {'value': 'bellman'},
@@ -60,55 +55,110 @@ class Cost(NamedTuple):
 
   form: str
   batch: int
-  seconds: float
+  seconds: float | None  # None if it needs too much memory to be run
   memory: int  # bytes
 
 
-def main(argv: Sequence[str]) -> None:
-  """Measures, writes and prints."""
-  del argv
-  folder = pathlib.Path(WORKDIR.value)
-  folder.mkdir(parents=True, exist_ok=True)
-  sizes = [int(size) for size in BATCHES.value]
-  costs = measure(NETWORK.value, sizes, REPEATS.value, MOST.value * 1e9)
-  (folder / 'scaling.json').write_text(
-    json.dumps([cost._asdict() for cost in costs], indent=1)
+def work(config: ml_collections.ConfigDict, folder: runs.RunFolder) -> None:
+  """Measures what is left and prints the table."""
+  own = config.scaling
+  costs = measure(
+    own.network,
+    sorted(own.batches),
+    own.rounds,
+    own.most_memory * 1e9,
+    [Cost(**row) for row in folder.rows()],
+    lambda cost: folder.log(cost._asdict()),
   )
-  text = report.markdown(columns(costs), f'{NETWORK.value}, ms and MB per step')
-  (folder / 'scaling.md').write_text(text)
-  draw(folder / 'scaling.png', costs)
-  print(text)
+  folder.write_json('result.json', [cost._asdict() for cost in costs])
+  caption = (
+    f'{own.network}: ms and MB per step, by batch size; median of {own.rounds} '
+    f'steps, and the memory of the compiled step (arguments and temporary). '
+    f'Exponents: growth of time and memory over the last doubling. Above '
+    f'{own.most_memory:g} GB a step is not run.'
+  )
+  folder.write_report(report.markdown(columns(costs), caption))
+  draw(folder.file('scaling.png'), costs)
+  console = rich.console.Console(width=160)
+  console.print(report.table(columns(costs), caption))
 
 
 def measure(
-  network: str, sizes: Sequence[int], rounds: int, most: float
+  network: str,
+  sizes: Sequence[int],
+  rounds: int,
+  most: float,
+  known: Sequence[Cost] = (),
+  log: Callable[[Cost], None] = lambda cost: None,
 ) -> list[Cost]:
-  """Costs of every form at every size that fits in ``most`` bytes."""
-  costs: list[Cost] = []
-  for form in ('plain SGD', *FORMS, *([DIRECT] if network == 'mlp' else [])):
-    for size in sizes:
-      cost = _cost(form, network, size, rounds, most)
-      if cost is None:
-        break
-      costs.append(cost)
-  return costs
+  """Measures every form at every size that fits.
+
+  Args:
+    network: 'mlp' or 'resnet'.
+    sizes: of the batch, the smallest first.
+    rounds: timed steps; the median counts.
+    most: bytes; a step that needs more is not run.
+    known: what has been measured.
+    log: told of each new measurement.
+
+  Returns:
+    The costs of steps that were run.
+  """
+  found = {(cost.form, cost.batch): cost for cost in known}
+  forms = ['plain SGD', *FORMS, *([DIRECT] if network == 'mlp' else [])]
+  live = list(forms)  # those that fitted so far
+  with progress.Progress(len(forms) * len(sizes)) as bar:
+    for place, size in enumerate(sizes, 1):
+      left = [form for form in live if (form, size) not in found]
+      for cost in _costs(left, network, size, rounds, most):
+        found[cost.form, size] = cost
+        log(cost)
+        bar.say(_line(cost))
+      live = [form for form in live if found[form, size].seconds is not None]
+      bar.reach(place * len(forms))
+  costs = (found.get((form, size)) for form in forms for size in sizes)
+  return [cost for cost in costs if cost and cost.seconds is not None]
 
 
-def _cost(
-  form: str, network: str, size: int, rounds: int, most: float
-) -> Cost | None:
-  step, arguments = build(form, network, size)
-  compiled = jax.jit(step).lower(*arguments).compile()
-  analysis: Any = compiled.memory_analysis()
-  memory = analysis.temp_size_in_bytes + analysis.argument_size_in_bytes
-  if memory > most:
-    return None
-  seconds = []
-  for _ in range(rounds + 1):
-    start = time.perf_counter()
-    jax.block_until_ready(compiled(*arguments))
-    seconds.append(time.perf_counter() - start)
-  return Cost(form, size, statistics.median(seconds[1:]), memory)
+def _line(cost: Cost) -> str:
+  time = 'not run'
+  if cost.seconds is not None:
+    time = f'{cost.seconds * 1e3:.3g} ms'
+  return f'{cost.form}, batch {cost.batch}: {time}, {cost.memory / 1e6:.3g} MB'
+
+
+def _costs(
+  forms: Sequence[str], network: str, size: int, rounds: int, most: float
+) -> list[Cost]:
+  """Of all forms at one size; they take turns, so that noise slows all."""
+  compiled: dict[str, Any] = {}
+  memories: dict[str, int] = {}
+  seconds: dict[str, list[float]] = {form: [] for form in forms}
+  for form in forms:
+    step, arguments = build(form, network, size)
+    made = jax.jit(step).lower(*arguments).compile()
+    analysis: Any = made.memory_analysis()
+    memories[form] = (
+      analysis.temp_size_in_bytes + analysis.argument_size_in_bytes
+    )
+    if memories[form] <= most:
+      compiled[form] = made, arguments
+  for _ in range(rounds):
+    for form, (made, arguments) in compiled.items():
+      # The first pays for the memory that the form before it used.
+      jax.block_until_ready(made(*arguments))
+      start = time.perf_counter()
+      jax.block_until_ready(made(*arguments))
+      seconds[form].append(time.perf_counter() - start)
+  return [
+    Cost(
+      form,
+      size,
+      statistics.median(seconds[form]) if form in compiled else None,
+      memories[form],
+    )
+    for form in forms
+  ]
 
 
 def build(
@@ -161,7 +211,7 @@ def columns(costs: Sequence[Cost]) -> list[report.Column]:
 
   def cell(form: str, size: int) -> str:
     cost = found.get((form, size))
-    if cost is None:
+    if cost is None or cost.seconds is None:
       return 'out of memory'
     return f'{cost.seconds * 1e3:.3g} / {cost.memory / 1e6:.3g}'
 
@@ -187,14 +237,18 @@ def draw(path: pathlib.Path, costs: Sequence[Cost]) -> None:
       (panels[0], 'seconds', 1e3, 'time per step (ms)'),
       (panels[1], 'memory', 1e-6, 'memory (MB)'),
     ):
-      for form in dict.fromkeys(cost.form for cost in costs):
+      forms = dict.fromkeys(cost.form for cost in costs)
+      looks = zip(charts.PALETTE, _MARKERS, forms, strict=False)
+      for colour, marker, form in looks:
         own = [cost for cost in costs if cost.form == form]
+        growth = round(exponent(own, of), 1) + 0.0  # no -0.0
         panel.loglog(
           [cost.batch for cost in own],
           [getattr(cost, of) * scale for cost in own],
-          marker='o',
-          markersize=4,
-          label=f'{form} ({exponent(own, of):.1f})',
+          color=colour,
+          marker=marker,
+          markersize=5,
+          label=f'{form} ({growth:.1f})',
         )
       sizes = sorted({cost.batch for cost in costs})
       panel.set_xticks(sizes, [str(size) for size in sizes])
@@ -212,4 +266,4 @@ def draw(path: pathlib.Path, costs: Sequence[Cost]) -> None:
 
 
 if __name__ == '__main__':
-  app.run(main)
+  cli.launch('scaling', work, resume=True)

@@ -61,6 +61,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
   _check_rate(config)
   _check_compare(config)
   _check_studies(config)
+  _check_scaling(config)
   _check_methods(config)
 
 
@@ -300,6 +301,13 @@ def _check_methods(config: ml_collections.ConfigDict) -> None:
       config.methods.bases,
       'add one',
     )
+
+
+def _check_scaling(config: ml_collections.ConfigDict) -> None:
+  _one_of(config, 'scaling.network', ('mlp', 'resnet'))
+  _in_range(config, 'scaling.rounds', 1)
+  _positive(config, 'scaling.most_memory')
+  _all_positive(config, 'scaling.batches', 'batches')
 
 
 def _get(config: ml_collections.ConfigDict, path: str) -> Any:

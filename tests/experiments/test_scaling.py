@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 import gtddp_jax as gt
-from experiments import augmented, scaling
+from configs import default
+from experiments import augmented, runs, scaling
 from experiments.networks import layers, mlps
 
 pytestmark = pytest.mark.once
@@ -55,6 +56,28 @@ def test_costs_are_measured_and_drawn(
   assert columns[2].cells[-1] == 'out of memory'
   scaling.draw(tmp_path / 'scaling.png', costs)
   assert (tmp_path / 'scaling.png').stat().st_size > 5000
+
+
+def test_a_study_goes_on_where_it_stopped(
+  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  monkeypatch.setattr(scaling, 'FORMS', {})
+  config = default.get_config()
+  config.scaling.update(batches=(4, 2, 8), rounds=1)
+  folder = runs.create(tmp_path, config, overwrite=False)
+  for cost in (
+    scaling.Cost('plain SGD', 2, 0.1, 2000000),
+    scaling.Cost('plain SGD', 4, 0.2, 4000000),
+    scaling.Cost(scaling.DIRECT, 2, None, 9000000000),
+  ):
+    folder.log(cost._asdict())
+  scaling.work(config, folder)
+  (new,) = folder.rows()[3:]  # all that was left
+  assert (new['form'], new['batch']) == ('plain SGD', 8)
+  page = folder.file('results.md').read_text()
+  assert '| plain SGD | 100 / 2 | 200 / 4 | ' in page
+  assert '\n## How\n' in page
+  assert folder.file('scaling.png').stat().st_size > 5000
 
 
 def test_exponent_is_the_slope() -> None:
