@@ -34,7 +34,14 @@ import ml_collections
 import rich.console
 from absl import app, flags, logging
 
-from experiments import cli, folders, interrupts, report, validation
+from experiments import (
+  children,
+  cli,
+  folders,
+  interrupts,
+  report,
+  validation,
+)
 from experiments.sweeps import figures, outcomes, plan, pool
 
 _FAILED, _UNWRITTEN = 1, 3
@@ -142,17 +149,11 @@ class _Folder:
     return self.path / 'logs' / f'{run.name}.log'
 
   def write(self, name: str, text: str) -> None:
-    part = self.path / f'{name}.part'
-    part.write_text(text, encoding='utf-8')
-    part.replace(self.path / name)
+    folders.write(self.path / name, text)
 
   def reason(self, run: plan.Run) -> str:
     """The last line that a run printed."""
-    try:
-      lines = self.log(run).read_text(encoding='utf-8').split('\n')
-    except OSError:
-      return ''
-    return next((line for line in reversed(lines) if line.strip()), '').strip()
+    return children.last_line(self.log(run))
 
 
 def _work(
@@ -241,7 +242,7 @@ def _check(path: pathlib.Path) -> None:
       '--workdir', 'a folder', f'the file {path}', 'choose another'
     )
   held = {child.name for child in path.iterdir()} if path.is_dir() else set()
-  if held - {'run.lock', f'{_FILE}.part'} and _FILE not in held:
+  if held - {'run.lock', 'sweep.part'} and _FILE not in held:
     raise validation.ConfigError(
       '--workdir',
       'a new folder, or that of a sweep',

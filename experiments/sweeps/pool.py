@@ -6,14 +6,13 @@ import contextlib
 import json
 import os
 import pathlib
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from configs import held
+from experiments import children
 from experiments.sweeps import plan
 
 _COMMAND = (sys.executable, '-m', 'experiments.train')
@@ -57,7 +56,7 @@ def work(
     report: told of each run that has ended, with its exit code.
   """
   left, slots = list(runs), list(range(workers))
-  live: dict[int, tuple[plan.Run, subprocess.Popen[bytes]]] = {}
+  live: dict[int, tuple[plan.Run, children.Process]] = {}
   try:
     while left or live:
       while left and slots:
@@ -71,37 +70,29 @@ def work(
           report(run, code)
       time.sleep(_PAUSE)
   finally:
-    for _, process in live.values():
-      process.send_signal(signal.SIGTERM)
-    for _, process in live.values():
-      process.wait()
+    children.stop(process for _, process in live.values())
 
 
 def _start(
   run: plan.Run, files: Files, slot: int, workers: int
-) -> subprocess.Popen[bytes]:
+) -> children.Process:
   environment = dict(os.environ)
   if workers > 1:  # Else the first process takes the memory of a GPU.
     environment.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
   # The seeds of a setting share a program, which is compiled once.
   environment.setdefault('JAX_COMPILATION_CACHE_DIR', str(files.compiled))
-  config, log = files.config(run), files.log(run)
-  for path in (config, log):
-    path.parent.mkdir(parents=True, exist_ok=True)
+  config = files.config(run)
+  config.parent.mkdir(parents=True, exist_ok=True)
   config.write_text(json.dumps(run.config, indent=2), encoding='utf-8')
-  with log.open('ab') as stream, _share_of_cpus(slot, workers):
-    return subprocess.Popen(
+  with _share_of_cpus(slot, workers):
+    return children.start(
       [
         *_COMMAND,
         f'--config={held.__file__}:{config}',
         f'--workdir={files.run(run)}',
       ],
-      stdin=subprocess.DEVNULL,
-      stdout=stream,
-      stderr=subprocess.STDOUT,
-      env=environment,
-      # Of the terminal's Ctrl-C it hears through this process, once.
-      start_new_session=True,
+      files.log(run),
+      environment,
     )
 
 

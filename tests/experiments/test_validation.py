@@ -15,7 +15,7 @@ from experiments import catalog, models, optimizers, validation
 CONFIGS = sorted(
   path.stem
   for path in pathlib.Path(default.__file__).parent.glob('*.py')
-  if path.stem != '__init__'
+  if path.stem not in ('__init__', 'reproduce')  # a plan of commands
 )
 
 REFUSED = [

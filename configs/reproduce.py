@@ -1,0 +1,275 @@
+"""The plan of `scripts/reproduce`: what is run, and what of it is reported.
+
+A part is one study with its own command; its key in ``budgets`` says what is
+added to the command in that budget, and about how long it takes. A part without
+a budget's key is not in that budget. Parts run in this order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+BUDGETS = {
+  'small': 'CPU cores, in minutes: fewer seeds, rates and epochs',
+  'full': 'a GPU, in hours: the settings of the paper, and all data sets',
+}
+
+
+class Budget(NamedTuple):
+  """A part in one budget.
+
+  Attributes:
+    minutes: that it took, about; for the progress, and the report's head.
+    arguments: of the command, after those of the part.
+  """
+
+  minutes: float
+  arguments: tuple[str, ...] = ()
+
+
+class Part(NamedTuple):
+  """One study.
+
+  Attributes:
+    name: of its folder, its figures and in --only.
+    title: of its section.
+    shows: of what in the paper, in one sentence.
+    module: of its command.
+    arguments: of its command, in every budget.
+    budgets: by name.
+    figures: of its run folder that go into the report, with what they show.
+    dataset: that must have been prepared.
+    source: the part whose run folder it takes as --run; '' for none.
+    resumes: whether the command goes on in a folder; else it starts again.
+  """
+
+  name: str
+  title: str
+  shows: str
+  module: str
+  arguments: tuple[str, ...]
+  budgets: Mapping[str, Budget]
+  figures: Mapping[str, str]
+  dataset: str = 'digits'
+  source: str = ''
+  resumes: bool = True
+
+
+_METHODS = {
+  'curves.png': 'Train loss against steps and seconds',
+  'variance.png': 'Spread over seeds, with and without GT-DDP',
+  'targets.png': 'Steps and seconds to the target',
+}
+_TABLE = (
+  'Table 2 and Fig. 6a, 6b, 8, and the time to a target: every base optimizer '
+  'and its GT-DDP forms.'
+)
+
+
+def _methods(name: str, title: str, config: str, **budgets: Budget) -> Part:
+  """A row of Table 2."""
+  return Part(
+    f'methods-{name}',
+    f'Methods on {title}',
+    _TABLE,
+    'experiments.methods',
+    (f'--config={config}',),
+    budgets,
+    _METHODS,
+    name,
+  )
+
+
+def _accuracy(name: str, title: str, goal: str, **budgets: Budget) -> Part:
+  """One long training of a GT-DDP form."""
+  short = name.removesuffix('_mnist')
+  return Part(
+    f'{short}-accuracy',
+    f'Accuracy on {title}',
+    f'One GT-DDP training; the goal is {goal} % of the test images.',
+    'experiments.train',
+    (
+      f'--config=configs/{name}.py:adam',
+      '--config.optimizer.name=gt_ddp',
+      '--config.dataset.augment=true',
+      '--config.optimizer.schedule.name=warmup_cosine',
+    ),
+    budgets,
+    {'curves.png': 'Loss and error against epochs'},
+    name,
+  )
+
+
+PARTS = (
+  _methods(
+    'digits', 'DIGITS', 'configs/digits.py',
+    small=Budget(12, ('--config.epochs=6',)), full=Budget(30),
+  ),
+  _methods(
+    'mnist', 'MNIST', 'configs/mnist.py',
+    small=Budget(
+      8,
+      (
+        '--config.dataset.train_samples=4000',
+        '--config.dataset.test_samples=2000',
+        '--config.epochs=3',
+        '--config.methods.bases=("sgd","adam","ekfac")',
+        '--config.methods.seeds=(0,1,2)',
+      ),
+    ),
+    full=Budget(60),
+  ),
+  _methods('svhn_cropped', 'SVHN', 'configs/svhn.py', full=Budget(60)),
+  _methods('cifar10', 'CIFAR-10', 'configs/cifar10.py', full=Budget(60)),
+  _methods('cifar100', 'CIFAR-100', 'configs/cifar100.py', full=Budget(60)),
+  _methods(
+    'fashion_mnist', 'Fashion-MNIST', 'configs/fashion_mnist.py',
+    full=Budget(60),
+  ),
+  Part(
+    'scaling-mlp',
+    'Cost against the batch size, fully connected network',
+    'Fig. 1: time and memory of a step, beside batch-augmented DDP computed '
+    'directly.',
+    'experiments.scaling',
+    ('--config.scaling.network=mlp',),
+    {
+      'small': Budget(
+        2,
+        (
+          '--config.scaling.batches=(16,32,64)',
+          '--config.scaling.rounds=3',
+          '--config.scaling.most_memory=3.0',
+        ),
+      ),
+      'full': Budget(15),
+    },
+    {'scaling.png': 'Time and memory of a step against the batch size'},
+  ),
+  Part(
+    'scaling-resnet',
+    'Cost against the batch size, residual network',
+    'Fig. 1 for convolutions: time and memory of a step.',
+    'experiments.scaling',
+    ('--config.scaling.network=resnet',),
+    {
+      'small': Budget(
+        4,
+        (
+          '--config.scaling.batches=(32,64,128,256)',
+          '--config.scaling.most_memory=3.0',
+        ),
+      ),
+      'full': Budget(15),
+    },
+    {'scaling.png': 'Time and memory of a step against the batch size'},
+  ),
+  Part(
+    'blocks',
+    'Block structure of the value function',
+    'Fig. 4: how much of the true batch-augmented Hessian lies outside its '
+    'blocks, and what leaving that out changes.',
+    'experiments.blocks',
+    ('--config=configs/digits.py:sgd',),
+    {'small': Budget(3), 'full': Budget(10)},
+    {
+      'blocks.png': 'Magnitudes of the batch-augmented value Hessian',
+      'masses.png': 'What lies outside the blocks, by layer',
+    },
+  ),
+  *(
+    Part(
+      f'games-{activation}',
+      f'Cooperative blocks with {title}',
+      'Fig. 7b: EKFAC, GT-EKFAC and GT-DDP-EKFAC on the network of cooperative '
+      'blocks.',
+      'experiments.games',
+      (
+        '--config=configs/cgb.py:ekfac',
+        f'--config.model.activation={activation}',
+      ),
+      {
+        'small': Budget(
+          6,
+          (
+            '--config.epochs=4',
+            '--config.games.seeds=(0,1,2)',
+            '--config.games.rates=(0.03,)',
+            '--config.games.dampings=(0.01,0.1)',
+          ),
+        ),
+        'full': Budget(60),
+      },
+      {'games.png': 'Train loss of the forms'},
+    )
+    for activation, title in (('tanh', 'Tanh'), ('relu', 'ReLU'))
+  ),
+  Part(
+    'placement',
+    'Where a projection decides',
+    'Sec. 3.2: the control of a projection at the fork, or next to the merge.',
+    'experiments.placement',
+    ('--config=configs/digits.py:sgd',),
+    {'small': Budget(4), 'full': Budget(15)},
+    {'placement.png': 'The projection at the fork and next to the merge'},
+  ),
+  Part(
+    'training',
+    'Accuracy on DIGITS',
+    'One GT-DDP training; the goal is 98.5 % of the test images.',
+    'experiments.train',
+    (
+      '--config=configs/digits.py:rmsprop',
+      '--config.optimizer.name=gt_ddp',
+      '--config.epochs=40',
+      '--config.dataset.augment=true',
+      '--config.optimizer.schedule.name=warmup_cosine',
+    ),
+    {'small': Budget(2), 'full': Budget(2)},
+    {'curves.png': 'Loss and error against epochs'},
+  ),
+  Part(
+    'analysis',
+    'What the feedback looks at',
+    'Fig. 6c: leading eigenvectors of the feedback of convolutions, projected '
+    'to the image, on the network trained above.',
+    'experiments.analysis',
+    (),
+    {'small': Budget(2), 'full': Budget(2)},
+    {
+      'feedback.png': 'Leading eigenvectors, and their projections',
+      'gains.png': 'Feedback gains of each stage',
+      'spectra.png': 'Eigenvalues of the value Hessian',
+      'updates.png': 'Norms of the updates, with and without feedback',
+    },
+    source='training',
+    resumes=False,
+  ),
+  _accuracy(
+    'mnist', 'MNIST', '99.3',
+    small=Budget(8, ('--config.epochs=4',)),
+    full=Budget(20),
+  ),
+  _accuracy('fashion_mnist', 'Fashion-MNIST', '92.5', full=Budget(30)),
+)  # fmt: skip
+
+
+def get_plan(budget: str) -> tuple[Part, ...]:
+  """Returns the parts of a budget, in their order.
+
+  Args:
+    budget: a key of ``BUDGETS``.
+
+  Returns:
+    The parts.
+
+  Raises:
+    ValueError: if there is no such budget.
+  """
+  if budget not in BUDGETS:
+    raise ValueError(
+      f'--budget: expected one of {", ".join(BUDGETS)}, got {budget!r}; '
+      f'correct the word.'
+    )
+  return tuple(part for part in PARTS if budget in part.budgets)

@@ -1,0 +1,392 @@
+r"""Runs all studies of a budget, and makes one report of them.
+
+  python -m experiments.reproduce --budget=small --workdir=runs/reproduce
+  python -m experiments.reproduce --budget=full --workdir=runs/full \
+    --report=docs/results --data_dir=FOLDER --only=methods-cifar10,games-relu
+
+The plan is in configs/reproduce.py. Each part is a study's own command in a
+process and a folder of its own, so one that fails stops no other. The program
+can be killed at any moment; the same command goes on: it keeps the parts that
+are done, unless their command has changed, and goes on in the one that was not.
+A part whose data set has not been prepared is not run, and the report says so.
+
+  PART           the run folder of each part
+  PART.log       what it printed
+  PART.json      how it stands
+  reproduce.json the budget
+
+--report is the folder for README.md and its figures, PART-FIGURE.png; it is
+written at the end, for all parts of the budget. --dry_run lists them.
+
+Exit codes: 0, all is done that could be; 1, a part failed; 2, refused; 3, a
+file could not be written; 130 and 143, stopped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pathlib
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from absl import app, flags, logging
+
+from configs import reproduce as plans
+from experiments import (
+  catalog,
+  children,
+  cli,
+  folders,
+  interrupts,
+  reproduction,
+  validation,
+)
+
+_FAILED, _UNWRITTEN = 1, 3
+_PAUSE, _KEEP, _SAY = 0.05, 5.0, 30.0  # s: between looks, records and lines
+_BEGUN = 'begun'
+_MARKER = 'reproduce.json'
+_PAGE = 'README.md'
+_COMMAND = (sys.executable,)
+
+
+def define_flags(values: flags.FlagValues) -> None:
+  """Defines all flags on ``values``."""
+  for name, default, text in (
+    ('budget', 'small', f'One of {", ".join(plans.BUDGETS)}.'),
+    ('workdir', 'runs/reproduce', 'Folder of the parts: new, or to go on in.'),
+    ('report', 'docs/results', 'Folder of the report.'),
+    ('data_dir', None, 'Folder of prepared sets; in place of TFDS_DATA_DIR.'),
+  ):
+    flags.DEFINE_string(name, default, text, flag_values=values)
+  flags.DEFINE_list(
+    'only', [], 'Parts to run; all if none.', flag_values=values
+  )
+  flags.DEFINE_boolean(
+    'dry_run', False, 'List the parts; run nothing.', flag_values=values
+  )
+
+
+def parse(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
+  """Defines and parses the flags; ends with one line if they cannot be used.
+
+  Args:
+    argv: the command line; the first item is the program.
+    values: where to define the flags; filled.
+
+  Returns:
+    ``argv`` without the flags.
+  """
+  define_flags(values)
+  try:
+    rest: list[str] = values(argv)
+  except flags.Error as error:
+    cli.refuse(f'command line: {str(error).splitlines()[0]}')
+  if len(rest) > 1:
+    cli.refuse(
+      f'{rest[1]}: expected only flags, got a word; write it as --flag=value.'
+    )
+  return rest
+
+
+def run(values: flags.FlagValues) -> int:
+  """Does what the flags say.
+
+  Args:
+    values: parsed.
+
+  Returns:
+    The exit code.
+  """
+  try:
+    session = Session(values)
+    if values.dry_run:
+      session.list()
+      return 0
+    _check_report(session.report)
+    with interrupts.raising(), folders.locked(session.path):
+      return session.work()
+  except validation.ConfigError as error:
+    cli.refuse(str(error))
+  except interrupts.Stopped as error:
+    cli.say('stopped; the same command goes on.')
+    return error.code
+  except OSError as error:
+    cli.say(
+      f'error: expected to write in --workdir and --report, got {error}; make '
+      f'room, and go on with the same command.'
+    )
+    return _UNWRITTEN
+
+
+class Session:
+  """The parts of one budget in one folder."""
+
+  def __init__(self, values: flags.FlagValues):
+    """Refuses flags that cannot be used; changes nothing."""
+    if values.budget not in plans.BUDGETS:
+      raise validation.ConfigError(
+        '--budget',
+        f'one of {", ".join(plans.BUDGETS)}',
+        repr(values.budget),
+        'correct the word',
+      )
+    self.budget, self.data_dir = values.budget, values.data_dir
+    self.parts = plans.get_plan(self.budget)
+    self.path = pathlib.Path(values.workdir)
+    self.report = pathlib.Path(values.report)
+    self.chosen = _chosen(self.parts, values.only)
+    _check_workdir(self.path, self.budget)
+
+  def list(self) -> None:
+    """Prints how each part stands, and its command."""
+    for part in self.parts:
+      command = shlex.join(['python', *self._words(part)])
+      print(f'{part.name}: {self._entry(part).status}; {command}')
+
+  def work(self) -> int:
+    """Runs what is left of the chosen parts, and writes the report.
+
+    Returns:
+      The exit code.
+    """
+    folders.write(
+      self.path / _MARKER, json.dumps({'budget': self.budget}) + '\n'
+    )
+    for place, part in enumerate(self.chosen, 1):
+      head = f'[{place}/{len(self.chosen)}] {part.name}'
+      entry = self._entry(part)
+      if entry.status in (reproduction.LEFT, reproduction.FAILED):
+        minutes = part.budgets[self.budget].minutes
+        cli.say(f'{head}: begins, about {minutes:g} min')
+        self._run(part, head)
+        entry = self._entry(part)
+      took = f' in {entry.seconds / 60:.1f} min' if entry.seconds else ''
+      note = f' ({entry.note})' if entry.note else ''
+      cli.say(f'{head}: {entry.status}{took}{note}')
+    return self._conclude()
+
+  def _conclude(self) -> int:
+    """Writes the report and names what failed."""
+    entries = [self._entry(part) for part in self.parts]
+    text = reproduction.page(entries, self.budget, self._hidden())
+    for entry in entries:
+      for figure in entry.part.figures:
+        target = self.report / reproduction.picture(entry.part, figure)
+        if entry.status == reproduction.DONE:
+          shutil.copyfile(self.path / entry.part.name / figure, target)
+        else:
+          target.unlink(missing_ok=True)
+    folders.write(self.report / _PAGE, text)
+    cli.say(f'report: {self.report / _PAGE}')
+    failed = [
+      entry.part.name
+      for entry in entries
+      if entry.status == reproduction.FAILED and entry.part in self.chosen
+    ]
+    if not failed:
+      return 0
+    cli.say(
+      f'error: failed: {", ".join(failed)}; what they printed is in '
+      f'{self.path / failed[0]}.log, and the same command tries them again.'
+    )
+    return _FAILED
+
+  def _hidden(self) -> Sequence[str]:
+    """The folders that the report does not name."""
+    given = (self.path, self.data_dir, os.environ.get('TFDS_DATA_DIR'))
+    return [str(pathlib.Path(one).absolute()) for one in given if one]
+
+  def _words(self, part: plans.Part) -> Sequence[str]:
+    return reproduction.command(part, self.budget, str(self.path))
+
+  def _state(self, part: plans.Part) -> dict[str, Any]:
+    """What PART.json says; empty if there is none."""
+    with contextlib.suppress(OSError, ValueError):
+      text = (self.path / f'{part.name}.json').read_text(encoding='utf-8')
+      held: dict[str, Any] = json.loads(text)
+      return held
+    return {}
+
+  def _set(self, part: plans.Part, state: dict[str, Any]) -> None:
+    text = json.dumps(state, indent=2) + '\n'
+    folders.write(self.path / f'{part.name}.json', text)
+
+  def _entry(self, part: plans.Part) -> reproduction.Entry:
+    """How a part stands."""
+    state, words = self._state(part), self._words(part)
+    asked = reproduction.digest(part, self.budget)
+    entry = reproduction.Entry(
+      part, reproduction.LEFT, 'left out by --only', words
+    )
+    if state.get('digest') == asked:
+      entry = entry._replace(
+        seconds=state['seconds'], versions=state.get('versions')
+      )
+      if state['status'] == reproduction.DONE and not self._missing(part):
+        page = self.path / part.name / 'results.md'
+        text = page.read_text(encoding='utf-8') if page.exists() else ''
+        return entry._replace(status=reproduction.DONE, note='', text=text)
+      if state['status'] == reproduction.FAILED:
+        entry = entry._replace(status=reproduction.FAILED, note=state['note'])
+    try:
+      catalog.check(part.dataset, self.data_dir)
+    except catalog.NotPreparedError:
+      note = reproduction.how_to_prepare(part.dataset)
+      return entry._replace(status=reproduction.UNPREPARED, note=note)
+    return entry
+
+  def _missing(self, part: plans.Part) -> Sequence[str]:
+    folder = self.path / part.name
+    return [name for name in part.figures if not (folder / name).exists()]
+
+  def _run(self, part: plans.Part, head: str) -> None:
+    """Runs a part's command, and keeps how it went."""
+    state = self._begun(part)
+    source = next((one for one in self.parts if one.name == part.source), None)
+    if source and self._entry(source).status != reproduction.DONE:
+      note = f'needs the part {source.name}, which is not done'
+      self._set(part, state | {'status': reproduction.FAILED, 'note': note})
+      return
+    log = self.path / f'{part.name}.log'
+    begin = time.monotonic() - state['seconds']
+
+    def keep(**how: Any) -> None:
+      state.update(seconds=time.monotonic() - begin, **how)
+      self._set(part, state)
+
+    code = self._watch(part, log, head, keep)
+    missing = self._missing(part)
+    if code or missing:
+      note = reproduction.reason(code, children.last_line(log), missing)
+      keep(status=reproduction.FAILED, note=note)
+      return
+    versions = self.path / part.name / 'versions.json'
+    held = json.loads(versions.read_text(encoding='utf-8'))
+    keep(status=reproduction.DONE, versions=held)
+
+  def _begun(self, part: plans.Part) -> dict[str, Any]:
+    """The record of a part that begins or goes on; its folder is its own."""
+    folder, state = self.path / part.name, self._state(part)
+    asked = reproduction.digest(part, self.budget)
+    if folder.exists():
+      folders.wait_for(folder, cli.say)
+    if not part.resumes or state.get('digest', asked) != asked:
+      # Before the record: until it is gone, the record must not be the new one.
+      shutil.rmtree(folder, ignore_errors=True)
+      state = {}
+    return {'seconds': 0.0} | state | {'digest': asked, 'status': _BEGUN}
+
+  def _watch(
+    self,
+    part: plans.Part,
+    log: pathlib.Path,
+    head: str,
+    keep: Callable[..., None],
+  ) -> int:
+    """Runs a part's command; now and then keeps the time that it took."""
+    environment = dict(os.environ)
+    if self.data_dir is not None:
+      folder = pathlib.Path(self.data_dir).expanduser().absolute()
+      environment['TFDS_DATA_DIR'] = str(folder)
+    keep()
+    process = children.start([*_COMMAND, *self._words(part)], log, environment)
+    begin = said = kept = time.monotonic()
+    try:
+      while process.poll() is None:
+        time.sleep(_PAUSE)
+        now = time.monotonic()
+        if now - kept > _KEEP:
+          kept = now
+          keep()
+        if now - said > _SAY:
+          said = now
+          rows = _lines(self.path / part.name / 'metrics.jsonl')
+          cli.say(f'{head}: {rows} rows, {(now - begin) / 60:.1f} min')
+      return process.returncode
+    finally:
+      children.stop([process])
+      keep()
+
+
+def _chosen(
+  parts: Sequence[plans.Part], only: Sequence[str]
+) -> Sequence[plans.Part]:
+  """The parts that --only names, in the plan's order."""
+  known = [part.name for part in parts]
+  for name in only:
+    if name not in known:
+      raise validation.ConfigError(
+        '--only', f'some of {", ".join(known)}', repr(name), 'correct the name'
+      )
+  return [part for part in parts if part.name in only or not only]
+
+
+def _check_workdir(path: pathlib.Path, budget: str) -> None:
+  """Refuses a folder that holds something else than parts of this budget."""
+  if path.exists() and not path.is_dir():
+    raise validation.ConfigError(
+      '--workdir', 'a folder', f'the file {path}', 'choose another'
+    )
+  held = {child.name for child in path.iterdir()} if path.is_dir() else set()
+  if _MARKER in held:
+    other = json.loads((path / _MARKER).read_text(encoding='utf-8'))['budget']
+    if other != budget:
+      raise validation.ConfigError(
+        '--workdir',
+        f'a new folder, or one of the budget {budget}',
+        f'{path}, of the budget {other}',
+        'choose another',
+      )
+  elif held - {'run.lock', 'reproduce.part'}:
+    raise validation.ConfigError(
+      '--workdir',
+      'a new folder, or one that this command made',
+      f'{path}, which holds other files',
+      'choose another',
+    )
+
+
+def _check_report(path: pathlib.Path) -> None:
+  """Makes the folder; refuses one that cannot be written, or another page."""
+  page = path / _PAGE
+  try:
+    path.mkdir(parents=True, exist_ok=True)
+    folders.write(path / 'probe', '')
+    (path / 'probe').unlink()
+    held = page.read_text(encoding='utf-8') if page.exists() else ''
+  except OSError as error:
+    raise validation.ConfigError(
+      '--report',
+      'a folder that can be written',
+      f'{path} ({error.strerror})',
+      'choose another',
+    ) from error
+  if held and not held.startswith(reproduction.MARK):
+    raise validation.ConfigError(
+      '--report',
+      f'a folder without a {_PAGE} of another kind',
+      page,
+      'choose another folder, or move that file',
+    )
+
+
+def _lines(path: pathlib.Path) -> int:
+  return path.read_bytes().count(b'\n') if path.exists() else 0
+
+
+def main(argv: Sequence[str]) -> None:
+  """Runs the budget that the flags name."""
+  del argv
+  logging.set_verbosity(logging.WARNING)
+  sys.exit(run(flags.FLAGS))
+
+
+if __name__ == '__main__':
+  app.run(main, flags_parser=lambda argv: parse(argv, flags.FLAGS))

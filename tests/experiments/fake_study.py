@@ -1,0 +1,59 @@
+"""Stands in for a study where `experiments.reproduce` is tested: no JAX.
+
+The word of --what says what happens: `fail` until a file `mended` lies beside
+the folder, `wait` until a signal comes or that file, `bare` makes no figure,
+`leak` reports a folder of this machine.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import signal
+import sys
+import time
+import types
+
+
+def stop(number: int, frame: types.FrameType | None) -> None:
+  del frame
+  print('stopped')
+  sys.exit(128 + number)
+
+
+signal.signal(signal.SIGTERM, stop)
+given = dict(word.lstrip('-').split('=', 1) for word in sys.argv[3:])
+what, folder = given.get('what', ''), pathlib.Path(given['workdir'])
+mended = (folder.parent.parent / 'mended').exists()
+folder.mkdir(parents=True, exist_ok=True)
+with (folder.parent.parent / 'calls').open('a') as calls:
+  calls.write(f'{folder.name}{" again" if any(folder.iterdir()) else ""}\n')
+(folder / 'metrics.jsonl').write_text('{}\n')
+if what == 'fail' and not mended:
+  (folder / 'curves.png').touch()
+  print(f'error: {folder.absolute() / "x"}: something broke.')
+  sys.exit(7)
+if what == 'wait':
+  (folder.parent.parent / 'waiting').touch()
+  while not mended:
+    time.sleep(0.02)
+held = {
+  'python': '3.12',
+  'packages': {'jax': '0.8'},
+  'cpus': 2,
+  'backend': 'cpu',
+  'git_commit': None,
+}
+(folder / 'versions.json').write_text(json.dumps(held))
+if what != 'bare':
+  (folder / 'curves.png').write_text(f'picture of {folder.name}')
+text = '# Found\n\n| a | b |\n\n![old](curves.png)\n\n![other](other.png)\n'
+if what == 'leak':
+  text += f'in {pathlib.Path(sys.executable).anchor}opt/secret/x\n'
+if what == 'data':
+  text += f'from {os.environ["TFDS_DATA_DIR"]}/x\n'
+if what != 'run':
+  how = '## How\n\n```sh\npython -m study\n```\n\n- seeds: 4, 5\n'
+  how += '- device: 2 CPU cores\n'
+  (folder / 'results.md').write_text(f'{text}\n{how}')
