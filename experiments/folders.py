@@ -23,6 +23,9 @@ FILES = (
   'curves.png',
   'levels.png',
   'games.png',
+  'blocks.png',
+  'masses.png',
+  'placement.png',
   'variance.png',
   'targets.png',
   'analysis.json',
@@ -30,6 +33,7 @@ FILES = (
   'spectra.png',
   'gains.png',
   'feedback.png',
+  'pairs.png',
 )
 FOLDERS = ('checkpoints', 'tensorboard')
 _LOCK = 'run.lock'

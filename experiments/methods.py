@@ -27,7 +27,6 @@ of metrics.jsonl, and the same command goes on where it stopped.
 from __future__ import annotations
 
 import itertools
-import sys
 import time
 
 import ml_collections
@@ -127,19 +126,10 @@ def _conclude(
   )
   against = rankings.champions(found)
   folder.write_json('result.json', {'methods': found, 'champions': against})
-  command = cli.command('methods', sys.argv[1:], folder.path)
   folder.write_text(
     'results.md',
-    '\n'.join(
-      [
-        method_report.text(config, found, against),
-        '## The command',
-        '',
-        f'```sh\n{command}\n```',
-        '',
-        summary.appendix(config, folder),
-      ]
-    ),
+    f'{method_report.text(config, found, against)}\n'
+    f'{summary.ending("methods", config, folder)}',
   )
   method_charts.curves(folder.file('curves.png'), found, rows, config.log_every)
   method_charts.deviations(folder.file('variance.png'), found)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ml_collections
 
 from configs import default
-from experiments import folders, loop, report, runs
+from experiments import cli, folders, loop, report, runs
 
 
 def text(
@@ -54,6 +55,28 @@ def text(
       f'A step took {seconds} s (median, without evaluation).',
       '',
       '![Loss and error against epochs](curves.png)',
+      '',
+      appendix(config, folder),
+    ]
+  )
+
+
+def ending(
+  name: str, config: ml_collections.ConfigDict, folder: runs.RunFolder
+) -> str:
+  """Returns the end of a study's report: its command and its ``appendix``.
+
+  Args:
+    name: of the entry point.
+    config: of the study.
+    folder: of the study.
+  """
+  command = cli.command(name, sys.argv[1:], folder.path)
+  return '\n'.join(
+    [
+      '## The command',
+      '',
+      f'```sh\n{command}\n```',
       '',
       appendix(config, folder),
     ]
