@@ -53,6 +53,8 @@ def get_config() -> ml_collections.ConfigDict:
   config.levels = _levels()
   config.games = _games()
   config.scaling = _scaling()
+  config.blocks = _blocks()
+  config.placement = _placement()
   config.methods = _methods()
   return config
 
@@ -97,6 +99,10 @@ def _model() -> ml_collections.ConfigDict:
   model.norm = 'none'
   model.groups = 8  # groups of features; norm 'group'
   model.decay = 0.9  # of the running statistics, per step; norm 'batch'
+  # 'merge' or 'fork': whether a block computes the projection of its shortcut
+  # after or before its main path, and so where its parameters are decided;
+  # resnet, resnet18, resnet34.
+  model.projection = 'merge'
   model.units = 64  # of the fully connected block; cgb
   model.kernels = (3, 3)  # pixels, of the one and the other player; cgb
   model.depth = 4  # blocks; vit, mixer
@@ -218,6 +224,29 @@ def _scaling() -> ml_collections.ConfigDict:
   scaling.rounds = 5  # timed steps; the median counts
   scaling.most_memory = 8.0  # of a compiled step (GB); above, it is not run
   return scaling
+
+
+def _blocks() -> ml_collections.ConfigDict:
+  """What `experiments.blocks` runs: each normalisation on each seed."""
+  blocks = ml_collections.ConfigDict()
+  blocks.seeds = (0, 1, 2)
+  # In place of model.norm: 'none', 'layer', 'group' or 'batch'.
+  blocks.norms = ('none', 'batch', 'group')
+  # After which epochs of the training the value Hessian is looked at; rising,
+  # 0 for fresh parameters, up to config.epochs.
+  blocks.epochs = (0, 1, 10)
+  blocks.samples = 16  # in a batch that is looked at; from 2
+  blocks.batches = 2  # how many batches, each time
+  return blocks
+
+
+def _placement() -> ml_collections.ConfigDict:
+  """What `experiments.placement` runs: every form at both places."""
+  placement = ml_collections.ConfigDict()
+  placement.seeds = (0, 1, 2, 3, 4)
+  placement.rates = (0.01, 0.03, 0.1)  # per step; the same at both places
+  placement.target_loss = 0.1  # nats; smoothed train loss to reach
+  return placement
 
 
 def _methods() -> ml_collections.ConfigDict:

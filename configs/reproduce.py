@@ -239,6 +239,7 @@ PARTS = (
     {'small': Budget(2), 'full': Budget(2)},
     {
       'feedback.png': 'Leading eigenvectors, and their projections',
+      'pairs.png': 'Pairs of classes that the eigenvectors separate',
       'gains.png': 'Feedback gains of each stage',
       'spectra.png': 'Eigenvalues of the value Hessian',
       'updates.png': 'Norms of the updates, with and without feedback',

@@ -11,6 +11,10 @@ come next, not augmented, are used, with the optimizer of its config or as
   updates.png     norms of the updates, with and without feedback
   spectra.png     eigenvalues of the value Hessian at each stage
   gains.png       feedback gains of each stage
+  results.md      the stages, and the pairs of classes
+  pairs.png       of the same convolutions: the three leading eigenvectors on
+                  the network's input, and the two classes of test samples that
+                  are farthest apart along each (see ``class_pairs``)
   feedback.png    of each convolution with a stage before it: the leading
                   eigenvector of the mean over samples of S P P^T at its input
                   (root mean square over channels), and below its projection
@@ -21,7 +25,7 @@ from __future__ import annotations
 
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -34,6 +38,7 @@ import gtddp_jax as gt
 from configs import held
 from experiments import (
   checkpoints,
+  class_pairs,
   cli,
   data,
   folders,
@@ -48,6 +53,14 @@ from experiments import (
 )
 
 _LOSS = gt.losses.softmax_cross_entropy
+_TESTED = 1000  # test samples that are projected at once
+_PAIRS = (
+  'The two classes whose test samples are farthest apart along each leading '
+  'eigenvector at the input of a convolution (the first thousand samples; '
+  "batch statistics are their own). d′: difference of the classes' means over "
+  'the root of the mean of their variances. Chance: the largest d′ over all '
+  'pairs that 95 % of shuffled labels stay below.'
+)
 
 
 def work(config: ml_collections.ConfigDict, folder: runs.RunFolder) -> None:
@@ -81,8 +94,15 @@ def analyse(
   network = programs.build_network(config, dataset)
   at = _position(config, network, dataset, source)
   found = _taken_apart(config, network, dataset, at)
+  separated = _separated(network, dataset, at, found)
   _write(folder, found, source, at.step)
+  stage_charts.pairs(folder.file('pairs.png'), found, separated)
   caption = f'Step {at.step + 1}, {len(found[0].gains)} samples.'
+  text = report.markdown(_columns(found), caption)
+  if separated:
+    columns = _pair_columns(found, separated)
+    text += '\n' + report.markdown(columns, _PAIRS)
+  folder.write_report(text, seeds=[config.seed])
   rich.console.Console(width=120).print(report.table(_columns(found), caption))
   return found
 
@@ -121,6 +141,32 @@ def _taken_apart(
     stages(at.params, at.state, (images, samples.labels))
   )
   return found
+
+
+def _separated(
+  network: programs.Network,
+  dataset: data.Dataset,
+  at: loop.Position,
+  found: Sequence[gt.analysis.Decision],
+) -> dict[int, list[class_pairs.Pair]]:
+  """By stage, the classes that each eigenvector separates in the test split."""
+  if not any(d.eigenvectors is not None for d in found[1:]):
+    return {}
+  images = preprocessing.prepare(dataset.test.images[:_TESTED], dataset.scale)
+
+  @jax.jit
+  def project(params: Any, state: Any, images: Any) -> Any:
+    return gt.analysis.projections(
+      network.graph, params, images, found, gt.collections(state)
+    )
+
+  values = jax.device_get(project(at.params, at.state, images))
+  labels = dataset.test.labels[:_TESTED]
+  return {
+    n: [class_pairs.best(column, labels) for column in rows.T]
+    for n, rows in enumerate(values)
+    if n and rows is not None
+  }
 
 
 def _write(
@@ -211,6 +257,24 @@ def _numbers(decision: gt.analysis.Decision) -> dict[str, Any]:
     'value_eigenvalues': np.asarray(decision.spectrum).tolist(),
     'gain_norms': np.asarray(decision.gains).tolist(),
   }
+
+
+def _pair_columns(
+  found: Sequence[gt.analysis.Decision],
+  separated: Mapping[int, Sequence[class_pairs.Pair]],
+) -> list[report.Column]:
+  rows = [
+    (found[n].name, number, pair)
+    for n, own in separated.items()
+    for number, pair in enumerate(own, start=1)
+  ]
+  return [
+    report.Column('stage', '', [name for name, _, _ in rows]),
+    report.Column('eigenvector', '', [str(number) for _, number, _ in rows]),
+    report.Column('classes', '', [pair.text() for *_, pair in rows]),
+    report.Column('d′', '', [f'{pair.distance:.2f}' for *_, pair in rows]),
+    report.Column('chance', '', [f'{pair.chance:.2f}' for *_, pair in rows]),
+  ]
 
 
 def _columns(found: Sequence[gt.analysis.Decision]) -> list[report.Column]:

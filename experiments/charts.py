@@ -223,3 +223,64 @@ def draw_curves(
 def look(number: int) -> tuple[str, str]:
   """Returns the colour and the style of a line, by its place."""
   return PALETTE[number % len(PALETTE)], _STYLES[number % len(_STYLES)]
+
+
+class Intervals(NamedTuple):
+  """A panel of differences.
+
+  Attributes:
+    title: of the panel.
+    label: of its axis.
+    values: mean and half width; None for no mark.
+  """
+
+  title: str
+  label: str
+  values: Sequence[tuple[float, float] | None]
+
+
+def intervals(
+  path: pathlib.Path, names: Sequence[str], panels: Sequence[Intervals]
+) -> None:
+  """Draws paired differences and their intervals beside zero.
+
+  Args:
+    path: of the PNG.
+    names: of the rows.
+    panels: from left to right. A mark is filled where its interval leaves out
+      zero.
+  """
+  with matplotlib.rc_context(report.STYLE):
+    drawing = figure.Figure(
+      figsize=(2.0 + 3.2 * len(panels), 1.4 + 0.3 * len(names)),
+      layout='constrained',
+    )
+    places = drawing.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for place, panel in zip(places, panels, strict=True):
+      place.axvline(0, color=_BASE, linewidth=1)
+      for row, value in enumerate(panel.values):
+        if value is None:
+          place.text(
+            0.5,
+            row,
+            'no pair of numbers',
+            transform=place.get_yaxis_transform(),
+            ha='center',
+            va='center',
+            fontsize=8,
+            color=_BASE,
+          )
+          continue
+        mean, half = value
+        certain = abs(mean) > half
+        place.errorbar(
+          mean, row, xerr=half, fmt='o', color=_OURS, capsize=3, markersize=5,
+          markerfacecolor=_OURS if certain else 'white',
+        )  # fmt: skip
+      place.set(title=panel.title, xlabel=panel.label)
+      place.locator_params(axis='x', nbins=5)
+      place.grid(visible=False, axis='y')
+    places[0].set_yticks(range(len(names)), names)
+    places[0].set_ylim(len(names) - 0.5, -0.5)
+    drawing.supxlabel('filled: the 95 % interval leaves out zero', fontsize=9)
+    drawing.savefig(path, dpi=150)

@@ -25,6 +25,9 @@ FILES = (
   'levels.png',
   'games.png',
   'scaling.png',
+  'blocks.png',
+  'masses.png',
+  'placement.png',
   'variance.png',
   'targets.png',
   'analysis.json',
@@ -32,6 +35,7 @@ FILES = (
   'spectra.png',
   'gains.png',
   'feedback.png',
+  'pairs.png',
 )
 FOLDERS = ('checkpoints', 'tensorboard')
 _LOCK = 'run.lock'

@@ -1,4 +1,4 @@
-"""What is wrong with the ``model`` section of a config."""
+"""What is wrong with the sections ``model`` and ``blocks`` of a config."""
 
 from __future__ import annotations
 
@@ -57,6 +57,35 @@ def problems(config: ml_collections.ConfigDict) -> Iterator[Problem]:
   if 'patch' in kind.reads:
     yield from _patches(config)
   yield from _norm(config)
+
+
+def blocks_problems(config: ml_collections.ConfigDict) -> Iterator[Problem]:
+  """Finds what the section ``blocks`` could not be run with.
+
+  Args:
+    config: of the experiment, with keys of the right types.
+
+  Yields:
+    What is wrong; nothing if all is well.
+  """
+  blocks = config.blocks
+  for norm in set(blocks.norms) - set(models.NORMS):
+    yield Problem(
+      'norms', f'some of {", ".join(models.NORMS)}', repr(norm), 'change it'
+    )
+  epochs = blocks.epochs
+  if list(epochs) != sorted({*epochs}) or epochs[0] < 0:
+    yield Problem('epochs', 'rising numbers from 0', epochs, 'change them')
+  train = catalog.SPECS[config.dataset.name].train
+  if not 2 <= blocks.samples <= train:
+    yield Problem(
+      'samples',
+      f'an integer from 2 to {train} (the training split)',
+      blocks.samples,
+      'change it',
+    )
+  if blocks.batches < 1:
+    yield Problem('batches', 'an integer from 1', blocks.batches, 'raise it')
 
 
 def _too_small(model: ml_collections.ConfigDict) -> Iterator[Problem]:

@@ -9,9 +9,17 @@ import flax.linen as nn
 import ml_collections
 
 from experiments.networks import cooperative, mlps, resnets, tokens
-from experiments.networks.layers import ACTIVATIONS, NORMS, Style
+from experiments.networks.layers import ACTIVATIONS, NORMS, PROJECTIONS, Style
 
-__all__ = ['ACTIVATIONS', 'MODELS', 'NORMS', 'Kind', 'build', 'style']
+__all__ = [
+  'ACTIVATIONS',
+  'MODELS',
+  'NORMS',
+  'PROJECTIONS',
+  'Kind',
+  'build',
+  'style',
+]
 
 
 class Kind(NamedTuple):
@@ -34,11 +42,15 @@ def _staged(depths: tuple[int, ...], bottleneck: bool = False) -> Kind:
       c.widths, depths, bottleneck, classes, style
     ),
     widths=len(depths),
+    reads=() if bottleneck else ('projection',),
   )
 
 
 MODELS = {
-  'resnet': Kind(lambda c, classes, s: resnets.ResNet(c.widths, classes, s)),
+  'resnet': Kind(
+    lambda c, classes, s: resnets.ResNet(c.widths, classes, s),
+    reads=('projection',),
+  ),
   'resnet18': _staged((2, 2, 2, 2)),
   'resnet34': _staged((3, 4, 6, 3)),
   'resnet50': _staged((3, 4, 6, 3), bottleneck=True),
@@ -68,7 +80,13 @@ MODELS = {
 
 def style(config: ml_collections.ConfigDict) -> Style:
   """Returns how the layers of a ``model`` section are made."""
-  return Style(config.activation, config.norm, config.groups, config.decay)
+  return Style(
+    config.activation,
+    config.norm,
+    config.groups,
+    config.decay,
+    config.projection,
+  )
 
 
 def build(config: ml_collections.ConfigDict, classes: int) -> nn.Module:

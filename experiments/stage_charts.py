@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -12,6 +12,7 @@ from matplotlib import axes, figure
 
 import gtddp_jax as gt
 from experiments import charts, report
+from experiments.class_pairs import Pair
 
 Found = Sequence[gt.analysis.Decision]
 
@@ -127,12 +128,7 @@ def feedback(path: pathlib.Path, found: Found) -> None:
     path: of the PNG.
     found: the stages; convolutions are drawn, spread evenly if they are many.
   """
-  numbered = [
-    (n, d) for n, d in enumerate(found) if n and d.eigenvector is not None
-  ]
-  if len(numbered) > _COLUMNS:
-    chosen = np.linspace(0, len(numbered) - 1, _COLUMNS).round().astype(int)
-    numbered = [numbered[n] for n in chosen]
+  numbered = convolutions(found)
   with matplotlib.rc_context(report.STYLE):
     drawing = figure.Figure(
       figsize=(1.9 * max(len(numbered), 3) + 0.6, 4.7), layout='constrained'
@@ -145,10 +141,10 @@ def feedback(path: pathlib.Path, found: Found) -> None:
       return
     grid = drawing.subplots(2, len(numbered), squeeze=False)
     for (n, decision), top, bottom in zip(numbered, *grid, strict=True):
-      vector = np.asarray(decision.eigenvector, np.float64)
+      vector = np.asarray(decision.eigenvectors[0], np.float64)
       strength = np.sqrt(np.square(vector).mean(axis=(0, -1)))
       top.imshow(strength, cmap=_MANY, vmin=0)
-      _show(bottom, np.asarray(decision.image, np.float64))
+      _show(bottom, np.asarray(decision.images[0], np.float64))
       top.set_title(f'{n} {_short(decision.name)}', fontsize=10)
     for panel in grid.flat:
       panel.set(xticks=[], yticks=[])
@@ -158,6 +154,70 @@ def feedback(path: pathlib.Path, found: Found) -> None:
     grid[1, 0].set_ylabel('in the image')
     drawing.suptitle('Leading eigenvector of the feedback of convolutions')
     drawing.savefig(path, dpi=150)
+
+
+def pairs(
+  path: pathlib.Path, found: Found, separated: Mapping[int, Sequence[Pair]]
+) -> None:
+  """Draws leading eigenvectors in image space, and what classes they separate.
+
+  Args:
+    path: of the PNG.
+    found: the stages.
+    separated: for convolutions of ``convolutions``, a pair per eigenvector.
+  """
+  shown = [(n, d) for n, d in convolutions(found) if n in separated]
+  rows = max((len(separated[n]) for n, _ in shown), default=1)
+  with matplotlib.rc_context(report.STYLE):
+    drawing = figure.Figure(
+      figsize=(1.9 * max(len(shown), 3) + 0.6, 2.4 * rows + 0.9),
+      layout='constrained',
+    )
+    if not shown:
+      drawing.text(
+        0.5, 0.5, 'no convolution has a stage before it', ha='center'
+      )
+      drawing.savefig(path, dpi=150)
+      return
+    grid = drawing.subplots(rows, len(shown), squeeze=False)
+    for (n, decision), panels in zip(shown, grid.T, strict=True):
+      for panel, image, pair in zip(
+        panels, decision.images, separated[n], strict=False
+      ):
+        _show(panel, np.asarray(image, np.float64))
+        panel.set_xlabel(
+          f'{pair.text()}\nd′ {pair.distance:.1f} (chance {pair.chance:.1f})',
+          fontsize=9,
+        )
+      panels[0].set_title(f'{n} {_short(decision.name)}', fontsize=10)
+    for panel in grid.flat:
+      panel.set(xticks=[], yticks=[])
+      panel.grid(visible=False)
+      panel.spines[:].set_visible(False)
+    for number, panel in enumerate(grid[:, 0], start=1):
+      panel.set_ylabel(f'eigenvector {number}')
+    drawing.suptitle(
+      'Feedback of convolutions in the image; classes told apart'
+    )
+    drawing.savefig(path, dpi=150)
+
+
+def convolutions(found: Found) -> list[tuple[int, gt.analysis.Decision]]:
+  """Returns the convolutions to draw, with their numbers.
+
+  Args:
+    found: the stages.
+
+  Returns:
+    Those with a stage before them, spread evenly if they are many.
+  """
+  numbered = [
+    (n, d) for n, d in enumerate(found) if n and d.eigenvectors is not None
+  ]
+  if len(numbered) > _COLUMNS:
+    chosen = np.linspace(0, len(numbered) - 1, _COLUMNS).round().astype(int)
+    numbered = [numbered[n] for n in chosen]
+  return numbered
 
 
 def _show(panel: axes.Axes, image: np.ndarray) -> None:

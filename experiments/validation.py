@@ -62,6 +62,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
   _check_compare(config)
   _check_studies(config)
   _check_scaling(config)
+  _check_blocks(config)
   _check_methods(config)
 
 
@@ -147,6 +148,7 @@ def _check_model(config: ml_collections.ConfigDict) -> None:
   _one_of(config, 'model.activation', models.ACTIVATIONS)
   _one_of(config, 'model.norm', models.NORMS)
   _one_of(config, 'model.compute_dtype', precision.DTYPES)
+  _one_of(config, 'model.projection', models.PROJECTIONS)
   for key, expected, got, remedy in model_checks.problems(config):
     raise ConfigError(f'config.model.{key}', expected, got, remedy)
 
@@ -272,6 +274,7 @@ def _check_studies(config: ml_collections.ConfigDict) -> None:
   for study, keys in {
     'levels': ('rates',),
     'games': ('rates', 'dampings'),
+    'placement': ('rates',),
   }.items():
     _positive(config, f'{study}.target_loss')
     _seeds(config, f'{study}.seeds')
@@ -308,6 +311,13 @@ def _check_scaling(config: ml_collections.ConfigDict) -> None:
   _in_range(config, 'scaling.rounds', 1)
   _positive(config, 'scaling.most_memory')
   _all_positive(config, 'scaling.batches', 'batches')
+
+
+def _check_blocks(config: ml_collections.ConfigDict) -> None:
+  _seeds(config, 'blocks.seeds')
+  _distinct(config, 'blocks.norms')
+  for key, expected, got, remedy in model_checks.blocks_problems(config):
+    raise ConfigError(f'config.blocks.{key}', expected, got, remedy)
 
 
 def _get(config: ml_collections.ConfigDict, path: str) -> Any:

@@ -33,6 +33,8 @@ from gtddp_jax import trajectory as trajectory_lib
 
 Array = jax.Array
 
+_VECTORS = 3  # eigenvectors of a convolution
+
 # Of what a step with feedback may be told.
 _DEFAULTS: Mapping[str, Any] = MappingProxyType(
   {
@@ -60,8 +62,9 @@ class Decision:
       falling; zeros for the first decision, which has no state before it.
     gains: Frobenius norm of the columns of ``K`` of each sample, ``[B]``; zeros
       for the first decision.
-    eigenvector: of a convolution, see ``leading``; else None.
-    image: of a convolution, see ``leading``; else None.
+    eigenvectors: of a convolution, the leading ones, see ``leading``, ``[3,
+      ...]`` (fewer if there are fewer directions); else None.
+    images: of a convolution, see ``leading``, leaves ``[3, ...]``; else None.
   """
 
   name: str
@@ -72,8 +75,8 @@ class Decision:
   curvature: Array
   spectrum: Array
   gains: Array
-  eigenvector: Array | None
-  image: Any
+  eigenvectors: Array | None
+  images: Any
 
 
 _META = ['name', 'kind']
@@ -179,9 +182,9 @@ class _Analysis:
     old = graph_lib.pick(self._alone, operator.control)
     weight = dense(self._values[n], batch, rank)
     gram = _gram(at.state, batch, rank)
-    vector = image = None
+    vectors = images = None
     if point.stage.kind == 'conv' and len(point.x) == 1:
-      vector, image = self._leading(span[0], weight)
+      vectors, images = self._leading(span[0], weight)
     return Decision(
       ', '.join(trajectory.points[t].stage.name for t in span),
       point.stage.kind,
@@ -191,8 +194,8 @@ class _Analysis:
       jnp.linalg.eigvalsh(weight)[::-1],
       jnp.linalg.eigvalsh(_sandwich(weight, gram))[::-1],
       self._gains(n, weight, gram),
-      vector,
-      image,
+      vectors,
+      images,
     )
 
   def _gains(self, n: int, weight: Array, gram: Array) -> Array:
@@ -230,8 +233,9 @@ class _Analysis:
       lambda h: point.pull_layer(h)[0], self._plan.directions[t].layer
     )
     shape = point.x[0].shape
-    vector = leading(x.reshape(rank, batch, -1), weight)
-    vector = vector.reshape(shape[0] // batch, *shape[1:])
+    count = min(_VECTORS, batch * rank)
+    vectors = leading(x.reshape(rank, batch, -1), weight, count)
+    vectors = vectors.reshape(count, shape[0] // batch, *shape[1:])
 
     def entering(inputs: Any) -> Array:
       graph = recipe.graph.for_inputs(inputs)
@@ -244,10 +248,14 @@ class _Analysis:
 
     # A terminal may have looked at fewer samples.
     inputs = jax.tree.map(lambda v: jnp.asarray(v[:batch]), given.batch[0])
-    every = jnp.broadcast_to(vector, (batch, *vector.shape)).reshape(shape)
-    bars = (every / batch).astype(point.x[0].dtype)
-    (image,) = jax.vjp(entering, inputs)[1](bars)
-    return vector, jax.tree.map(lambda v: v.sum(axis=0), image)
+    _, pull = jax.vjp(entering, inputs)
+
+    def image(vector: Array) -> Any:
+      every = jnp.broadcast_to(vector, (batch, *vector.shape)).reshape(shape)
+      (found,) = pull((every / batch).astype(point.x[0].dtype))
+      return jax.tree.map(lambda v: v.sum(axis=0), found)
+
+    return vectors, jax.vmap(image)(vectors)
 
 
 def dense(value: Any, batch: int, rank: int) -> Array:
@@ -258,18 +266,20 @@ def dense(value: Any, batch: int, rank: int) -> Array:
   return (found + found.T) / 2
 
 
-def leading(directions: Array, weight: Array) -> Array:
-  """The leading eigenvector of the mean over samples of ``S P P^T``.
+def leading(directions: Array, weight: Array, count: int = 1) -> Array:
+  """The leading eigenvectors of the mean over samples of ``S P P^T``.
 
   Args:
     directions: ``P``, ``[R, B, n]``, at the input of one layer: what each
       direction makes of a change there. The samples have one space in common.
     weight: ``S``, ``[B R, B R]``, of which the blocks of samples are read.
+    count: how many; at most ``B R``.
 
   Returns:
-    ``[n]``, of length one (zero if the matrix is); its largest entry is
-    positive. The *image* of it is the mean over samples of ``J^T v``, with
-    ``J`` the derivative of that input by the network's.
+    ``[count, n]``, eigenvalues falling, of length one (zero if the matrix has
+    no more); the largest entry of each is positive. The *image* of one is the
+    mean over samples of ``J^T v``, with ``J`` the derivative of that input by
+    the network's.
   """
   rank, batch, _ = directions.shape
   blocks = weight.reshape(batch, rank, batch, rank)
@@ -278,10 +288,50 @@ def leading(directions: Array, weight: Array) -> Array:
   rows = jnp.einsum('rbn,bri->bin', directions, root)
   rows = rows.reshape(batch * rank, -1) / jnp.sqrt(batch)
   _, vectors = jnp.linalg.eigh(rows @ rows.T)
-  found = vectors[:, -1] @ rows
-  length = jnp.linalg.norm(found)
-  found = found / jnp.where(length > 0, length, 1)
-  return found * jnp.where(found[jnp.argmax(jnp.abs(found))] < 0, -1, 1)
+  found = vectors[:, ::-1][:, :count].T @ rows
+  lengths = jnp.linalg.norm(found, axis=1, keepdims=True)
+  found = found / jnp.where(lengths > 0, lengths, 1)
+  places = jnp.argmax(jnp.abs(found), axis=1, keepdims=True)
+  largest = jnp.take_along_axis(found, places, axis=1)
+  return found * jnp.where(largest < 0, -1, 1)
+
+
+def projections(
+  graph: graph_lib.LayerGraph,
+  params: Any,
+  inputs: Any,
+  found: Sequence[Decision],
+  collections: Any = None,
+) -> list[Array | None]:
+  """What enters each layer, along the eigenvectors found there.
+
+  Args:
+    graph: as for ``stages``.
+    params: of the network.
+    inputs: any number of samples, such as the test split.
+    found: by ``stages``.
+    collections: of the network; None for those traced.
+
+  Returns:
+    Per decision ``[samples, vectors]``, or None where it has no eigenvectors.
+  """
+  graph = graph.for_inputs(inputs)
+  extras = graph.extras
+  if collections is not None:
+    extras = extras._replace(collections=collections)
+  nominal = trajectory_lib.linearize(
+    graph, graph.flatten(params), inputs, extras
+  )
+  entering = {point.stage.name: point.x for point in nominal.points}
+
+  def along(decision: Decision) -> Array | None:
+    if decision.eigenvectors is None:
+      return None
+    (x,) = entering[decision.name.split(', ')[0]]
+    vectors = decision.eigenvectors.reshape(len(decision.eigenvectors), -1)
+    return x.reshape(graph.batch_size, -1) @ vectors.T
+
+  return [along(decision) for decision in found]
 
 
 def _observe(problem: values.Problem) -> None:

@@ -261,9 +261,11 @@ def solve_coupled(
   base: Base,
   memory: Sequence[Memory] | None = None,
   linear_rollout: bool = False,
+  keep: Callable[[Array], Array] = lambda V_XX: V_XX,
 ) -> Solution:
   """One step on the batch-augmented state X = (x^1 ... x^B), nothing dropped:
-  `Q_uu = M / eta + f_u' V_XX f_u` with the whole V_XX."""
+  `Q_uu = M / eta + f_u' V_XX f_u` with the whole V_XX, or with what `keep`
+  leaves of it."""
   B = len(terminal.V_x)
   memory = list(memory or [Memory()] * len(stages))
   V_X = [np.concatenate(terminal.V_x) / B]
@@ -278,7 +280,7 @@ def solve_coupled(
     k, K = -np.linalg.inv(Q_uu) @ Q_u, -np.linalg.inv(Q_uu) @ Q_uX
     gains.insert(0, (k, K, M))
     V_X.insert(0, f_X.T @ V_X[0] + Q_uX.T @ k)
-    V_XX.insert(0, f_X.T @ V_XX[0] @ f_X + Q_uX.T @ K)
+    V_XX.insert(0, keep(f_X.T @ V_XX[0] @ f_X + Q_uX.T @ K))
 
   updates: Leaves = {}
   dX = np.zeros(stages[0].x.size)

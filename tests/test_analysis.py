@@ -134,30 +134,37 @@ def test_what_the_feedback_of_a_convolution_looks_at() -> None:
     return rest(jnp.tanh(convolved(x, params['a'])), params)
 
   graph = gt.trace(apply, params, images)
-  found = gt.analysis.stages(
-    graph,
-    gt.losses.squared_error,
-    params,
-    (images, targets),
-    base=gt.sgd(0.1),
-    terminal='gauss_newton',
-  )
+  options = {'base': gt.sgd(0.1), 'terminal': 'gauss_newton'}
+  found = jax.jit(
+    lambda p: gt.analysis.stages(
+      graph, gt.losses.squared_error, p, (images, targets), **options
+    )
+  )(params)
   assert [d.kind for d in found] == ['conv', 'conv', 'dense']
-  assert found[2].eigenvector is None
+  assert found[2].eigenvectors is None
 
   h = first(images)
   jacobians = jax.vmap(jax.jacobian(lambda one: rest(one[None])[0]))(h)
   rows = np.asarray(jacobians).reshape(4, 2, -1)
   mean = np.einsum('ban,bam->nm', rows, rows) / 4  # of squares: V_xx = I
-  vector = np.linalg.eigh(mean)[1][:, -1]
-  vector *= np.sign(vector[np.argmax(np.abs(vector))])
-  np.testing.assert_allclose(np.ravel(found[1].eigenvector), vector, atol=1e-10)
-  shaped = jnp.asarray(vector).reshape(1, *h.shape[1:])
-  _, pull = jax.vjp(first, images)
-  (image,) = pull(jnp.broadcast_to(shaped, h.shape))
+  vectors = np.linalg.eigh(mean)[1][:, :-4:-1].T
+  for vector in vectors:
+    vector *= np.sign(vector[np.argmax(np.abs(vector))])
   np.testing.assert_allclose(
-    found[1].image, np.asarray(image).mean(axis=0), atol=1e-10
+    found[1].eigenvectors.reshape(3, -1), vectors, atol=1e-8
   )
+  _, pull = jax.vjp(first, images)
+  for vector, got in zip(vectors, found[1].images, strict=True):
+    shaped = jnp.asarray(vector).reshape(1, *h.shape[1:])
+    (image,) = pull(jnp.broadcast_to(shaped, h.shape))
+    np.testing.assert_allclose(got, np.asarray(image).mean(axis=0), atol=1e-8)
+  tests = jnp.asarray(rng.normal(size=(6, *images.shape[1:])))
+  along = jax.jit(lambda p: gt.analysis.projections(graph, p, tests, found))(
+    params
+  )
+  assert along[2] is None
+  entering = np.asarray(first(tests)).reshape(6, -1)
+  np.testing.assert_allclose(along[1], entering @ vectors.T, atol=1e-8)
 
 
 @pytest.mark.parametrize(

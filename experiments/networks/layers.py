@@ -9,6 +9,7 @@ import jax
 
 ACTIVATIONS = {'relu': nn.relu, 'tanh': nn.tanh, 'gelu': nn.gelu}
 NORMS = ('none', 'layer', 'group', 'batch')
+PROJECTIONS = ('merge', 'fork')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,12 +21,15 @@ class Style:
     norm: one of ``NORMS``.
     groups: of features; for ``'group'``.
     decay: of the running statistics; for ``'batch'``.
+    projection: one of ``PROJECTIONS``: where a residual block calls that of its
+      shortcut.
   """
 
   activation: str = 'relu'
   norm: str = 'none'
   groups: int = 8
   decay: float = 0.9
+  projection: str = 'merge'
 
   @property
   def bias(self) -> bool:

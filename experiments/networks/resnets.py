@@ -1,8 +1,8 @@
 """Residual networks: the paper's, and those of He et al. for small images.
 
-A projection shortcut is computed after its main path, so that in program order
-its parameters are decided next to the merge, where later states are known, and
-not at the fork.
+A projection shortcut is computed after its main path (``Style.projection``,
+'merge'), so that in program order its parameters are decided next to the merge,
+where later states are known; or before it, at the fork ('fork').
 """
 
 from __future__ import annotations
@@ -30,16 +30,26 @@ class ResidualBlock(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
     """Maps ``[B, H, W, C]`` to ``[B, H/stride, W/stride, width]``."""
+    if self.style.projection == 'fork':
+      shortcut = self._shortcut(x, train)
+      return self.style.act(self._main(x, train) + shortcut)
+    h = self._main(x, train)
+    return self.style.act(h + self._shortcut(x, train))
+
+  def _main(self, x: jax.Array, train: bool) -> jax.Array:
     style = self.style
     h = style.conv(self.width, 3, self.stride, name='conv_1')(x)
     h = style.act(style.normalize(h, train, 'norm_1'))
     h = style.conv(self.width, 3, name='conv_2')(h)
-    h = style.normalize(h, train, 'norm_2')
+    return style.normalize(h, train, 'norm_2')
+
+  def _shortcut(self, x: jax.Array, train: bool) -> jax.Array:
+    style = self.style
     if self.stride != 1 or x.shape[-1] != self.width:
       x = style.conv(self.width, 1, self.stride, name='projection')(x)
       if self.normalized_shortcut:
         x = style.normalize(x, train, 'projection_norm')
-    return style.act(h + x)
+    return x
 
 
 class BottleneckBlock(nn.Module):

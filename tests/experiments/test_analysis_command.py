@@ -26,7 +26,13 @@ from experiments import (
 
 pytestmark = pytest.mark.once
 
-PICTURES = 'updates.png', 'spectra.png', 'gains.png', 'feedback.png'
+PICTURES = (
+  'updates.png',
+  'spectra.png',
+  'gains.png',
+  'feedback.png',
+  'pairs.png',
+)
 
 
 def small(**optimizer: Any) -> ml_collections.ConfigDict:
@@ -68,6 +74,12 @@ def test_the_next_step_of_a_run(
   assert [stage['name'] for stage in held['stages']] == [d.name for d in found]
   assert held['stages'][0]['gain_norms'] == [0] * 16
   assert held['stages'][-1]['feedback_share'] > 0
+
+  # Of two convolutions with a stage before them, three eigenvectors each.
+  rows = folder.file('results.md').read_text().splitlines()
+  pairs = [row for row in rows if row.count('|') == 6 and ' / ' in row]
+  assert len(pairs) == 6 and pairs[0].startswith('| block_1/conv_1 | 1 |')
+  assert all(float(row.split('|')[4]) > 0 for row in pairs)
 
   # The updates are those of the step that the run would have taken.
   dataset = data.from_config(config.dataset)

@@ -165,9 +165,6 @@ def test_what_fails_stops_no_other_and_is_retried(
   assert calls() == ['bad again', 'next', 'anew']
 
 
-# Studies that other branches bring.
-PENDING = ['experiments.blocks', 'experiments.placement']
-
 COMMAND = (
   'import sys; from absl import flags; from experiments import reproduce; '
   'from configs import reproduce as plans; '
@@ -261,10 +258,9 @@ def test_the_plan_can_be_used(
   parts = plans.get_plan(budget)
   assert len({one.name for one in parts}) == len(parts)
   for one in parts:
-    found = (ROOT / f'{one.module.replace(".", "/")}.py').exists()
-    assert found or one.module in PENDING, one.module
+    assert (ROOT / f'{one.module.replace(".", "/")}.py').exists(), one.module
     assert one.source in ('', *(p.name for p in parts[: parts.index(one)]))
-    if found and not one.source:
+    if not one.source:
       words = reproduction.command(one, budget, 'w')[2:]
       monkeypatch.setattr('experiments.catalog.check', lambda *_: None)
       cli.parse(['program', *words], flags.FlagValues(), resume=True)

@@ -1,0 +1,272 @@
+"""Where a projection shortcut is decided: at the fork, or next to the merge.
+
+  python -m experiments.placement --config=configs/digits.py:sgd
+
+The two are one network with the same parameters, but two chains of stages, and
+the solution is not unique (paper, Sec. 3.2). Trains the base alone (``config.
+optimizer.base``) and under ``frozen``, ``bellman`` and ``coupled`` at both
+places, at every rate of ``config.placement`` and on each of its seeds, and
+compares the places: differences, fork less merge, paired by seed with 95 %
+intervals (results.md, result.json, placement.png). The base knows no places:
+what differs there is rounding. The places take turns.
+
+A finished run is one line of metrics.jsonl, and the same command goes on where
+it stopped: --workdir may hold a study of the same configuration.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import ml_collections
+import rich.console
+
+from experiments import (
+  charts,
+  cli,
+  models,
+  optimizers,
+  outcomes,
+  paired,
+  progress,
+  report,
+  runs,
+  studies,
+  validation,
+)
+
+Row = outcomes.Row
+PLACES = models.PROJECTIONS
+FORMS = (
+  studies.Form('base alone'),
+  studies.Form('frozen', **optimizers.FORMS['frozen']),
+  studies.Form('bellman', **optimizers.FORMS['bellman']),
+  studies.Form('coupled', 'gauss_newton', 'coupled'),
+)
+
+
+class _Measure(NamedTuple):
+  """What is compared: its key in a row, and how it is written."""
+
+  key: str
+  head: str
+  unit: str
+  scale: float
+  form: str
+  less_is_better: bool
+
+
+_MEASURES = (
+  _Measure('final_loss', 'train loss', 'nats', 1, '.2g', True),
+  _Measure('test_accuracy', 'accuracy', 'points', 100, '.2f', False),
+  _Measure('steps_to_target', 'to target', 'steps', 1, '.1f', True),
+)
+
+
+def work(config: ml_collections.ConfigDict, folder: runs.RunFolder) -> None:
+  """Runs what is left of the study and prints the table."""
+  check(config)
+  section, rows = config.placement, folder.rows()
+  built = {
+    place: studies.Study(at(config, place), FORMS, section.target_loss)
+    for place in PLACES
+  }
+  done = {(r['form'], r['place'], r['rate'], r['seed']) for r in rows}
+  left = [
+    (form, place, rate, seed)
+    for seed in section.seeds
+    for rate in section.rates
+    for form in FORMS
+    for place in PLACES
+    if (form.title, place, rate, seed) not in done
+  ]
+  steps = built[PLACES[0]].steps
+  with progress.Progress(len(left) * steps) as bar:
+    for form, place, rate, seed in left:
+      row = built[place].train(form, {'learning_rate': rate}, seed)
+      row |= {'place': place, 'rate': rate}
+      folder.log(row)
+      rows.append(row)
+      bar.advance(steps)
+  _conclude(config, folder, rows)
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+  """Refuses what the study does not read.
+
+  Args:
+    config: of the study.
+
+  Raises:
+    ConfigError: at the first key.
+  """
+  studies.check(config)
+  name = config.optimizer.base.name
+  if not optimizers.BASES[name].explicit:
+    able = [n for n, kind in optimizers.BASES.items() if kind.explicit]
+    raise validation.ConfigError(
+      'config.optimizer.base.name',
+      f'a base with an explicit curvature ({", ".join(able)})',
+      repr(name),
+      'choose one after the colon of --config',
+    )
+  if config.model.projection != PLACES[0]:
+    raise validation.ConfigError(
+      'config.model.projection',
+      f'{PLACES[0]!r}, because this study runs both',
+      repr(config.model.projection),
+      'leave it',
+    )
+  able = [n for n, kind in models.MODELS.items() if 'projection' in kind.reads]
+  if config.model.name not in able:
+    raise validation.ConfigError(
+      'config.model.name',
+      f'a network with projection shortcuts ({", ".join(able)})',
+      repr(config.model.name),
+      'choose one of them',
+    )
+  if config.model.name == 'resnet' and len({*config.model.widths}) == 1:
+    raise validation.ConfigError(
+      'config.model.widths',
+      'widths that change, so that there is a projection to place',
+      config.model.widths,
+      'write it as --config.model.widths="(16, 32)"',
+    )
+
+
+def at(
+  config: ml_collections.ConfigDict, place: str
+) -> ml_collections.ConfigDict:
+  """Returns the config with the projection at a place."""
+  made = ml_collections.ConfigDict(config.to_dict())
+  made.model.projection = place
+  return made
+
+
+def summaries(rows: Sequence[Row], rates: Sequence[float]) -> list[Row]:
+  """Returns how the places differ, by form and rate.
+
+  Args:
+    rows: of all runs; every form, place, rate and seed is there.
+    rates: in the order of the table.
+
+  Returns:
+    One summary per form and rate: the numbers of both places by seed, and of
+    each the paired difference, fork less merge. A run that diverged has none.
+  """
+  found = []
+  for form in dict.fromkeys(row['form'] for row in rows):
+    for rate in rates:
+      part: Row = {'form': form, 'rate': rate}
+      own = [r for r in rows if (r['form'], r['rate']) == (form, rate)]
+      for measure in _MEASURES:
+        by_place = {
+          place: [
+            None if row['diverged'] else row[measure.key]
+            for row in sorted(own, key=lambda row: row['seed'])
+            if row['place'] == place
+          ]
+          for place in PLACES
+        }
+        merge, fork = (by_place[place] for place in PLACES)
+        part[measure.key] = {
+          **by_place, 'difference': paired.difference(fork, merge)
+        }  # fmt: skip
+      found.append(part)
+  return found
+
+
+def _conclude(
+  config: ml_collections.ConfigDict, folder: runs.RunFolder, rows: list[Row]
+) -> None:
+  """Writes the table and the figure."""
+  found = summaries(rows, config.placement.rates)
+  folder.write_json('result.json', found)
+  columns, caption = _standings(found), _caption(config)
+  folder.write_report(report.markdown(columns, caption), config.placement.seeds)
+  charts.intervals(
+    folder.file('placement.png'),
+    [f'{s["form"]}, {s["rate"]:g}' for s in found],
+    [
+      charts.Intervals(
+        f'{m.head}, fork − merge',
+        f'{m.unit} ({"less" if m.less_is_better else "more"} is better)',
+        [_scaled(s[m.key]['difference'], m.scale) for s in found],
+      )
+      for m in _MEASURES
+    ],
+  )
+  rich.console.Console(width=150).print(report.table(columns, caption))
+
+
+def _scaled(
+  part: dict[str, float] | None, scale: float
+) -> tuple[float, float] | None:
+  if part is None:
+    return None
+  return scale * part['mean'], scale * part['half_width']
+
+
+def _standings(found: Sequence[Row]) -> list[report.Column]:
+  columns = [
+    report.Column('form', '', [s['form'] for s in found]),
+    report.Column('rate', '', [f'{s["rate"]:g}' for s in found]),
+  ]
+  loss = _MEASURES[0]
+  columns += [
+    report.Column(
+      f'{loss.head}, {place}',
+      loss.unit,
+      [_spread(s[loss.key][place]) for s in found],
+    )
+    for place in PLACES
+  ]
+  return columns + [
+    report.Column(
+      f'{m.head}, fork − merge', m.unit, [_cell(s[m.key], m) for s in found]
+    )
+    for m in _MEASURES
+  ]
+
+
+def _spread(values: Sequence[float | None]) -> str:
+  known = [value for value in values if value is not None]
+  if len(known) < len(values):
+    return f'diverged {len(values) - len(known)}/{len(values)}'
+  return report.spread(known, '.3g')
+
+
+def _cell(part: dict[str, Any], measure: _Measure) -> str:
+  """Difference, half width, and which place is better if that is certain."""
+  scaled = _scaled(part['difference'], measure.scale)
+  if scaled is None or not math.isfinite(scaled[0]):
+    return '-'
+  mean, half = scaled
+  text = f'{mean:+{measure.form}} ± {half:{measure.form}}'
+  verdict = paired.verdict(
+    mean - half, mean + half, less=measure.less_is_better
+  )
+  better = {paired.BETTER: 'fork', paired.WORSE: 'merge'}.get(verdict)
+  return f'{text}, {better} better' if better else text
+
+
+def _caption(config: ml_collections.ConfigDict) -> str:
+  section = config.placement
+  base = optimizers.BASES[config.optimizer.base.name].title
+  return (
+    f'{config.dataset.name}, {config.model.name}, {base}, {config.epochs} '
+    f'epochs, batch {config.batch_size}, {len(section.seeds)} seeds. Train '
+    f'loss: mean over the last epoch, ± sample standard deviation over seeds. '
+    f'Differences are paired by seed, with 95 % intervals; one place is called '
+    f'better only where the interval leaves out zero, and there is a dash '
+    f'where a run diverged or did not reach the target of '
+    f'{section.target_loss:g} nats (smoothed). The base knows no places. '
+    f'frozen and bellman: terminal gradient, trust region '
+    f'{optimizers.BOUND}; coupled: gauss_newton.'
+  )
+
+
+if __name__ == '__main__':
+  cli.launch('placement', work, resume=True)
