@@ -27,7 +27,7 @@ REFUSED = {
   '--config.epochs=1.5': 'config.epochs: expected a value of type int',
   '--config.optimizer.feedback=x': 'optimizer.feedback: expected a value of',
   '--config.batch_size=5000': 'expected an integer from 1 to 1437',
-  '--config.optimizer.name=lion': 'config.optimizer.name: expected one of sgd',
+  '--config.optimizer.name=lars': 'config.optimizer.name: expected one of sgd',
   '--config.optimizer.base.learning_rate=-1': 'expected a finite number above',
   '--config=configs/mnist.py --config.dataset.data_dir=none': (
     'expected mnist prepared in none/mnist, got no such folder; put train-imag'
@@ -43,7 +43,7 @@ REFUSED = {
     '--config.optimizer.value=bellman'
   ): "expected 'frozen', because the base adamw has no explicit curvature",
   '--config=configs/absent.py': '--config: expected a Python file',
-  '--config=configs/digits.py:lion': 'expected one of adam',
+  '--config=configs/digits.py:lars': 'expected one of adam',
   '--configs=configs/digits.py': "Unknown command line flag 'configs'",
   '--workdir': 'Missing value for flag --workdir',
   'runs': 'expected only flags',
