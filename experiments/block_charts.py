@@ -99,7 +99,8 @@ def masses(path: pathlib.Path, found: Sequence[Row]) -> None:
       labels,
       loc='outside lower center',
       ncols=len(norms),
-      title='mean over seeds and batches; band: from least to largest',
+      title='mean over seeds and batches; band: from least to largest; what is '
+      f'below {_FLOOR:g} % is drawn there',
     )
     drawing.savefig(path, dpi=150)
 
