@@ -151,6 +151,8 @@ class LayerGraph:
     extras: collections and keys as given to ``trace``.
     batch_size: B.
     games: stages whose outputs meet in one add.
+    mixed: whether samples may be coupled, as by batch statistics: some value
+      between inputs and outputs that depends on controls has no batch axis.
     order: 'program', or 'merge' where the players of a game come in a row, next
       to the add.
     finish: ``(c, v, fixed) -> outputs`` as flat leaves; ``v`` = all parameters.
@@ -167,6 +169,7 @@ class LayerGraph:
   extras: Extras
   batch_size: int
   games: tuple[Game, ...]
+  mixed: bool
   order: str
   finish: Callable[[Arrays, Arrays, Fixed], Arrays]
   retrace: Callable[[Any, Shapes, str], LayerGraph] = dataclasses.field(

@@ -12,7 +12,7 @@ gradient is carried as a direction of its own, without curvature::
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,7 @@ class Truncated:
   """See ``truncated``."""
 
   rank: int
+  uniform: ClassVar[bool] = True
 
   def __call__(
     self, loss: terminal_lib.Loss, outputs: Any, targets: Any
@@ -46,6 +47,7 @@ class Sampled:
 
   count: int
   rng: str = 'terminal'
+  uniform: ClassVar[bool] = True
 
   def __call__(
     self, loss: terminal_lib.Loss, outputs: Any, targets: Any, key: Array
@@ -71,6 +73,11 @@ class Subset:
   def rng(self) -> str | None:
     """That of the value function it restricts."""
     return getattr(self.expand, 'rng', None)
+
+  @property
+  def uniform(self) -> bool:
+    """That of the value function it restricts."""
+    return terminal_lib.is_uniform(self.expand)
 
   def __call__(self, *args: Any) -> terminal_lib.Expansion:
     """Expands a loss; see ``TerminalValue``."""

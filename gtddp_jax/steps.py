@@ -148,8 +148,12 @@ def planned(
     ),
     nominal.outputs,
   )
+  radius = _radius(recipe.trust_region, expansion.slope)
+  if graph.mixed and not terminal_lib.is_uniform(recipe.expand):
+    expansion = terminal_lib.with_gradient(expansion)
   directions = trajectory.propagate(nominal, expansion.directions)
-  problem = _problem(recipe, given, graph, expansion, (nominal, directions))
+  linearised = nominal, directions
+  problem = _problem(recipe, given, graph, expansion, linearised, radius)
   result = decide(rollout.Plan(problem, nominal, directions))
   tree = jax.tree.structure(given.params)
   return Step(
@@ -173,6 +177,7 @@ def _problem(
   graph: graph_lib.LayerGraph,
   expansion: terminal_lib.Expansion,
   linearised: tuple[trajectory.Trajectory, list[trajectory.Directions]],
+  radius: Array | None,
 ) -> values.Problem:
   """What the level works on."""
   spans = graph.decisions(recipe.cooperate)
@@ -189,7 +194,7 @@ def _problem(
     spans=spans,
     base=_decider(recipe, given, expansion, operators),
     given=None if given.grads is None else jax.tree.leaves(given.grads),
-    radius=_radius(recipe.trust_region, expansion.slope),
+    radius=radius,
   )
 
 

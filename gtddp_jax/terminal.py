@@ -49,7 +49,9 @@ class TerminalValue(Protocol):
   A function of ``loss``, ``outputs`` (a pytree, leaves ``[B, ...]``) and
   ``targets``. One that has an attribute ``rng`` (a name) is also given the key
   ``update(..., rngs={name: key})``. One that has an attribute ``samples`` is
-  asked about the first so many samples of a batch only.
+  asked about the first so many samples of a batch only. One whose ``d`` is the
+  same for all samples may say so by an attribute ``uniform``; to others a
+  direction is added where samples are coupled, see ``with_gradient``.
   """
 
   def __call__(self, *args: Any, **kwargs: Any) -> Expansion:
@@ -72,6 +74,11 @@ def named(terminal: Any) -> Any:
       f'subset(terminal, n) or a TerminalValue.'
     )
   return known[terminal]
+
+
+def is_uniform(expand: Any) -> bool:
+  """Whether a terminal value function has the same ``d`` for all samples."""
+  return expand is gradient or getattr(expand, 'uniform', False)
 
 
 def check(expansion: Any, outputs: Any) -> Expansion:
@@ -106,6 +113,31 @@ def check(expansion: Any, outputs: Any) -> Expansion:
         f'[B, R, R], directions like the outputs with R in front.'
       )
   return expansion
+
+
+def with_gradient(expansion: Expansion) -> Expansion:
+  """The same value function with its gradient as a direction of its own.
+
+  Where samples are coupled, a direction of one sample reaches the states of
+  others, and directions that are summed over samples can no longer be weighed
+  one sample at a time: ``sum_r d_i^r P^{i,r}`` is the gradient only if ``d`` is
+  the same for all. So the gradient comes first, with ``d = (1, 0 ... 0)``::
+
+      Z <- [Z d, Z]      S <- diag(0, S)
+  """
+  z, slope, curvature = expansion
+  batch = slope.shape[0]
+
+  def lead(leaf: Array) -> Array:
+    weights = slope.T.reshape(-1, batch, *(1,) * (leaf.ndim - 2))
+    first = jnp.sum(weights * leaf, axis=0, keepdims=True)
+    return jnp.concatenate([first.astype(leaf.dtype), leaf])
+
+  return Expansion(
+    jax.tree.map(lead, z),
+    jnp.pad(jnp.zeros_like(slope), ((0, 0), (1, 0))).at[:, 0].set(1),
+    jnp.pad(curvature, ((0, 0), (1, 0), (1, 0))),
+  )
 
 
 def per_sample(loss: Loss, outputs: Any, targets: Any) -> Array:

@@ -173,6 +173,7 @@ def _build(
     extras=network.extras,
     batch_size=batch,
     games=found.games,
+    mixed=not all(scales[v] for v in found.flow.moving),
     order=order,
     finish=found.finish,
     retrace=functools.cache(

@@ -175,3 +175,58 @@ def test_a_subset_has_the_gradient_of_the_whole_batch(value: str) -> None:
 def test_options_without_meaning_are_refused(call: Any) -> None:
   with pytest.raises(errors.OptionError, match='expected'):
     call()
+
+
+def of_a_batch(params: Any, x: jax.Array) -> jax.Array:
+  """Samples meet in the mean and the deviation between two layers."""
+  h = x @ params['first']['kernel']
+  h = (h - h.mean(axis=0, keepdims=True)) / h.std(axis=0, keepdims=True)
+  h = jnp.tanh(h) @ params['second']['kernel']
+  return jnp.tanh(h) @ params['third']['kernel']
+
+
+def of_each(params: Any, x: jax.Array) -> jax.Array:
+  for name in ('first', 'second', 'third'):
+    x = jnp.tanh(x @ params[name]['kernel'])
+  return x
+
+
+@pytest.mark.parametrize('value', ['frozen', 'coupled'])
+@pytest.mark.parametrize('name', ['gauss_newton', gt.truncated(2)])
+def test_coupled_samples_leave_the_gradient_exact(
+  name: Any, value: str
+) -> None:
+  x, targets = normal(6, 3), jnp.arange(6) % 4
+  params = {
+    'first': {'kernel': normal(3, 4)},
+    'second': {'kernel': normal(4, 4)},
+    'third': {'kernel': normal(4, 4)},
+  }
+  loss = gt.losses.softmax_cross_entropy
+  graph = gt.trace(of_a_batch, params, x)
+  assert graph.mixed
+  assert not gt.trace(of_each, params, x).mixed
+  grads = jax.grad(lambda p: loss(of_a_batch(p, x), targets).mean())(params)
+  tx = gt.gt_ddp(graph, loss, gt.sgd(0.05), name, value)
+  step = jax.jit(tx.update)
+  state, batch = tx.init(params), (x, targets)
+  computed, _ = step(None, state, params, batch=batch)
+  given, _ = step(grads, state, params, batch=batch)
+  close(computed, given)
+  if value == 'frozen':  # before the first decision nothing has moved
+    close(computed['first'], jax.tree.map(lambda g: -0.05 * g, grads['first']))
+
+
+def test_a_gradient_of_its_own_changes_no_value_function() -> None:
+  x, targets = normal(5, 3), jnp.arange(5) % 3
+  before = terminal.gauss_newton(gt.losses.softmax_cross_entropy, x, targets)
+  after = terminal.with_gradient(before)
+  assert after.directions.shape == (3, 5, 3)
+  for one in (before, after):
+    v_x = jnp.einsum('rbn,br->bn', one.directions, one.slope)
+    v_xx = jnp.einsum(
+      'rbn,brs,sbm->bnm', one.directions, one.curvature, one.directions
+    )
+    if one is before:
+      expected = v_x, v_xx
+  close((v_x, v_xx), expected)
