@@ -32,7 +32,7 @@ import gtddp_jax as gt
 pytestmark = pytest.mark.once
 
 MOST_CONTROLS = 6
-FEW, MANY = 12, 200
+FEW, MANY = 8, 200
 WIDEST = 5
 LAYERS = 'tanh', 'affine', 'scale', 'tanh'
 KINDS = *LAYERS, *LAYERS, 'add', 'multiply', 'concatenate'

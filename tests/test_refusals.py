@@ -162,7 +162,7 @@ def test_half_precision_outputs(terminal: Any, value: str) -> None:
   for function in half, network:
     graph = gt.trace(function, params, x)
     tx = gt.gt_ddp(graph, LOSS, gt.sgd(0.1), terminal, value)
-    update, _ = tx.update(
+    update, _ = jax.jit(tx.update)(
       None,
       tx.init(params),
       params,
