@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 BUDGETS = {
   'small': 'CPU cores, in minutes: fewer seeds, rates and epochs',
+  'accuracy': 'CPU cores, in minutes: long trainings of one GT-DDP form each',
   'full': 'a GPU, in hours: the settings of the paper, and all data sets',
 }
 
@@ -94,6 +95,10 @@ def _accuracy(name: str, title: str, goal: str, **budgets: Budget) -> Part:
       '--config.optimizer.name=gt_ddp',
       '--config.dataset.augment=true',
       '--config.optimizer.schedule.name=warmup_cosine',
+      '--config.optimizer.base.learning_rate=0.004',
+      '--config.batch_size=64',
+      '--config.log_every=134',
+      '--config.eval_every=938',
     ),
     budgets,
     {'curves.png': 'Loss and error against epochs'},
@@ -104,18 +109,52 @@ def _accuracy(name: str, title: str, goal: str, **budgets: Budget) -> Part:
 PARTS = (
   _methods(
     'digits', 'DIGITS', 'configs/digits.py',
-    small=Budget(12, ('--config.epochs=6',)), full=Budget(30),
+    small=Budget(
+      15,
+      (
+        '--config.epochs=4',
+        '--config.log_every=15',
+        '--config.methods.seeds=(0,1,2,3,4)',
+      ),
+    ),
+    full=Budget(60),
+  ),
+  Part(
+    'variance-digits',
+    'Spread over ten seeds on DIGITS',
+    'Fig. 6b and 8: variance of the final loss over seeds, with and without '
+    'GT-DDP, at one and at several rates.',
+    'experiments.methods',
+    ('--config=configs/digits.py',),
+    {
+      'small': Budget(
+        4,
+        (
+          '--config.epochs=4',
+          '--config.log_every=15',
+          '--config.methods.bases=("sgd","rmsprop","adam")',
+          '--config.methods.forms=("frozen","bellman")',
+        ),
+      ),
+    },
+    {'variance.png': 'Spread over seeds, with and without GT-DDP'},
   ),
   _methods(
     'mnist', 'MNIST', 'configs/mnist.py',
     small=Budget(
       8,
       (
-        '--config.dataset.train_samples=4000',
+        '--config.dataset.train_samples=2000',
         '--config.dataset.test_samples=2000',
-        '--config.epochs=3',
+        '--config.model.widths=(8,16)',
+        '--config.batch_size=64',
+        '--config.epochs=2',
+        '--config.log_every=8',
+        '--config.eval_every=64',
         '--config.methods.bases=("sgd","adam","ekfac")',
+        '--config.methods.forms=("frozen","bellman","coupled")',
         '--config.methods.seeds=(0,1,2)',
+        '--config.methods.target_loss=0.5',
       ),
     ),
     full=Budget(60),
@@ -138,7 +177,7 @@ PARTS = (
       'small': Budget(
         2,
         (
-          '--config.scaling.batches=(16,32,64)',
+          '--config.scaling.batches=(16,32,64,128)',
           '--config.scaling.rounds=3',
           '--config.scaling.most_memory=3.0',
         ),
@@ -172,7 +211,7 @@ PARTS = (
     'blocks, and what leaving that out changes.',
     'experiments.blocks',
     ('--config=configs/digits.py:sgd',),
-    {'small': Budget(3), 'full': Budget(10)},
+    {'small': Budget(5), 'full': Budget(10)},
     {
       'blocks.png': 'Magnitudes of the batch-augmented value Hessian',
       'masses.png': 'What lies outside the blocks, by layer',
@@ -193,9 +232,11 @@ PARTS = (
         'small': Budget(
           6,
           (
+            '--config.model.widths=(8,16)',
+            '--config.model.units=32',
             '--config.epochs=4',
-            '--config.games.seeds=(0,1,2)',
-            '--config.games.rates=(0.03,)',
+            '--config.log_every=15',
+            '--config.games.rates=(0.01,0.03)',
             '--config.games.dampings=(0.01,0.1)',
           ),
         ),
@@ -211,7 +252,13 @@ PARTS = (
     'Sec. 3.2: the control of a projection at the fork, or next to the merge.',
     'experiments.placement',
     ('--config=configs/digits.py:sgd',),
-    {'small': Budget(4), 'full': Budget(15)},
+    {
+      'small': Budget(
+        5,
+        ('--config.epochs=4', '--config.placement.rates=(0.03,0.1)'),
+      ),
+      'full': Budget(15),
+    },
     {'placement.png': 'The projection at the fork and next to the merge'},
   ),
   Part(
@@ -249,10 +296,16 @@ PARTS = (
   ),
   _accuracy(
     'mnist', 'MNIST', '99.3',
-    small=Budget(8, ('--config.epochs=4',)),
-    full=Budget(20),
+    accuracy=Budget(15, ('--config.epochs=8',)),
+    full=Budget(20, ('--config.epochs=8',)),
   ),
-  _accuracy('fashion_mnist', 'Fashion-MNIST', '92.5', full=Budget(30)),
+  _accuracy(
+    'fashion_mnist', 'Fashion-MNIST', '92.5',
+    accuracy=Budget(
+      60, ('--config.epochs=15', '--config.model.widths=(32,64)')
+    ),
+    full=Budget(30, ('--config.epochs=30', '--config.model.widths=(32,64)')),
+  ),
 )  # fmt: skip
 
 

@@ -228,8 +228,11 @@ def test_refusals(
   (tmp_path / 'large').mkdir()
   (tmp_path / 'large' / 'reproduce.json').write_text('{"budget": "full"}')
   for arguments, line in (
-    (('--budget=tiny',), "--budget: expected one of small, full, got 'tiny'"),
-    (('--only=blocks,b',), '--only: expected some of methods-digits, meth'),
+    (
+      ('--budget=tiny',),
+      "--budget: expected one of small, accuracy, full, got 'tiny'",
+    ),
+    (('--only=blocks,b',), '--only: expected some of methods-digits, vari'),
     (('--only=methods-cifar10',), "got 'methods-cifar10'; correct"),
     (('--workdir=file',), '--workdir: expected a folder, got the file'),
     (('--workdir=mine',), 'which holds other files'),
