@@ -285,6 +285,27 @@ def refuse(message: str) -> NoReturn:
   sys.exit(_REFUSED)
 
 
+def only_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
+  """Parses flags; ends with one line if they, or words, cannot be used.
+
+  Args:
+    argv: the command line; the first item is the program.
+    values: with all flags defined; filled.
+
+  Returns:
+    ``argv`` without the flags.
+  """
+  try:
+    rest: list[str] = values(argv)
+  except flags.Error as error:
+    refuse(f'command line: {str(error).splitlines()[0]}')
+  if len(rest) > 1:
+    refuse(
+      f'{rest[1]}: expected only flags, got a word; write it as --flag=value.'
+    )
+  return rest
+
+
 def say(text: str) -> None:
   """Writes a line to stderr."""
   print(text, file=sys.stderr, flush=True)

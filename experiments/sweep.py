@@ -77,14 +77,7 @@ def parse(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
     ``argv`` without the flags.
   """
   define_flags(values)
-  try:
-    rest: list[str] = values(argv)
-  except flags.Error as error:
-    cli.refuse(f'command line: {str(error).splitlines()[0]}')
-  if len(rest) > 1:
-    cli.refuse(
-      f'{rest[1]}: expected only flags, got a word; write it as --flag=value.'
-    )
+  rest = cli.only_flags(argv, values)
   if values.config is None:
     cli.refuse(
       '--config: expected the file of a sweep, got none; give one, such as '
