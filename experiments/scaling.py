@@ -3,7 +3,7 @@
   python -m experiments.scaling --config.scaling.network=mlp --workdir=runs/s
 
 Measures every form of GT-DDP over SGD, plain SGD, and batch-augmented DDP
-computed directly (``augmented``; for 'mlp' alone) at the batch sizes of
+computed directly (``dense_ddp``; for 'mlp' alone) at the batch sizes of
 ``config.scaling``, on random samples (results.md, result.json, scaling.png). A
 form whose compiled memory is above ``most_memory`` is not run, nor at larger
 batches. The exponents are slopes of cost over batch size between the last two
@@ -32,7 +32,7 @@ import rich.console
 from matplotlib import figure
 
 import gtddp_jax as gt
-from experiments import augmented, charts, cli, progress, report, runs
+from experiments import charts, cli, dense_ddp, progress, report, runs
 from experiments.networks import layers, mlps, resnets
 
 RATE = 0.01
@@ -178,7 +178,7 @@ def build(
     def direct(params: Any, batch: Any) -> Any:
       names = sorted(params['params'])  # hidden_1, hidden_2, linear
       layers = [params['params'][name] for name in names]
-      updates = augmented.step(layers, jnp.tanh, loss, batch, RATE)
+      updates = dense_ddp.step(layers, jnp.tanh, loss, batch, RATE)
       pairs = {'params': dict(zip(names, updates, strict=True))}
       return optax.apply_updates(params, pairs)
 
