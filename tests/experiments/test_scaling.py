@@ -11,7 +11,7 @@ import pytest
 
 import gtddp_jax as gt
 from configs import default
-from experiments import augmented, runs, scaling
+from experiments import dense_ddp, runs, scaling
 from experiments.networks import layers, mlps
 
 pytestmark = pytest.mark.once
@@ -27,7 +27,7 @@ def test_the_direct_recursion_takes_the_step_of_coupled() -> None:
   tx = gt.gt_ddp(graph, loss, gt.sgd(0.5), 'gauss_newton', 'coupled')
   updates, _ = tx.update(None, tx.init(params), params, batch=batch)
   names = 'hidden_1', 'hidden_2', 'linear'
-  direct = augmented.step(
+  direct = dense_ddp.step(
     [params['params'][n] for n in names], jnp.tanh, loss, batch, 0.5
   )
   for name, expected in zip(sorted(updates['params']), direct, strict=True):
