@@ -126,13 +126,22 @@ def ekfac(
 
 def _base(settings: Settings) -> Kronecker:
   name = 'ekfac' if settings.corrected else 'kfac'
+  rate: Any = settings.learning_rate
+  known = errors.is_number(rate) and rate > 0
+  if not (known or isinstance(rate, Array) or callable(rate)):
+    raise errors.OptionError(
+      f'Invalid {name}: learning_rate: got {rate!r}, expected a positive '
+      f'number or a schedule.'
+    )
   for key, optional in (('damping', False), ('norm_constraint', True)):
     value: Any = getattr(settings, key)
     number = errors.is_number(value) and value > 0
     # An array may be traced: a hyperparameter in a state.
     if not (number or isinstance(value, Array) or (optional and value is None)):
       raise errors.OptionError(
-        f'Invalid {name}: {key}: got {value!r}, expected a positive number.'
+        f'Invalid {name}: {key}: got {value!r}, expected a positive number '
+        f'(for one that changes, wrap the optimizer in '
+        f'optax.inject_hyperparams).'
       )
   if settings.momentum is not None:
     errors.check_fraction(f'{name}: momentum', settings.momentum)

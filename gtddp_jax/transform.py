@@ -173,7 +173,7 @@ def _transformation(
     state: GtDdpState,
     params: Any = None,
     *,
-    batch: tuple[Any, Any],
+    batch: tuple[Any, Any] | None = None,
     rngs: Mapping[str, Array] = MappingProxyType({}),
     **extra_args: Any,
   ) -> tuple[Any, GtDdpState]:
@@ -181,6 +181,12 @@ def _transformation(
       raise errors.ParameterTreeError(
         'gt_ddp needs the parameters: call update(grads, state, params, '
         'batch=(inputs, targets)).'
+      )
+    if batch is None:
+      raise errors.OptionError(
+        'gt_ddp needs the batch: call update(grads, state, params, '
+        'batch=(inputs, targets)). A wrapper that calls update(grads, state, '
+        'params), such as TrainState.apply_gradients, cannot hand it on.'
       )
     pair: Any = batch
     if not isinstance(pair, (tuple, list)) or len(pair) != 2:

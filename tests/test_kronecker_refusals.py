@@ -24,6 +24,13 @@ def scaled(params: Any, x: jax.Array) -> jax.Array:
   return h * params['norm']['scale'][None]
 
 
+@either
+@pytest.mark.parametrize('rate', [0, -0.03, float('nan'), '0.03', None])
+def test_rates_are_positive_numbers_or_schedules(name: str, rate: Any) -> None:
+  with pytest.raises(errors.OptionError, match=f'{name}: learning_rate'):
+    BASES[name](rate)
+
+
 PARAMS = {'dense': {'w': draw(3, 3)}, 'norm': {'scale': draw(3)}}
 
 

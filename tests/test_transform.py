@@ -287,7 +287,7 @@ def test_without_feedback_any_base_goes_with_any_value() -> None:
 
 def test_update_needs_batch_and_parameters() -> None:
   tx = make(gt.sgd(0.1))
-  with pytest.raises(TypeError, match='batch'):
+  with pytest.raises(gt.errors.OptionError, match='needs the batch'):
     tx.update(None, tx.init(PARAMS), PARAMS)
   with pytest.raises(gt.errors.OptionError, match='inputs, targets'):
     tx.update(None, tx.init(PARAMS), PARAMS, batch={'x': X})
