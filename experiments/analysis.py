@@ -49,6 +49,7 @@ from experiments import (
   report,
   runs,
   stage_charts,
+  studies,
   validation,
 )
 
@@ -89,7 +90,10 @@ def analyse(
     ConfigError: for a base without ``Q_uu``, or a folder without checkpoint.
     CheckpointError: if the last checkpoint is damaged.
   """
-  _check_base(config)
+  studies.check_explicit(
+    optimizers.base_name(config.optimizer),
+    'choose one with --config.optimizer.name=gt_ddp',
+  )
   dataset = data.from_config(config.dataset)
   network = programs.build_network(config, dataset)
   at = _position(config, network, dataset, source)
@@ -105,18 +109,6 @@ def analyse(
   folder.write_report(text, seeds=[config.seed])
   rich.console.Console(width=120).print(report.table(_columns(found), caption))
   return found
-
-
-def _check_base(config: ml_collections.ConfigDict) -> None:
-  name = optimizers.base_name(config.optimizer)
-  if not optimizers.BASES[name].explicit:
-    able = [n for n, kind in optimizers.BASES.items() if kind.explicit]
-    raise validation.ConfigError(
-      'config.optimizer.base.name',
-      f'a base with an explicit curvature ({", ".join(able)})',
-      repr(name),
-      'choose one with --config.optimizer.name=gt_ddp',
-    )
 
 
 def _taken_apart(

@@ -180,12 +180,6 @@ def _standings(found: Sequence[Row]) -> list[report.Column]:
       [100 * value for value in values], '.2f'
     )  # fmt: skip
 
-  def gain(part: dict[str, float] | None, scale: float, form: str) -> str:
-    if part is None:
-      return '-'
-    mean, half = scale * part['mean'], scale * part['half_width']
-    return f'{mean:+{form}} ± {half:{form}}'
-
   return [
     report.Column('form', '', [s['form'] for s in found]),
     report.Column(
@@ -202,12 +196,12 @@ def _standings(found: Sequence[Row]) -> list[report.Column]:
     report.Column(
       'loss gain, equal',
       'nats',
-      [gain(s['loss_gain'], 1, '.2g') for s in found],
+      [paired.text(s['loss_gain'], 1, '.2g') for s in found],
     ),
     report.Column(
       'accuracy gain, equal',
       'points',
-      [gain(s['accuracy_gain'], 100, '.2f') for s in found],
+      [paired.text(s['accuracy_gain'], 100, '.2f') for s in found],
     ),
     report.Column('step', '× base', [f'{s["step_ratio"]:.2f}' for s in found]),
   ]

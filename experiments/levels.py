@@ -21,13 +21,11 @@ import gtddp_jax as gt
 from experiments import (
   charts,
   cli,
-  optimizers,
   outcomes,
   progress,
   report,
   runs,
   studies,
-  validation,
 )
 
 FORMS = (
@@ -49,14 +47,9 @@ FORMS = (
 
 def work(config: ml_collections.ConfigDict, folder: runs.RunFolder) -> None:
   """Runs what is left of the study and prints the table."""
-  name = config.optimizer.base.name
-  if not optimizers.BASES[name].explicit:
-    raise validation.ConfigError(
-      'config.optimizer.base.name',
-      'a base with an explicit curvature',
-      repr(name),
-      'choose sgd, rmsprop or adam',
-    )
+  studies.check_explicit(
+    config.optimizer.base.name, 'choose one after the colon of --config'
+  )
   studies.check(config)
   study = studies.Study(config, FORMS, config.levels.target_loss)
   rows = folder.rows()

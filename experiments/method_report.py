@@ -172,7 +172,7 @@ def _amount(gain: Row, unit: str) -> str:
   if 'mean' not in gain:
     return 'diverged'
   scale, form = (100, '.2f') if unit == 'points' else (1, '.2g')
-  return f'{method_tables.gain(gain, scale, form)} {unit}'
+  return f'{paired.text(gain, scale, form)} {unit}'
 
 
 _SHOWN: dict[str, tuple[Callable[[float], str], str]] = {

@@ -72,11 +72,13 @@ def standings(found: Sequence[Row], part: str) -> list[report.Column]:
       ],
     ),
     report.Column('train loss', 'nats', [_loss(row) for row in rows]),
-    report.Column('difference', 'nats', [gain(g, 1, '.2g') for g in losses]),
+    report.Column(
+      'difference', 'nats', [paired.text(g, 1, '.2g') for g in losses]
+    ),
     report.Column('verdict', '', [verdict(g) for g in losses]),
     report.Column('accuracy', '%', [_accuracy(row) for row in rows]),
     report.Column(
-      'difference', 'points', [gain(g, 100, '.2f') for g in accuracies]
+      'difference', 'points', [paired.text(g, 100, '.2f') for g in accuracies]
     ),
     report.Column('verdict', '', [verdict(g) for g in accuracies]),
   ]
@@ -97,14 +99,6 @@ def _accuracy(row: Row) -> str:
   if None in values:
     return _ABSENT
   return report.spread([100 * value for value in values], '.2f')
-
-
-def gain(part: Row | None, scale: float, form: str) -> str:
-  """Returns a difference, in units of ``1 / scale``, with its half width."""
-  if part is None or 'mean' not in part:
-    return _ABSENT
-  mean, half = scale * part['mean'], scale * part['half_width']
-  return f'{mean:+{form}} ± {half:{form}}'
 
 
 def ratio(part: Row | None) -> str:

@@ -53,7 +53,7 @@ def forms(config: ml_collections.ConfigDict) -> list[studies.Form]:
   for name in config.methods.bases:
     kind = optimizers.BASES[name]
     found.append(studies.Form(kind.title, base=name))
-    if kind.explicit:
+    if name in optimizers.EXPLICIT:
       found += [
         studies.Form(
           f'GT-DDP {kind.title}, {form}', **optimizers.FORMS[form], base=name

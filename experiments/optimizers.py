@@ -173,6 +173,9 @@ BASES = {
 }
 
 
+EXPLICIT = tuple(name for name, kind in BASES.items() if kind.explicit)
+
+
 def base_name(config: ml_collections.ConfigDict) -> str:
   """Returns the base that an ``optimizer`` section asks for."""
   name: str = config.base.name if config.name == 'gt_ddp' else config.name

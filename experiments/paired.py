@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from scipy import stats
 
@@ -78,6 +79,20 @@ def deviation_ratio(own: Values, base: Values) -> Interval | None:
   factor = math.sqrt(1 + spread + math.sqrt(spread * (2 + spread)))
   middle = ours / theirs
   return {'ratio': middle, 'low': middle / factor, 'high': middle * factor}
+
+
+def text(found: Mapping[str, Any] | None, scale: float, form: str) -> str:
+  """Returns a difference, in units of ``1 / scale``, with its half width.
+
+  Args:
+    found: of ``difference``; None, or without a mean, where there is none.
+    scale: what both are multiplied by.
+    form: of both numbers, such as '.2f'.
+  """
+  if found is None or 'mean' not in found:
+    return '-'
+  mean, half = scale * found['mean'], scale * found['half_width']
+  return f'{mean:+{form}} ± {half:{form}}'
 
 
 def verdict(

@@ -103,15 +103,9 @@ def check(config: ml_collections.ConfigDict) -> None:
     ConfigError: at the first key.
   """
   studies.check(config)
-  name = config.optimizer.base.name
-  if not optimizers.BASES[name].explicit:
-    able = [n for n, kind in optimizers.BASES.items() if kind.explicit]
-    raise validation.ConfigError(
-      'config.optimizer.base.name',
-      f'a base with an explicit curvature ({", ".join(able)})',
-      repr(name),
-      'choose one after the colon of --config',
-    )
+  studies.check_explicit(
+    config.optimizer.base.name, 'choose one after the colon of --config'
+  )
   if config.model.projection != PLACES[0]:
     raise validation.ConfigError(
       'config.model.projection',
@@ -244,7 +238,7 @@ def _cell(part: dict[str, Any], measure: _Measure) -> str:
   if scaled is None or not math.isfinite(scaled[0]):
     return '-'
   mean, half = scaled
-  text = f'{mean:+{measure.form}} ± {half:{measure.form}}'
+  text = paired.text(part['difference'], measure.scale, measure.form)
   verdict = paired.verdict(
     mean - half, mean + half, less=measure.less_is_better
   )

@@ -181,6 +181,25 @@ class Study:
     }
 
 
+def check_explicit(name: str, remedy: str) -> None:
+  """Refuses a base without an explicit curvature.
+
+  Args:
+    name: of the base.
+    remedy: what to do.
+
+  Raises:
+    ConfigError: if it has none.
+  """
+  if name not in optimizers.EXPLICIT:
+    raise validation.ConfigError(
+      'config.optimizer.base.name',
+      f'a base with an explicit curvature ({", ".join(optimizers.EXPLICIT)})',
+      repr(name),
+      remedy,
+    )
+
+
 def check(config: ml_collections.ConfigDict) -> None:
   """Refuses what a study does not read.
 

@@ -240,13 +240,13 @@ def _check_curvature(config: ml_collections.ConfigDict, name: str) -> None:
       repr(cooperation),
       'change it, or choose the base kfac or ekfac',
     )
-  if value != 'frozen' and not optimizers.BASES[name].explicit:
-    able = [n for n, kind in optimizers.BASES.items() if kind.explicit]
+  if value != 'frozen' and name not in optimizers.EXPLICIT:
     raise ConfigError(
       'config.optimizer.value',
       f"'frozen', because the base {name} has no explicit curvature",
       repr(value),
-      f'change it, or choose a base that has one ({", ".join(able)})',
+      f'change it, or choose a base that has one '
+      f'({", ".join(optimizers.EXPLICIT)})',
     )
 
 
@@ -256,10 +256,9 @@ def _check_compare(config: ml_collections.ConfigDict) -> None:
     _positive(config, f'compare.learning_rate.{key}')
   _distinct(config, 'compare.bases')
   _seeds(config, 'compare.seeds')
-  able = optimizers.BASES
-  reason = ''
+  able, reason = tuple(optimizers.BASES), ''
   if config.optimizer.value != 'frozen':
-    able = {name: kind for name, kind in able.items() if kind.explicit}
+    able = optimizers.EXPLICIT
     reason = f' for optimizer.value={config.optimizer.value!r}'
   if not set(config.compare.bases) <= set(able):
     raise ConfigError(
@@ -296,7 +295,7 @@ def _check_methods(config: ml_collections.ConfigDict) -> None:
         config.methods[key],
         'remove the others',
       )
-  explicit = [n for n, kind in optimizers.BASES.items() if kind.explicit]
+  explicit = optimizers.EXPLICIT
   if not set(config.methods.bases) & set(explicit):
     raise ConfigError(
       'config.methods.bases',

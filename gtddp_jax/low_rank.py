@@ -158,12 +158,11 @@ def _expansion(
   flat: terminal_lib.Flat, columns: Array, weights: Array
 ) -> terminal_lib.Expansion:
   """From columns ``z`` ``[m, B, n]`` and weights ``s`` ``[B, m]``."""
-  directions = jnp.concatenate([flat.gradient()[None], columns])
-  diagonal = jnp.pad(weights, ((0, 0), (1, 0)))
-  slope = jnp.zeros_like(diagonal).at[:, 0].set(1)
-  eye = jnp.eye(diagonal.shape[1], dtype=diagonal.dtype)
-  return terminal_lib.Expansion(
-    flat.unflatten(directions), slope, diagonal[:, :, None] * eye[None]
+  eye = jnp.eye(weights.shape[1], dtype=weights.dtype)
+  return terminal_lib.led_by(
+    flat.unflatten(flat.gradient()),
+    flat.unflatten(columns),
+    weights[:, :, None] * eye[None],
   )
 
 

@@ -126,17 +126,23 @@ def with_gradient(expansion: Expansion) -> Expansion:
       Z <- [Z d, Z]      S <- diag(0, S)
   """
   z, slope, curvature = expansion
-  batch = slope.shape[0]
 
-  def lead(leaf: Array) -> Array:
-    weights = slope.T.reshape(-1, batch, *(1,) * (leaf.ndim - 2))
-    first = jnp.sum(weights * leaf, axis=0, keepdims=True)
-    return jnp.concatenate([first.astype(leaf.dtype), leaf])
+  def gradient(leaf: Array) -> Array:
+    weights = slope.T.reshape(*leaf.shape[:2], *(1,) * (leaf.ndim - 2))
+    return jnp.sum(weights * leaf, axis=0).astype(leaf.dtype)
 
+  return led_by(jax.tree.map(gradient, z), z, curvature)
+
+
+def led_by(gradient: Any, directions: Any, curvature: Array) -> Expansion:
+  """``Z = [V_x, Z]``, ``d = (1, 0 ... 0)`` and ``S = diag(0, S)``."""
+  widened = jnp.pad(curvature, ((0, 0), (1, 0), (1, 0)))
   return Expansion(
-    jax.tree.map(lead, z),
-    jnp.pad(jnp.zeros_like(slope), ((0, 0), (1, 0))).at[:, 0].set(1),
-    jnp.pad(curvature, ((0, 0), (1, 0), (1, 0))),
+    jax.tree.map(
+      lambda g, z: jnp.concatenate([g[None], z]), gradient, directions
+    ),
+    jnp.zeros_like(widened[..., 0]).at[:, 0].set(1),
+    widened,
   )
 
 
