@@ -302,7 +302,7 @@ PARTS = (
   _accuracy(
     'fashion_mnist', 'Fashion-MNIST', '92.5',
     accuracy=Budget(
-      60, ('--config.epochs=15', '--config.model.widths=(32,64)')
+      45, ('--config.epochs=10', '--config.model.widths=(32,64)')
     ),
     full=Budget(30, ('--config.epochs=30', '--config.model.widths=(32,64)')),
   ),
