@@ -13,6 +13,7 @@ with ``m`` the mean of ``x`` and ``n`` the sum of ``h`` over positions.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -34,8 +35,10 @@ class Statistics:
   Attributes:
     decay: of the running averages of ``A``, ``B`` and ``s``; less during the
       first steps, which count equally.
-    every: steps between renewals of ``A`` and ``B``.
-    basis_every: steps between renewals of their eigenvectors.
+    every: steps between renewals of ``A`` and ``B``. Before the first such
+      number of steps they are renewed at steps 1, 2, 4, 8, ... too, so that
+      the first batch does not serve them all.
+    basis_every: steps between renewals of their eigenvectors, likewise.
     source: what ``B`` and ``s`` come from: 'slope', the derivative ``V_h`` of
       the value function (the paper's), or 'curvature', the columns of the
       terminal's ``V_hh``: exact Gauss-Newton with ``terminal='gauss_newton'``.
@@ -57,6 +60,23 @@ class Statistics:
     errors.check_option('Statistics: source', self.source, SOURCES)
     errors.check_option('Statistics: positions', self.positions, POSITIONS)
     errors.check_fraction('Statistics: decay', self.decay)
+
+
+def is_due(step: Array, every: int) -> Array:
+  """Whether a step renews what is renewed in ``every`` steps."""
+  early = [step == power for power in _early(every)]
+  return functools.reduce(jnp.logical_or, early, step % every == 0)
+
+
+def renewals_before(step: Array, every: int) -> Array:
+  """How many earlier steps did, of those that ``is_due`` names."""
+  early = [(step > power).astype(step.dtype) for power in _early(every)]
+  return functools.reduce(jnp.add, early, -(-step // every))
+
+
+def _early(every: int) -> list[int]:
+  """The powers of two below ``every``."""
+  return [1 << n for n in range((every - 1).bit_length())]
 
 
 def of_inputs(

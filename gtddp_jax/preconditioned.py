@@ -21,6 +21,7 @@ from gtddp_jax import (
   inverses,
   joint,
   kronecker,
+  moments,
   natural,
   sensitivity,
   stagewise,
@@ -145,7 +146,7 @@ class Preconditioned:
     decay = statistics.decay
 
     def measured() -> list[kronecker.Block]:
-      k = count // statistics.every
+      k = moments.renewals_before(count, statistics.every)
       result = []
       for layout, operator, block in zip(layouts, operators, old, strict=True):
         a, b = kronecker.measured(layout, operator, mix, statistics)
@@ -213,8 +214,8 @@ class Preconditioned:
 def _now_and_then(
   count: Array, every: int, renew: Callable[[], T], old: T
 ) -> T:
-  """``renew()`` in every so many steps, else what was."""
+  """``renew()`` when it is due, else what was."""
   if every == 1:
     return renew()
-  result: T = jax.lax.cond(count % every == 0, renew, lambda: old)
+  result: T = jax.lax.cond(moments.is_due(count, every), renew, lambda: old)
   return result

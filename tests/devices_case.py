@@ -28,7 +28,7 @@ def transformation(graph: Any, form: str) -> Any:
   if form == 'ekfac':
     # The factors have full rank: in the null space of one, eigenvectors are
     # what rounding makes of them, and EKFAC's step depends on them.
-    statistics = gt.Statistics(every=2, basis_every=5)
+    statistics = gt.Statistics(every=3, basis_every=7)
     base = gt.ekfac(0.2, damping=0.3, statistics=statistics)
   return gt.gt_ddp(
     graph,

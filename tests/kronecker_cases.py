@@ -246,7 +246,7 @@ def compare(
   **statistics: Any,
 ) -> None:
   """Steps of the library beside steps of the oracle, on new batches."""
-  statistics = {'every': 2, 'basis_every': 3, 'decay': 0.6} | statistics
+  statistics = {'every': 3, 'basis_every': 4, 'decay': 0.7} | statistics
   case, graph = graph_of(build)
   base = getattr(gt, kind)(
     RATE, damping, momentum=momentum, statistics=gt.Statistics(**statistics)

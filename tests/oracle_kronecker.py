@@ -32,6 +32,7 @@ __all__ = [
   'carried_over',
   'corollary_7',
   'damped',
+  'due',
   'ekfac_matrix',
   'ekfac_scale',
   'ekfac_solve',
@@ -144,6 +145,14 @@ def norm_scale(
   return min(1.0, np.sqrt(constraint / square)) if square > 0 else 1.0
 
 
+def due(t: int, every: int) -> bool:
+  """Whether step t renews: every so many steps, and at 1, 2, 4, ... before."""
+  early = [1]
+  while early[-1] < every:
+    early.append(2 * early[-1])
+  return t % every == 0 or (t < every and t in early)
+
+
 class Simulator:
   """One layer's running statistics; `kind` is 'kfac' or 'ekfac'.
 
@@ -180,13 +189,13 @@ class Simulator:
   ) -> None:
     """Takes in step t's rows and cotangents. A basis that is given replaces
     this class's own, which is not unique where an eigenvalue is repeated."""
-    if t % self.every == 0:
+    if due(t, self.every):
       beta = min(self.decay, self.renewals / (self.renewals + 1))
       A, B = (self._kept(F) for F in factors(x, h, self.positions))
       self.A = beta * self.A + (1 - beta) * A
       self.B = beta * self.B + (1 - beta) * B
       self.renewals += 1
-    if t % self.basis_every == 0:
+    if due(t, self.basis_every):
       old = self.U_A, self.U_B
       given = basis or (None, None)
       self.lambda_A, self.U_A = self._decomposed(self.A, given[0])

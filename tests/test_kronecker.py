@@ -194,7 +194,7 @@ def images() -> Case:
 def test_steps_of_a_schedule(
   build: Callable, options: dict[str, Any], kind: str
 ) -> None:
-  """Averages every 2 steps, bases every 3, EKFAC's s always."""
+  """Averages every 3 steps, bases every 4, at 1 and 2, EKFAC's s always."""
   compare(build, kind, steps=8, damping=1e-2, feedback=False, **options)
 
 

@@ -27,7 +27,7 @@ SHAPES = {
 PARAMS = jax.tree.map(lambda w: w.astype(F32), parameters(SHAPES))
 X = draw(4, 3, 3, 1).astype(F32)
 Y = draw(4, 2, seed=1).astype(F32)
-STATISTICS = gt.Statistics(every=2, basis_every=3)
+STATISTICS = gt.Statistics(every=3, basis_every=4)
 # Each option with each base, feedback and none, at four compilations.
 SETUPS = [
   ('kfac', 'none', False),

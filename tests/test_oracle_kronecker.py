@@ -287,26 +287,37 @@ def batches(count: int, a: int, c: int, R: int = 1, T: int = 2) -> list[Any]:
   ]
 
 
+def test_when_it_renews() -> None:
+  found = [t for t in range(31) if ok.due(t, 10)]
+  assert found == [0, 1, 2, 4, 8, 10, 20, 30]
+  assert [t for t in range(9) if ok.due(t, 4)] == [0, 1, 2, 4, 8]
+  assert all(ok.due(t, 1) for t in range(9))
+
+
 def test_schedule_written_out() -> None:
-  steps = batches(5, 3, 2, R=2)
-  simulator = Simulator('ekfac', 0.1, decay=0.6, every=2, basis_every=3)
+  steps = batches(6, 3, 2, R=2)
+  simulator = Simulator('ekfac', 0.1, decay=0.7, every=3, basis_every=5)
   found = [simulator.step(t, *step) for t, step in enumerate(steps)]
-  (A_0, B_0), (A_2, B_2), (A_4, B_4) = (
-    ok.factors(*steps[t][:2]) for t in (0, 2, 4)
+  news = [ok.factors(*steps[t][:2]) for t in (0, 1, 2, 3)]
+  # After steps 0, 1, 2 and 3; step 4 renews the basis alone.
+  running = [
+    [np.mean(part[: n + 1], axis=0) for part in zip(*news, strict=True)]
+    for n in range(3)
+  ]
+  running.append(
+    [0.7 * a + 0.3 * b for a, b in zip(running[2], news[3], strict=True)]
   )
-  A_02, B_02 = (A_0 + A_2) / 2, (B_0 + B_2) / 2
-  assert_close(simulator.A, 0.6 * A_02 + 0.4 * A_4)
-  assert_close(simulator.B, 0.6 * B_02 + 0.4 * B_4)
-  first, second = (
-    (np.linalg.eigh(A)[1], np.linalg.eigh(B)[1])
-    for A, B in ((A_0, B_0), (A_02, B_02))
-  )
+  assert_close(simulator.A, running[3][0])
+  assert_close(simulator.B, running[3][1])
+  bases = [[np.linalg.eigh(F)[1] for F in pair] for pair in running]
+  now = [bases[n] for n in (0, 1, 2, 2, 3, 3)]
   s = np.zeros((2, 3))
-  weights = 0, 1 / 2, 0.6, 0.6, 0.6
+  weights = 0, 1 / 2, 2 / 3, 0.7, 0.7, 0.7
   for t, (x, h, G) in enumerate(steps):
-    U_A, U_B = first if t < 3 else second
-    if t == 3:
-      turned_A, turned_B = first[0].T @ U_A, U_B.T @ first[1]
+    U_A, U_B = now[t]
+    if t in (1, 2, 4):
+      old = now[t - 1]
+      turned_A, turned_B = old[0].T @ U_A, U_B.T @ old[1]
       s = turned_B**2 @ s @ turned_A**2
     new = ok.ekfac_scale(U_A, U_B, ok.sample_gradients(x, h))
     s = weights[t] * s + (1 - weights[t]) * new
@@ -316,11 +327,11 @@ def test_schedule_written_out() -> None:
 
 @pytest.mark.parametrize('fresh', [False, True])
 def test_kfac_solves_with_the_factors_it_says(fresh: bool) -> None:
-  steps = batches(3, 3, 2)
-  simulator = Simulator('kfac', 0.1, every=1, basis_every=2, fresh=fresh)
+  steps = batches(5, 3, 2)
+  simulator = Simulator('kfac', 0.1, every=1, basis_every=4, fresh=fresh)
   found = [simulator.step(t, *step) for t, step in enumerate(steps)]
   new = [ok.factors(*step[:2]) for step in steps]
-  for t, used in enumerate((0, 1, 2) if fresh else (0, 0, 2)):
+  for t, used in enumerate((0, 1, 2, 3, 4) if fresh else (0, 1, 2, 2, 4)):
     A, B = (
       np.mean(part, axis=0) for part in zip(*new[: used + 1], strict=True)
     )
@@ -355,16 +366,17 @@ def test_a_basis_may_be_given() -> None:
 def test_ekfac_is_not_unique_where_an_eigenvalue_is_repeated() -> None:
   """Rank-deficient factors: the null space has no basis of its own, and later
   samples do reach into it. Compare with the library's basis handed over."""
-  steps = batches(2, 6, 2, T=1)
+  steps = batches(4, 6, 2, T=1)
   for step in steps:
     step[0], step[1] = step[0][:3], step[1][:3]
+  del steps[1:3]  # Step 3 is the first that keeps the basis.
   own = Simulator('ekfac')
   own.step(0, *steps[0])
   turned = own.U_A.copy()
   turned[:, :2] = turned[:, :2] @ np.asarray([[0.6, -0.8], [0.8, 0.6]])
   other = Simulator('ekfac')
   other.step(0, *steps[0], (turned, own.U_B))
-  found = [simulator.step(1, *steps[1]) for simulator in (own, other)]
+  found = [simulator.step(3, *steps[1]) for simulator in (own, other)]
   assert np.max(np.abs(found[0] - found[1])) > 1e-2
 
 
