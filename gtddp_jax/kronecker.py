@@ -89,22 +89,23 @@ class Block(NamedTuple):
 def init(layout: Layout, largest: int, dtype: jnp.dtype) -> Block:
   """The state before the first step: no factors, the identity as basis."""
 
+  # Made by NumPy: JAX would compile a program for every shape.
   def side(sizes: Sequence[int]) -> Array:
     n = sum(sizes)
-    return jnp.zeros((n, n) if n <= largest else (n,), dtype)
+    return jnp.array(np.zeros((n, n) if n <= largest else (n,), dtype))
 
   a, b = side(layout.into), side(layout.out)
 
   def spectrum(part: Array) -> linalg.Spectrum:
     n = part.shape[0]
-    unit = jnp.ones((n,), dtype) if part.ndim == 1 else jnp.eye(n, dtype=dtype)
-    return linalg.Spectrum(jnp.zeros((n,), dtype), unit)
+    unit = np.ones((n,), dtype) if part.ndim == 1 else np.eye(n, dtype=dtype)
+    return linalg.Spectrum(jnp.array(np.zeros((n,), dtype)), jnp.array(unit))
 
   frames = []
   for rows, columns in layout.frames():
     out, into = spectrum(_part(b, rows)), spectrum(_part(a, columns))
     shape = (len(out.values), len(into.values))
-    moment = jnp.zeros(shape, dtype) if layout.corrected else None
+    moment = jnp.array(np.zeros(shape, dtype)) if layout.corrected else None
     frames.append(Frame(out, into, moment))
   block = Block(a, b, tuple(frames), ())
   return block._replace(cross=_cross(layout, block))
