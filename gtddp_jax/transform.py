@@ -83,8 +83,10 @@ def gt_ddp(
       ``Bellman(memory)`` or ``Coupled(memory)`` bound their memory.
     cooperation: how stages whose outputs meet in one add decide together:
       'none', 'kronecker' (as one layer, Theorem 3) or 'schur' (the joint block
-      system). Needs ``kfac`` or ``ekfac``: a first-order base has no curvature
-      between players, so this changes nothing there, and a warning says so.
+      system). Only elementwise work may stand between output and add: a norm
+      there ends the game. Needs ``kfac`` or ``ekfac``: a first-order base has
+      no curvature between players, so this changes nothing there, and a warning
+      says so.
     feedback: whether layers answer each other. Without it every ``Q_ux`` is
       zero, and the updates are the base's own at every ``value`` (Prop. 1, 4).
     trust_region: largest length of a sample's ``S e``, and of how far
@@ -134,7 +136,10 @@ def recipe(options: Mapping[str, Any]) -> steps.Recipe:
 
 def _plays(graph: graph_lib.LayerGraph, base: Any) -> bool:
   """Whether cooperation changes anything; warns if it does not."""
-  missing = 'no stages whose outputs meet in one add (see graph.summary())'
+  missing = (
+    'no stages whose outputs meet in one add (see graph.summary(); a norm '
+    'between output and add ends a game)'
+  )
   if not isinstance(base, natural.Kronecker):
     missing = 'a first-order base, which has no curvature between players'
   elif graph.games:
