@@ -81,7 +81,7 @@ def spectra(path: pathlib.Path, found: Found) -> None:
     panel.set(
       title='Value Hessian before each stage',
       xlabel='number of the eigenvalue',
-      ylabel='eigenvalue',
+      ylabel='eigenvalue (nats per squared unit of the state)',
       yscale='log',
     )
     if shown:
@@ -133,7 +133,7 @@ def feedback(path: pathlib.Path, found: Found) -> None:
   numbered = convolutions(found)
   with matplotlib.rc_context(report.STYLE):
     drawing = figure.Figure(
-      figsize=(1.9 * max(len(numbered), 3) + 0.6, 4.7), layout='constrained'
+      figsize=(1.9 * max(len(numbered), 3) + 1.5, 5.4), layout='constrained'
     )
     if not numbered:
       drawing.text(
@@ -156,7 +156,7 @@ def feedback(path: pathlib.Path, found: Found) -> None:
       panel.spines[:].set_visible(False)
     grid[0, 0].set_ylabel('at its input')
     grid[1, 0].set_ylabel('in the image')
-    drawing.colorbar(strong, ax=grid[0], label='size, of its largest')
+    drawing.colorbar(strong, ax=grid[0], label='size / largest one')
     _bar(drawing, signed, grid[1])
     drawing.suptitle('Leading eigenvector of the feedback of convolutions')
     drawing.savefig(path, dpi=150)
@@ -176,7 +176,7 @@ def pairs(
   rows = max((len(separated[n]) for n, _ in shown), default=1)
   with matplotlib.rc_context(report.STYLE):
     drawing = figure.Figure(
-      figsize=(1.9 * max(len(shown), 3) + 0.6, 2.4 * rows + 0.9),
+      figsize=(1.9 * max(len(shown), 3) + 1.6, 2.5 * rows + 0.9),
       layout='constrained',
     )
     if not shown:
@@ -250,7 +250,7 @@ def _bar(
     drawing.colorbar(
       shown,
       ax=panels,
-      label='value, of its largest size',
+      label='value / largest size in the panel',
       ticks=(-1, -0.5, 0, 0.5, 1),
       aspect=20 * np.shape(np.atleast_2d(panels))[0],
     )
@@ -259,7 +259,7 @@ def _bar(
 def _panels(found: Found, count: int) -> tuple[figure.Figure, Any]:
   """Panels whose horizontal axis has the stages."""
   width = max(5.2, 0.42 * len(found) + 1.6)
-  drawing = figure.Figure(figsize=(width * count, 4.6), layout='constrained')
+  drawing = figure.Figure(figsize=(width * count, 5.4), layout='constrained')
   panels = drawing.subplots(1, count, squeeze=False)[0]
   for panel in panels:
     panel.set_xticks(
