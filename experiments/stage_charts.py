@@ -133,7 +133,7 @@ def feedback(path: pathlib.Path, found: Found) -> None:
   numbered = convolutions(found)
   with matplotlib.rc_context(report.STYLE):
     drawing = figure.Figure(
-      figsize=(1.9 * max(len(numbered), 3) + 1.5, 5.4), layout='constrained'
+      figsize=(_width(numbered), 5.4), layout='constrained'
     )
     if not numbered:
       drawing.text(
@@ -158,7 +158,9 @@ def feedback(path: pathlib.Path, found: Found) -> None:
     grid[1, 0].set_ylabel('in the image')
     drawing.colorbar(strong, ax=grid[0], label='size / largest one')
     _bar(drawing, signed, grid[1])
-    drawing.suptitle('Leading eigenvector of the feedback of convolutions')
+    drawing.suptitle(
+      f'Leading eigenvector of the feedback of convolutions{_scale(signed)}'
+    )
     drawing.savefig(path, dpi=150)
 
 
@@ -176,7 +178,7 @@ def pairs(
   rows = max((len(separated[n]) for n, _ in shown), default=1)
   with matplotlib.rc_context(report.STYLE):
     drawing = figure.Figure(
-      figsize=(1.9 * max(len(shown), 3) + 1.6, 2.5 * rows + 0.9),
+      figsize=(_width(shown), 2.5 * rows + 0.9),
       layout='constrained',
     )
     if not shown:
@@ -204,7 +206,7 @@ def pairs(
       panel.set_ylabel(f'eigenvector {number}')
     _bar(drawing, signed, grid)
     drawing.suptitle(
-      'Feedback of convolutions in the image; classes told apart'
+      f'Feedback of convolutions in the image, classes{_scale(signed)}'
     )
     drawing.savefig(path, dpi=150)
 
@@ -240,6 +242,16 @@ def _show(panel: axes.Axes, image: np.ndarray) -> image_lib.AxesImage | None:
   grey = image.mean(axis=-1)
   largest = np.abs(grey).max() or 1.0
   return panel.imshow(grey / largest, cmap=f'{_SIGNED}_r', vmin=-1, vmax=1)
+
+
+def _width(numbered: Sequence[Any]) -> float:
+  """Of a figure with a column for each, in inches; the title has room."""
+  return max(1.9 * len(numbered) + 1.6, 5.6)
+
+
+def _scale(shown: image_lib.AxesImage | None) -> str:
+  """What a title says where there is no colour bar."""
+  return '' if shown is not None else '; grey is zero'
 
 
 def _bar(

@@ -91,7 +91,9 @@ def gt_ddp(
       zero, and the updates are the base's own at every ``value`` (Prop. 1, 4).
     trust_region: largest length of a sample's ``S e``, and of how far
       'bellman' moves its ``d``, in units of the batch's root mean square
-      terminal ``d``; None for no bound.
+      terminal ``d``; None for no bound. Start with 0.3: the bare equations
+      may diverge, and with ``ekfac`` do at usual rates, to losses that are
+      finite and so not skipped.
 
   Returns:
     A transformation whose ``update(grads_or_None, state, params, batch=(inputs,
