@@ -206,7 +206,8 @@ def pairs(
       panel.set_ylabel(f'eigenvector {number}')
     _bar(drawing, signed, grid)
     drawing.suptitle(
-      f'Feedback of convolutions in the image, classes{_scale(signed)}'
+      'Feedback of convolutions in the image; classes told apart'
+      + _scale(signed)
     )
     drawing.savefig(path, dpi=150)
 
