@@ -62,6 +62,16 @@ _PAIRS = (
   'the root of the mean of their variances. Chance: the largest d′ over all '
   'pairs that 95 % of shuffled labels stay below.'
 )
+_STAGES = (
+  'Update: its norm, with and without feedback. Feedback: norm of the '
+  'difference of these two updates, in % of that without. λ₁: largest '
+  'eigenvalue of the value Hessian f_xᵀ V_xx f_x over the states before the '
+  'stage, in nats per squared unit of the state: how much the expected loss '
+  'bends where it bends most. Gain: Frobenius norm of the part of K = -Q_uu⁻¹ '
+  'Q_ux that belongs to a sample: how far the update moves, at most, per unit '
+  'that the state of this sample has moved. The first stage has no state '
+  'before it, and answers nothing.'
+)
 
 
 def work(config: ml_collections.ConfigDict, folder: runs.RunFolder) -> None:
@@ -102,7 +112,7 @@ def analyse(
   _write(folder, found, source, at.step)
   stage_charts.pairs(folder.file('pairs.png'), found, separated)
   caption = f'Step {at.step + 1}, {len(found[0].gains)} samples.'
-  text = report.markdown(_columns(found), caption)
+  text = report.markdown(_columns(found), f'{caption} {_STAGES}')
   if separated:
     columns = _pair_columns(found, separated)
     text += '\n' + report.markdown(columns, _PAIRS)
@@ -230,9 +240,12 @@ def _base(config: ml_collections.ConfigDict) -> tuple[Any, ...]:
   return name, section.base.to_dict() | {'name': name}, section.cooperation
 
 
-def _without_checkpoint(source: pathlib.Path) -> validation.ConfigError:
+def _without_checkpoint(source: pathlib.Path | str) -> validation.ConfigError:
   return validation.ConfigError(
-    '--run', 'the folder of a training with a checkpoint', source, 'correct it'
+    '--run',
+    'the folder of a training with config.json and a checkpoint',
+    source,
+    'give the --workdir of experiments.train',
   )
 
 
@@ -270,8 +283,12 @@ def _pair_columns(
 
 
 def _columns(found: Sequence[gt.analysis.Decision]) -> list[report.Column]:
+  def answers(numbers: Sequence[Any]) -> list[str]:
+    """Of the stages that have a state before them."""
+    return cells([None, *numbers[1:]])
+
   def cells(numbers: Sequence[Any]) -> list[str]:
-    return [report.number(float(number), '.2e') for number in numbers]
+    return [report.number(number, '.2e') for number in numbers]
 
   shares = [100 * stage_charts.share(decision) for decision in found]
   return [
@@ -280,23 +297,43 @@ def _columns(found: Sequence[gt.analysis.Decision]) -> list[report.Column]:
     report.Column(
       'without feedback', '', cells([d.open_update for d in found])
     ),
-    report.Column('feedback', '%', [report.number(s, '.1f') for s in shares]),
-    report.Column('λ₁', '', cells([d.spectrum[0] for d in found])),
-    report.Column('gain', '', cells([np.median(d.gains) for d in found])),
+    report.Column('feedback', '%', ['-', *map(_percent, shares[1:])]),
+    report.Column('λ₁', '', answers([d.spectrum[0] for d in found])),
+    report.Column(
+      'median gain', '', answers([np.median(d.gains) for d in found])
+    ),
+    report.Column('largest gain', '', answers([d.gains.max() for d in found])),
   ]
 
 
+def _percent(share: float) -> str:
+  return '< 0.01' if share < 0.01 else report.number(share, '.2f')
+
+
 def arguments(argv: Sequence[str]) -> list[str]:
-  """Returns a command line with the config of its --run, if it has one."""
+  """Returns a command line with the config of its --run, if it has one.
+
+  Args:
+    argv: the command line; the first item is the program.
+
+  Raises:
+    ConfigError: if --run is not the folder of a training.
+  """
   for place, argument in enumerate(argv):
-    flag, _, value = argument.lstrip('-').partition('=')
-    if place and flag == 'run' and value:
-      config = f'--config=configs/held.py:{pathlib.Path(value) / "config.json"}'
-      return [argv[0], config, *argv[1:]]
+    flag, equals, value = argument.partition('=')
+    if place and flag in ('-run', '--run'):
+      source = value if equals else ''.join(argv[place + 1 : place + 2])
+      config = pathlib.Path(source) / 'config.json'
+      if not source or not config.is_file():
+        raise _without_checkpoint(source or "''")
+      return [argv[0], f'--config=configs/held.py:{config}', *argv[1:]]
   return [*argv]
 
 
 if __name__ == '__main__':
   flags.DEFINE_string('run', None, 'Folder of a training, as --run=FOLDER.')
-  sys.argv = arguments(sys.argv)
+  try:
+    sys.argv = arguments(sys.argv)
+  except validation.ConfigError as refused:
+    cli.refuse(str(refused))
   cli.launch('analysis', work)

@@ -9,6 +9,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib import axes, figure
+from matplotlib import image as image_lib
 
 import gtddp_jax as gt
 from experiments import charts, report
@@ -20,6 +21,7 @@ _BASE, _OURS = charts.PALETTE[4], charts.PALETTE[5]
 _MANY = 'cividis'  # stages that are more than the palette has colours
 _SIGNED = 'PuOr'  # both are told apart by all kinds of eyes
 _COLUMNS = 8
+_LONGEST = 26  # letters of a name
 
 
 def share(decision: gt.analysis.Decision) -> float:
@@ -79,7 +81,7 @@ def spectra(path: pathlib.Path, found: Found) -> None:
     panel.set(
       title='Value Hessian before each stage',
       xlabel='number of the eigenvalue',
-      ylabel='eigenvalue',
+      ylabel='eigenvalue (nats per squared unit of the state)',
       yscale='log',
     )
     if shown:
@@ -131,7 +133,7 @@ def feedback(path: pathlib.Path, found: Found) -> None:
   numbered = convolutions(found)
   with matplotlib.rc_context(report.STYLE):
     drawing = figure.Figure(
-      figsize=(1.9 * max(len(numbered), 3) + 0.6, 4.7), layout='constrained'
+      figsize=(_width(numbered), 5.4), layout='constrained'
     )
     if not numbered:
       drawing.text(
@@ -143,16 +145,22 @@ def feedback(path: pathlib.Path, found: Found) -> None:
     for (n, decision), top, bottom in zip(numbered, *grid, strict=True):
       vector = np.asarray(decision.eigenvectors[0], np.float64)
       strength = np.sqrt(np.square(vector).mean(axis=(0, -1)))
-      top.imshow(strength, cmap=_MANY, vmin=0)
-      _show(bottom, np.asarray(decision.images[0], np.float64))
-      top.set_title(f'{n} {_short(decision.name)}', fontsize=10)
+      strong = top.imshow(
+        strength / (strength.max() or 1.0), cmap=_MANY, vmin=0, vmax=1
+      )
+      signed = _show(bottom, np.asarray(decision.images[0], np.float64))
+      top.set_title(_titled(n, decision), fontsize=9)
     for panel in grid.flat:
       panel.set(xticks=[], yticks=[])
       panel.grid(visible=False)
       panel.spines[:].set_visible(False)
     grid[0, 0].set_ylabel('at its input')
     grid[1, 0].set_ylabel('in the image')
-    drawing.suptitle('Leading eigenvector of the feedback of convolutions')
+    drawing.colorbar(strong, ax=grid[0], label='size / largest one')
+    _bar(drawing, signed, grid[1])
+    drawing.suptitle(
+      f'Leading eigenvector of the feedback of convolutions{_scale(signed)}'
+    )
     drawing.savefig(path, dpi=150)
 
 
@@ -170,7 +178,7 @@ def pairs(
   rows = max((len(separated[n]) for n, _ in shown), default=1)
   with matplotlib.rc_context(report.STYLE):
     drawing = figure.Figure(
-      figsize=(1.9 * max(len(shown), 3) + 0.6, 2.4 * rows + 0.9),
+      figsize=(_width(shown), 2.5 * rows + 0.9),
       layout='constrained',
     )
     if not shown:
@@ -184,20 +192,22 @@ def pairs(
       for panel, image, pair in zip(
         panels, decision.images, separated[n], strict=False
       ):
-        _show(panel, np.asarray(image, np.float64))
+        signed = _show(panel, np.asarray(image, np.float64))
         panel.set_xlabel(
           f'{pair.text()}\nd′ {pair.distance:.1f} (chance {pair.chance:.1f})',
           fontsize=9,
         )
-      panels[0].set_title(f'{n} {_short(decision.name)}', fontsize=10)
+      panels[0].set_title(_titled(n, decision), fontsize=9)
     for panel in grid.flat:
       panel.set(xticks=[], yticks=[])
       panel.grid(visible=False)
       panel.spines[:].set_visible(False)
     for number, panel in enumerate(grid[:, 0], start=1):
       panel.set_ylabel(f'eigenvector {number}')
+    _bar(drawing, signed, grid)
     drawing.suptitle(
       'Feedback of convolutions in the image; classes told apart'
+      + _scale(signed)
     )
     drawing.savefig(path, dpi=150)
 
@@ -220,21 +230,49 @@ def convolutions(found: Found) -> list[tuple[int, gt.analysis.Decision]]:
   return numbered
 
 
-def _show(panel: axes.Axes, image: np.ndarray) -> None:
-  """Signed: purple below zero and orange above, or colours around grey."""
+def _show(panel: axes.Axes, image: np.ndarray) -> image_lib.AxesImage | None:
+  """Signed: purple below zero and orange above, or colours around grey.
+
+  Returns:
+    What a colour bar belongs to; None for colours, which have none.
+  """
   largest = np.abs(image).max() or 1.0
   if image.shape[-1] == 3:
     panel.imshow(0.5 + 0.5 * image / largest)
-  else:
-    panel.imshow(
-      image.mean(axis=-1), cmap=f'{_SIGNED}_r', vmin=-largest, vmax=largest
+    return None
+  grey = image.mean(axis=-1)
+  largest = np.abs(grey).max() or 1.0
+  return panel.imshow(grey / largest, cmap=f'{_SIGNED}_r', vmin=-1, vmax=1)
+
+
+def _width(numbered: Sequence[Any]) -> float:
+  """Of a figure with a column for each, in inches; the title has room."""
+  return max(1.9 * len(numbered) + 1.6, 5.6)
+
+
+def _scale(shown: image_lib.AxesImage | None) -> str:
+  """What a title says where there is no colour bar."""
+  return '' if shown is not None else '; grey is zero'
+
+
+def _bar(
+  drawing: figure.Figure, shown: image_lib.AxesImage | None, panels: Any
+) -> None:
+  """One colour bar for panels, each in units of its own largest value."""
+  if shown is not None:
+    drawing.colorbar(
+      shown,
+      ax=panels,
+      label='value / largest size in the panel',
+      ticks=(-1, -0.5, 0, 0.5, 1),
+      aspect=20 * np.shape(np.atleast_2d(panels))[0],
     )
 
 
 def _panels(found: Found, count: int) -> tuple[figure.Figure, Any]:
   """Panels whose horizontal axis has the stages."""
   width = max(5.2, 0.42 * len(found) + 1.6)
-  drawing = figure.Figure(figsize=(width * count, 4.6), layout='constrained')
+  drawing = figure.Figure(figsize=(width * count, 5.4), layout='constrained')
   panels = drawing.subplots(1, count, squeeze=False)[0]
   for panel in panels:
     panel.set_xticks(
@@ -248,7 +286,14 @@ def _panels(found: Found, count: int) -> tuple[figure.Figure, Any]:
   return drawing, panels
 
 
+def _titled(n: int, decision: gt.analysis.Decision) -> str:
+  """Number and name above a panel, in two lines."""
+  return f'{n}\n{_short(decision.name)}'
+
+
 def _short(name: str) -> str:
   """A path without what is in every path, and not too long."""
   name = name.removeprefix('params/')
-  return name if len(name) <= 22 else f'…{name[-21:]}'
+  while len(name) > _LONGEST and '/' in name.removeprefix('…/'):
+    name = f'…/{name.removeprefix("…/").partition("/")[2]}'
+  return name if len(name) <= _LONGEST else f'…{name[1 - _LONGEST :]}'

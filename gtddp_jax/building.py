@@ -12,13 +12,9 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
-
 from gtddp_jax import contractions, jaxprs, layers
 from gtddp_jax import cuts as cuts_lib
 from gtddp_jax import graph as graph_lib
-
-KeyPath = tuple[Any, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,8 +152,3 @@ def _shapes(values: tuple[jaxprs.Var, ...]) -> graph_lib.Shapes:
 def _name(cut: cuts_lib.Cut, paths: tuple[str, ...]) -> str:
   name, _ = cut.owner
   return name or paths[cut.control[0]] or '(root)'
-
-
-def join(path: KeyPath) -> str:
-  """A key path as text."""
-  return jax.tree_util.keystr(path, simple=True, separator='/')

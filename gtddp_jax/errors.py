@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import numbers
 import operator
-from typing import TypeGuard
+from typing import Any, TypeGuard
+
+import jax
+import jax.numpy as jnp
+import optax
 
 
 class GtddpError(ValueError):
@@ -125,3 +129,45 @@ def check_option(name: str, got: object, supported: tuple[str, ...]) -> None:
       f'Invalid {name}: got {got!r}, expected one of '
       f'{", ".join(map(repr, supported))}.'
     )
+
+
+def path_of(path: tuple[Any, ...]) -> str:
+  """A key path as '/'-joined text."""
+  return jax.tree_util.keystr(path, simple=True, separator='/')
+
+
+def misfit(expected: Any, got: Any, dtypes: bool = True) -> str | None:
+  """Says where a pytree of arrays is not like one of shapes; None if it is.
+
+  Args:
+    expected: pytree of shapes.
+    got: pytree of arrays; a leaf may be hidden (None, or optax's MaskedNode).
+    dtypes: whether they are compared.
+
+  Returns:
+    The path of the first leaf that differs, what was expected and what was got.
+  """
+  wanted, found = (_described(tree, dtypes) for tree in (expected, got))
+  for path in [*wanted, *found]:
+    ours, theirs = (tree.get(path, 'nothing') for tree in (wanted, found))
+    if ours != theirs:
+      return f'{path!r}: expected {ours}, got {theirs}'
+  kinds: Any = [jax.tree.structure(tree) for tree in (expected, got)]
+  return (
+    None if kinds[0] == kinds[1] else f'expected {kinds[0]}, got {kinds[1]}'
+  )
+
+
+def _described(tree: Any, dtypes: bool) -> dict[str, str]:
+  """By path, what each leaf is; hidden ones are leaves."""
+  leaves, _ = jax.tree_util.tree_flatten_with_path(
+    tree, is_leaf=lambda v: v is None or isinstance(v, optax.MaskedNode)
+  )
+  return {path_of(path): _described_leaf(leaf, dtypes) for path, leaf in leaves}
+
+
+def _described_leaf(leaf: Any, dtypes: bool) -> str:
+  if not (hasattr(leaf, 'shape') or is_number(leaf)):
+    return 'None' if leaf is None else type(leaf).__name__
+  kind = jnp.result_type(leaf) if dtypes else 'shape '
+  return f'{kind}{list(jnp.shape(leaf))}'

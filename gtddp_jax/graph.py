@@ -114,6 +114,10 @@ class Stage:
   equation: dict[str, Any] = dataclasses.field(default_factory=dict)
   kronecker: bool = False
 
+  def __repr__(self) -> str:
+    """Its name and kind; ``summary`` of the graph has more."""
+    return f'<Stage {self.name!r}: {self.kind}>'
+
   def __call__(
     self, c: Arrays, u: Arrays, v: Arrays, fixed: Fixed
   ) -> tuple[Arrays, Arrays]:
@@ -172,9 +176,11 @@ class LayerGraph:
   mixed: bool
   order: str
   finish: Callable[[Arrays, Arrays, Fixed], Arrays]
-  retrace: Callable[[Any, Shapes, str], LayerGraph] = dataclasses.field(
-    repr=False
-  )
+  retrace: Callable[[Any, Shapes, str], LayerGraph]
+
+  def __repr__(self) -> str:
+    """One line; ``summary`` has a row per stage."""
+    return f'<LayerGraph: {_totals(self)}>'
 
   def __call__(
     self, params: Any, inputs: Any, extras: Extras | None = None
@@ -224,21 +230,13 @@ class LayerGraph:
     Raises:
       ParameterTreeError: if structure, shapes or dtypes are not as traced.
     """
-    leaves, shapes = jax.tree.leaves(params), jax.tree.leaves(self.params)
-    got: Any = jax.tree.structure(params)
-    expected: Any = jax.tree.structure(self.params)
-    if got != expected:
+    found = errors.misfit(self.params, params)
+    if found is not None:
       raise errors.ParameterTreeError(
-        f'The parameters differ in structure from those that the graph was '
-        f'traced with: expected {expected}, got {got}. Trace the graph again.'
+        f'The parameters are not those that the graph was traced with: '
+        f'{found}. {_TREE_REMEDY}'
       )
-    for path, leaf, shape in zip(self.paths, leaves, shapes, strict=True):
-      if (jnp.shape(leaf), jnp.result_type(leaf)) != (shape.shape, shape.dtype):
-        raise errors.ParameterTreeError(
-          f'Parameter {path!r}: expected {shape.dtype}{list(shape.shape)}, got '
-          f'{jnp.result_type(leaf)}{list(jnp.shape(leaf))}. Trace again.'
-        )
-    return tuple(leaves)
+    return tuple(jax.tree.leaves(params))
 
   def for_inputs(self, inputs: Any) -> LayerGraph:
     """This graph, or the one of the same network for other input shapes.
@@ -326,6 +324,14 @@ def shape_of(value: Any) -> jax.ShapeDtypeStruct:
 
 ORDERS = ('program', 'merge')
 
+_TREE_REMEDY = (
+  'Trace the graph again. To freeze some of them, which optax.masked and '
+  'optax.multi_transform around gt_ddp cannot, trace the others alone, '
+  'trace(lambda p, x: apply_fn({**p, **frozen}, x), trained, x), or give '
+  'gt_ddp a base whose step is zero there, optax.chain(sgd(lr), '
+  'optax.masked(optax.set_to_zero(), frozen_mask)).'
+)
+
 
 def summarize(graph: LayerGraph) -> str:
   """Renders ``graph`` as the table of ``LayerGraph.summary``.
@@ -359,13 +365,20 @@ def summarize(graph: LayerGraph) -> str:
     for row in rows
   ]
   lines.insert(1, '  '.join('-' * w for w in widths))
-  total = sum(math.prod(s.shape) for s in shapes)
   largest = max(_per_sample(s.state, graph.batch_size) for s in graph.stages)
   lines.append(
-    f'{len(graph.stages)} stages, {total:,} parameters, batch '
-    f'{graph.batch_size}, largest state {largest:,} numbers per sample'
+    f'{_totals(graph)}, largest state {largest:,} numbers per sample'
   )
   return '\n'.join(line.rstrip() for line in lines)
+
+
+def _totals(graph: LayerGraph) -> str:
+  total = sum(math.prod(s.shape) for s in jax.tree.leaves(graph.params))
+  games = f'{len(graph.games)} games, ' if graph.games else ''
+  return (
+    f'{len(graph.stages)} stages, {games}{total:,} parameters, batch '
+    f'{graph.batch_size}'
+  )
 
 
 def _partners(graph: LayerGraph, t: int) -> str:

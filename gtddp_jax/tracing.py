@@ -139,7 +139,7 @@ def _build(
 ) -> graph_lib.LayerGraph:
   """Builds the graph from shapes alone."""
   keyed = _controls(params)
-  paths = tuple(building.join(path) for path, _ in keyed)
+  paths = tuple(errors.path_of(path) for path, _ in keyed)
   owners = [_owner(owner, path) for path, _ in keyed]
   batch = _batch_size(inputs)
   complete = _capture(network, params, inputs)
@@ -235,7 +235,7 @@ def _controls(params: Any) -> list[tuple[KeyPath, Any]]:
   for path, leaf in keyed:
     if not jnp.issubdtype(leaf.dtype, jnp.floating):
       raise errors.ControlDtypeError(
-        f'Parameter {building.join(path)!r}: expected a floating-point '
+        f'Parameter {errors.path_of(path)!r}: expected a floating-point '
         f'array, got {leaf.dtype}. Close over it in apply_fn instead of '
         f'passing it as a parameter.'
       )
@@ -253,10 +253,10 @@ def _owner(owner: Owner, path: KeyPath) -> tuple[str, str]:
     return str(found), str(found)
   keys = found if isinstance(found, tuple) else (found,)
   try:
-    return building.join(keys), jax.tree_util.keystr(keys)
+    return errors.path_of(keys), jax.tree_util.keystr(keys)
   except (TypeError, ValueError, AttributeError):
     raise errors.OptionError(
-      f'owner({building.join(path)!r}) returned {found!r}: expected a string '
+      f'owner({errors.path_of(path)!r}) returned {found!r}: expected a string '
       f'or keys of the path, equal for the leaves of one control.'
     ) from None
 
@@ -348,7 +348,7 @@ def _check_outputs(
   for (path, shape), value in zip(keyed, program.outputs, strict=True):
     if not (jaxprs.is_variable(value) and scales.get(value, False)):
       raise errors.BatchAxisError(
-        f'Output {building.join(path) or "(the whole)"!r} has shape '
+        f'Output {errors.path_of(path) or "(the whole)"!r} has shape '
         f'{list(shape.shape)}: expected the batch as its leading '
         f'axis. Return per-sample outputs; the loss takes their mean.'
       )

@@ -83,13 +83,17 @@ def gt_ddp(
       ``Bellman(memory)`` or ``Coupled(memory)`` bound their memory.
     cooperation: how stages whose outputs meet in one add decide together:
       'none', 'kronecker' (as one layer, Theorem 3) or 'schur' (the joint block
-      system). Needs ``kfac`` or ``ekfac``: a first-order base has no curvature
-      between players, so this changes nothing there, and a warning says so.
+      system). Only elementwise work may stand between output and add: a norm
+      there ends the game. Needs ``kfac`` or ``ekfac``: a first-order base has
+      no curvature between players, so this changes nothing there, and a warning
+      says so.
     feedback: whether layers answer each other. Without it every ``Q_ux`` is
       zero, and the updates are the base's own at every ``value`` (Prop. 1, 4).
     trust_region: largest length of a sample's ``S e``, and of how far
       'bellman' moves its ``d``, in units of the batch's root mean square
-      terminal ``d``; None for no bound.
+      terminal ``d``; None for no bound. Start with 0.3: the bare equations
+      may diverge, and with ``ekfac`` do at usual rates, to losses that are
+      finite and so not skipped.
 
   Returns:
     A transformation whose ``update(grads_or_None, state, params, batch=(inputs,
@@ -134,7 +138,10 @@ def recipe(options: Mapping[str, Any]) -> steps.Recipe:
 
 def _plays(graph: graph_lib.LayerGraph, base: Any) -> bool:
   """Whether cooperation changes anything; warns if it does not."""
-  missing = 'no stages whose outputs meet in one add (see graph.summary())'
+  missing = (
+    'no stages whose outputs meet in one add (see graph.summary(); a norm '
+    'between output and add ends a game)'
+  )
   if not isinstance(base, natural.Kronecker):
     missing = 'a first-order base, which has no curvature between players'
   elif graph.games:
@@ -155,14 +162,40 @@ def _ready(base: Any, graph: graph_lib.LayerGraph, cooperation: str) -> Any:
   return natural.bind(base, graph, spans, cooperation)
 
 
+def _base_state(base: Any, params: Any) -> Any:
+  """The base's state; only ``gt_ddp`` knows that ``kfac`` is *in* its base."""
+  try:
+    return base.init(params)
+  except errors.OptionError as error:
+    raise errors.OptionError(
+      'Invalid base: expected kfac or ekfac itself, got one inside another '
+      'transformation (optax.chain, masked, multi_transform), which does not '
+      'hand it the layers. Put the others around gt_ddp, as in '
+      'optax.chain(gt_ddp(graph, loss, ekfac(lr)), optax.clip(1.0)).'
+    ) from error
+
+
+def _check_gradients(graph: graph_lib.LayerGraph, grads: Any) -> None:
+  """Raises ``ParameterTreeError`` unless there is one for every parameter."""
+  found = None if grads is None else errors.misfit(graph.params, grads, False)
+  if found is not None:
+    raise errors.ParameterTreeError(
+      f'The gradients are not like the parameters: {found}. Give one for every '
+      f'parameter (zeros where there is none), or None in place of all; to '
+      f'freeze parameters, trace the others alone.'
+    )
+
+
 def _transformation(
   parts: steps.Recipe, propose: Any
 ) -> optax.GradientTransformationExtraArgs:
   """The optax transformation that takes the proposed steps."""
 
   def init_fn(params: Any) -> GtDdpState:
+    if jax.tree.leaves(params):  # none: a placeholder of optax's map_params
+      parts.graph.flatten(params)
     return GtDdpState(
-      parts.base.init(params),
+      _base_state(parts.base, params),
       jax.tree.map(jnp.asarray, parts.graph.extras.collections),
       {name: jnp.float32(start) for name, start in _MEASURED.items()},
       jnp.zeros((), jnp.int32),
@@ -194,6 +227,7 @@ def _transformation(
         f'Invalid batch: got a {type(pair).__name__}, expected the pair '
         f'(inputs, targets).'
       )
+    _check_gradients(parts.graph, updates)
     if not isinstance(rngs, Mapping):
       raise errors.OptionError(
         f'Invalid rngs: got a {type(rngs).__name__}, expected a dict of keys '
@@ -338,7 +372,8 @@ def _check_explicit(base: Any) -> None:
       f'This value function needs a base with an explicit Q_uu: '
       f'expected one of sgd, rmsprop, adam, kfac, ekfac of this library, got '
       f"{type(base).__name__}. Use one of them, or value='frozen', which lifts "
-      f'any optax transformation.'
+      f'any optax transformation. One of them inside optax.chain is not seen: '
+      f'put the rest of the chain around gt_ddp.'
     )
   settings = getattr(base, 'settings', None)
   if settings is not None and settings.norm_constraint is not None:

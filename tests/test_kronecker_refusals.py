@@ -130,6 +130,22 @@ def test_it_cannot_step_by_itself(name: str) -> None:
 
 
 @either
+def test_it_is_not_a_part_of_a_base(name: str) -> None:
+  case, graph = graph_of(games.dense)
+  for base in (
+    optax.chain(BASES[name](0.1), optax.clip(1.0)),
+    optax.masked(BASES[name](0.1), jax.tree.map(lambda _: True, case.params)),
+  ):
+    tx = gt.gt_ddp(graph, LOSSES[case.phi], base)
+    with pytest.raises(errors.OptionError) as caught:
+      tx.init(case.params)
+    assert str(caught.value).startswith('Invalid base: expected kfac or ekfac')
+    assert 'optax.chain(gt_ddp(graph' in str(caught.value)
+    with pytest.raises(errors.OptionError, match='chain around gt_ddp'):
+      gt.gt_ddp(graph, LOSSES[case.phi], base, value='bellman')
+
+
+@either
 @pytest.mark.parametrize('cooperation', ['kronecker', 'schur'])
 def test_joint_sides_are_at_most_the_largest(
   cooperation: str, name: str

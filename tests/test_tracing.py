@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 from typing import Any
 
 import jax
@@ -223,7 +224,15 @@ def test_an_impure_function_is_refused() -> None:
 
 def test_other_parameters_are_refused_by_path() -> None:
   graph = gt.trace(lambda p, x: x @ p['w'], {'w': matrix(3, 3)}, X)
-  with pytest.raises(gt.errors.ParameterTreeError, match='structure'):
+  with pytest.raises(gt.errors.ParameterTreeError, match=r"'w': .*nothing"):
     graph({'v': matrix(3, 3)}, X)
+  with pytest.raises(gt.errors.ParameterTreeError, match='PyTreeDef'):
+    graph(collections.OrderedDict(w=matrix(3, 3)), X)
   with pytest.raises(gt.errors.ParameterTreeError, match="'w'"):
     graph({'w': matrix(3, 2)}, X)
+
+
+def test_a_graph_is_printed_in_one_line() -> None:
+  graph = gt.trace(lambda p, x: x @ p['w'], {'w': matrix(3, 3)}, X)
+  assert repr(graph) == f'<LayerGraph: 1 stages, 9 parameters, batch {len(X)}>'
+  assert repr(graph.stages) == "(<Stage 'w': dense>,)"

@@ -167,6 +167,67 @@ def test_masked_base_leaves_other_leaves_alone() -> None:
   assert optax.tree.norm(updates['a']) == 0 < optax.tree.norm(updates['b'])
 
 
+FROZEN = {'a': {'w': True}, 'b': {'w': False, 'b': False}}
+
+
+def test_frozen_layers_are_not_answered() -> None:
+  """Traced without them, or with a base that does not move them; not behind."""
+  still = optax.masked(optax.set_to_zero(), FROZEN)
+  frozen, trained = {'a': PARAMS['a']}, {'b': PARAMS['b']}
+  graph = gt.trace(lambda p, x: network({**p, **frozen}, x), trained, X)
+  forms: list[tuple[Any, Any]] = [
+    (gt.gt_ddp(graph, gt.losses.softmax_cross_entropy, gt.sgd(0.1)), trained),
+    (make(optax.chain(gt.sgd(0.1), still)), PARAMS),
+    (optax.chain(make(gt.sgd(0.1)), still), PARAMS),
+  ]
+  apart, inside, behind = jax.jit(
+    lambda: [tx.update(None, tx.init(p), p, batch=BATCH)[0] for tx, p in forms]
+  )()
+  for updates in inside, behind:
+    assert optax.tree.norm(updates['a']) == 0 < optax.tree.norm(updates['b'])
+  close(apart['b'], inside['b'])
+  assert not np.allclose(inside['b']['w'], behind['b']['w'], rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+  'wrap',
+  [
+    lambda tx: optax.masked(tx, jax.tree.map(lambda m: not m, FROZEN)),
+    lambda tx: optax.multi_transform(
+      {True: optax.set_to_zero(), False: tx}, FROZEN
+    ),
+  ],
+  ids=['masked', 'multi_transform'],
+)
+def test_wrappers_that_hide_parameters_are_refused(wrap: Any) -> None:
+  for base in gt.sgd(0.1), gt.kfac(0.1):
+    with pytest.raises(
+      gt.errors.ParameterTreeError,
+      match=r"'a/w': expected float32\[3, 5\], got MaskedNode.*set_to_zero",
+    ):
+      wrap(make(base)).init(PARAMS)
+
+
+@pytest.mark.parametrize(
+  ('grads', 'words'),
+  [
+    ({**PARAMS, 'a': {'w': None}}, r"'a/w': expected shape \[3, 5\], got None"),
+    ({'b': PARAMS['b']}, "'a/w': .*, got nothing"),
+    ({**PARAMS, 'c': jnp.ones(2)}, r"'c': expected nothing, got shape \[2\]"),
+    ({**PARAMS, 'a': {'w': jnp.ones(5)}}, r"'a/w': .*, got shape \[5\]"),
+    ({**PARAMS, 'a': [PARAMS['a']['w']]}, "'a/w': .*, got nothing"),
+    ((PARAMS['a'], PARAMS['b']), 'one for every parameter'),
+  ],
+)
+@pytest.mark.parametrize('feedback', [True, False])
+def test_gradients_are_like_the_parameters(
+  grads: Any, words: str, feedback: bool
+) -> None:
+  tx = make(gt.sgd(0.1), feedback=feedback)
+  with pytest.raises(gt.errors.ParameterTreeError, match=words):
+    tx.update(grads, tx.init(PARAMS), PARAMS, batch=BATCH)
+
+
 def test_sharded_batches_give_the_same_updates() -> None:
   device = jax.sharding.Mesh(np.array(jax.devices()[:1]), ('data',))
   rows = jax.NamedSharding(device, jax.P('data'))

@@ -75,6 +75,15 @@ def test_the_next_step_of_a_run(
   assert held['stages'][0]['gain_norms'] == [0] * 16
   assert held['stages'][-1]['feedback_share'] > 0
 
+  # The stage without a state before it answers nothing; words explain the rest.
+  text = folder.file('results.md').read_text()
+  first, second = (
+    next(row for row in text.splitlines() if row.startswith(f'| {d.name} '))
+    for d in found[:2]
+  )
+  assert first.count('| - ') == 4 and '| - ' not in second
+  assert 'λ₁: largest eigenvalue' in text and 'Gain: Frobenius norm' in text
+
   # Of two convolutions with a stage before them, three eigenvectors each.
   rows = folder.file('results.md').read_text().splitlines()
   pairs = [row for row in rows if row.count('|') == 6 and ' / ' in row]
@@ -126,12 +135,25 @@ def test_a_base_without_curvature_is_refused(tmp_path: pathlib.Path) -> None:
     analysis.analyse(config, folder)
 
 
-def test_the_config_of_a_run_is_its_own() -> None:
-  line = analysis.arguments(['analysis', '--run=runs/x', '--workdir=y'])
-  assert line == [
-    'analysis',
-    '--config=configs/held.py:runs/x/config.json',
-    '--run=runs/x',
-    '--workdir=y',
-  ]
+def test_the_config_of_a_run_is_its_own(trained: pathlib.Path) -> None:
+  for flags in ([f'--run={trained}'], ['--run', str(trained)]):
+    assert analysis.arguments(['analysis', *flags, '--workdir=y']) == [
+      'analysis',
+      f'--config=configs/held.py:{trained / "config.json"}',
+      *flags,
+      '--workdir=y',
+    ]
   assert analysis.arguments(['analysis', '--workdir=y'])[1:] == ['--workdir=y']
+
+
+def test_small_shares_are_not_zero() -> None:
+  got = [analysis._percent(share) for share in (0.0004, 0.04, 12.345)]
+  assert got == ['< 0.01', '0.04', '12.35']
+
+
+@pytest.mark.parametrize(
+  'flag', [['--run=absent'], ['--run', 'absent'], ['--run='], ['-run=.']]
+)
+def test_a_folder_without_a_run_is_refused_by_its_flag(flag: list[str]) -> None:
+  with pytest.raises(validation.ConfigError, match='--run: expected the fold'):
+    analysis.arguments(['analysis', *flag])
