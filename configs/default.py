@@ -53,6 +53,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.levels = _levels()
   config.games = _games()
   config.scaling = _scaling()
+  config.benchmark = _benchmark()
   config.blocks = _blocks()
   config.placement = _placement()
   config.methods = _methods()
@@ -224,6 +225,17 @@ def _scaling() -> ml_collections.ConfigDict:
   scaling.rounds = 5  # timed steps; the median counts
   scaling.most_memory = 8.0  # of a compiled step (GB); above, it is not run
   return scaling
+
+
+def _benchmark() -> ml_collections.ConfigDict:
+  """What `experiments.benchmark` measures: every form of one base."""
+  benchmark = ml_collections.ConfigDict()
+  benchmark.base = 'sgd'  # or 'rmsprop', 'adam', 'kfac', 'ekfac'
+  benchmark.batch = 128  # samples per step
+  benchmark.rounds = 15  # timed steps of each form; from 3
+  benchmark.rate = 0.01  # learning rate, per step
+  benchmark.every = 50  # steps between renewals of the curvature; kfac, ekfac
+  return benchmark
 
 
 def _blocks() -> ml_collections.ConfigDict:
