@@ -8,7 +8,7 @@ from typing import Any
 
 import matplotlib
 import ml_collections
-from matplotlib import figure, ticker
+from matplotlib import axes, figure, ticker
 
 from experiments import report
 
@@ -97,38 +97,12 @@ def draw(
       figsize=(8.4, 1.5 + 0.36 * len(shown)), layout='constrained'
     )
     panel = drawing.subplots()
-    panel.set_xscale('log')
     panel.axvline(1, color='black', linewidth=1)
     for place, part in enumerate(shown):
-      middle, (low, high) = part['ratio'], part['quartiles']
-      panel.barh(
-        place,
-        middle - 1,
-        left=1,
-        height=0.62,
-        color=_OURS if part['feedback'] else _ALONE,
-        label='GT-DDP' if part['feedback'] else 'without feedback',
-        xerr=[[middle - low], [high - middle]],
-        error_kw={'capsize': 3, 'linewidth': 1.2},
-      )
-      if part['goal'] is not None:
-        panel.plot(
-          [part['goal']] * 2,
-          [place - 0.4, place + 0.4],
-          color=_GOAL,
-          linewidth=2.5,
-          label='goal',
-        )
-      panel.annotate(
-        f'{middle:.2f}',
-        (max(high, part['goal'] or 0, 1), place),
-        xytext=(6, 0),
-        textcoords='offset points',
-        va='center',
-        fontsize=9,
-      )
+      _bar(panel, place, part)
     panel.set_yticks(range(len(shown)), [part['form'] for part in shown])
     panel.set_ylim(len(shown) - 0.5, -0.5)
+    panel.set_xscale('log')
     panel.set_xlim(0.85 * min(ends), 1.3 * max(ends))
     panel.xaxis.set_major_locator(ticker.FixedLocator(_TICKS))
     panel.xaxis.set_major_formatter(ticker.FormatStrFormatter('%g'))
@@ -144,3 +118,29 @@ def draw(
       [*known.values()], [*known], loc='outside lower center', ncols=3
     )
     drawing.savefig(path, dpi=150)
+
+
+def _bar(panel: axes.Axes, place: int, part: Mapping[str, Any]) -> None:
+  """One form: its ratio, quartiles and goal."""
+  ratio, (low, high), goal = part['ratio'], part['quartiles'], part['goal']
+  panel.barh(
+    place,
+    ratio - 1,
+    left=1,
+    height=0.62,
+    color=_OURS if part['feedback'] else _ALONE,
+    label='GT-DDP' if part['feedback'] else 'without feedback',
+    xerr=[[ratio - low], [high - ratio]],
+    error_kw={'capsize': 3, 'linewidth': 1.2},
+  )
+  if goal is not None:
+    ends = [place - 0.4, place + 0.4]
+    panel.plot([goal, goal], ends, color=_GOAL, linewidth=2.5, label='goal')
+  panel.annotate(
+    f'{ratio:.2f}',
+    (max(high, goal or 0, 1), place),
+    xytext=(6, 0),
+    textcoords='offset points',
+    va='center',
+    fontsize=9,
+  )
