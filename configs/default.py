@@ -281,7 +281,7 @@ def _methods() -> ml_collections.ConfigDict:
   methods.rates.adam = (0.001, 0.003, 0.01)
   methods.rates.adamw = (0.001, 0.003, 0.01)
   methods.rates.kfac = (0.01, 0.03, 0.1)
-  methods.rates.ekfac = (0.003, 0.01, 0.03)
+  methods.rates.ekfac = (0.001, 0.003, 0.01)
   methods.rates.lion = (0.0001, 0.0003, 0.001)
   methods.rates.muon = (0.003, 0.01, 0.03)
   return methods
