@@ -195,7 +195,8 @@ def measure(
     rows.append(row)
 
   titles = list(forms(own.base))
-  with progress.Progress(len(titles) + own.rounds + 1) as bar:
+  turns = range(done, own.rounds + 1)
+  with progress.Progress(len(titles) + len(turns)) as bar:
     calls = {}
     problem = Problem(own)
     for title in titles:
@@ -211,7 +212,7 @@ def measure(
       bar.say(f'compiled {title} in {made.seconds:.1f} s')
       bar.advance(1)
     calls[INPUT] = reading(own.batch)
-    for turn in range(done, own.rounds + 1):
+    for turn in turns:
       seconds = {title: timing.second(call) for title, call in calls.items()}
       if turn > done:  # the first turn warms up
         log({'round': turn, 'seconds': seconds})
