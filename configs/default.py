@@ -53,6 +53,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.levels = _levels()
   config.games = _games()
   config.scaling = _scaling()
+  config.benchmark = _benchmark()
   config.blocks = _blocks()
   config.placement = _placement()
   config.methods = _methods()
@@ -226,6 +227,17 @@ def _scaling() -> ml_collections.ConfigDict:
   return scaling
 
 
+def _benchmark() -> ml_collections.ConfigDict:
+  """What `experiments.benchmark` measures: every form of one base."""
+  benchmark = ml_collections.ConfigDict()
+  benchmark.base = 'sgd'  # or 'rmsprop', 'adam', 'kfac', 'ekfac'
+  benchmark.batch = 128  # samples per step
+  benchmark.rounds = 15  # timed steps of each form; from 3
+  benchmark.rate = 0.01  # learning rate, per step
+  benchmark.every = 50  # steps between renewals of the curvature; kfac, ekfac
+  return benchmark
+
+
 def _blocks() -> ml_collections.ConfigDict:
   """What `experiments.blocks` runs: each normalisation on each seed."""
   blocks = ml_collections.ConfigDict()
@@ -269,7 +281,7 @@ def _methods() -> ml_collections.ConfigDict:
   methods.rates.adam = (0.001, 0.003, 0.01)
   methods.rates.adamw = (0.001, 0.003, 0.01)
   methods.rates.kfac = (0.01, 0.03, 0.1)
-  methods.rates.ekfac = (0.003, 0.01, 0.03)
+  methods.rates.ekfac = (0.001, 0.003, 0.01)
   methods.rates.lion = (0.0001, 0.0003, 0.001)
   methods.rates.muon = (0.003, 0.01, 0.03)
   return methods

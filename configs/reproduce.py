@@ -140,20 +140,24 @@ PARTS = (
     {'variance.png': 'Spread over seeds, with and without GT-DDP'},
   ),
   _methods(
-    'mnist', 'MNIST', 'configs/mnist.py',
+    'mnist', 'MNIST', 'configs/mnist.py:ekfac',
     small=Budget(
-      8,
+      9,
       (
-        '--config.dataset.train_samples=2000',
+        '--config.dataset.train_samples=1600',
         '--config.dataset.test_samples=2000',
         '--config.model.widths=(8,16)',
-        '--config.batch_size=64',
+        '--config.batch_size=32',
         '--config.epochs=2',
-        '--config.log_every=8',
-        '--config.eval_every=64',
+        '--config.log_every=10',
+        '--config.eval_every=50',
+        # Of the linear layer's 3,137 inputs the diagonal alone: eigenvectors
+        # would take longer than the training.
+        '--config.optimizer.base.largest=1024',
         '--config.methods.bases=("sgd","adam","ekfac")',
         '--config.methods.forms=("frozen","bellman","coupled")',
         '--config.methods.seeds=(0,1,2)',
+        '--config.methods.rates.sgd=(0.01,0.03,0.1)',
         '--config.methods.target_loss=0.5',
       ),
     ),
@@ -165,6 +169,22 @@ PARTS = (
   _methods(
     'fashion_mnist', 'Fashion-MNIST', 'configs/fashion_mnist.py',
     full=Budget(60),
+  ),
+  *(
+    Part(
+      f'step-{base}',
+      f'Time of a step with {title}',
+      'Step time, compilation and memory of every form beside the base alone, '
+      'with the goals of this project, and the cost of reading a batch.',
+      'experiments.benchmark',
+      ('--config=configs/default.py', f'--config.benchmark.base={base}'),
+      {
+        'small': Budget(3, ('--config.benchmark.rounds=11',)),
+        'full': Budget(5, ('--config.benchmark.rounds=41',)),
+      },
+      {'ratios.png': 'Time of a step over that of the base'},
+    )
+    for base, title in (('sgd', 'SGD'), ('ekfac', 'EKFAC'))
   ),
   Part(
     'scaling-mlp',

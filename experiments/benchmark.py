@@ -1,206 +1,344 @@
-"""What a GT-DDP step costs, beside the same base in plain optax.
+r"""What a GT-DDP step costs, beside the same base alone.
 
-::
-
-    python -m experiments.benchmark --base=sgd --rounds=15
-    python -m experiments.benchmark --base=ekfac --every=50
+  python -m experiments.benchmark --base=sgd --rounds=15
+  python -m experiments.benchmark --base=ekfac --every=50 --workdir=runs/b
 
 Times one step of each form on a residual CNN (28x28x1, 16 and 32 channels,
-projection shortcut), in turn within one run, and prints medians as ratios to
-plain optax, with compile time and compiled memory. Each form steps twice in its
-turn and the second step counts, so that none pays for the memory that the one
-before it used. A Kronecker base renews its factors at its first step and then
-every ``--every`` steps; medians are of steps between. Close other programs.
+projection shortcut) on random samples, and writes its ratio to the base, with
+quartiles over the rounds, beside the goal that it has; compilation and compiled
+memory; and what a batch of MNIST's size costs to read (results.md, result.json,
+ratios.png). Close other programs.
+
+The forms take turns. Each steps twice in its turn and the second step counts,
+so that none pays for the memory that the one before it used. A Kronecker base
+renews its factors at its first step and then every ``every`` steps; medians are
+of steps between.
+
+--base, --batch, --rounds, --rate and --every stand for --config.benchmark.KEY;
+no other section of the config is read. A finished round is one line of
+metrics.jsonl, and the same command, with --workdir, goes on where it stopped.
 """
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable, Sequence
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import ml_collections
+import numpy as np
 import optax
-from absl import app, flags
-from rich import console as rich_console
-from rich import table as rich_table
+import rich.console
 
 import gtddp_jax as gt
+from experiments import (
+  benchmark_report,
+  cli,
+  data,
+  devices,
+  optimizers,
+  progress,
+  report,
+  runs,
+  timing,
+  validation,
+)
 from experiments.networks import resnets
 
-BASE = flags.DEFINE_enum(
-  'base', 'sgd', ['sgd', 'rmsprop', 'adam', 'kfac', 'ekfac'], 'Base.'
-)
-EVERY = flags.DEFINE_integer(
-  'every', 50, 'Steps between renewals; kfac, ekfac.', lower_bound=1
-)
-BATCH = flags.DEFINE_integer('batch', 128, 'Batch size.', lower_bound=2)
-ROUNDS = flags.DEFINE_integer('rounds', 15, 'Timed steps.', lower_bound=3)
-RATE = flags.DEFINE_float('rate', 0.01, 'Learning rate.', lower_bound=0.0)
+INPUT = 'reading a batch'
+BASES = ('sgd', 'rmsprop', 'adam', 'kfac', 'ekfac')
+_KRONECKER = ('kfac', 'ekfac')
+_SHAPE, _SAMPLES = (28, 28, 1), 60_000  # of MNIST
+_SHORT = re.compile(r'^--?(base|batch|rounds|rate|every)(?==|$)')
+_LEAST = {'batch': 2, 'rounds': 3, 'every': 1}
+_BATCH_GOAL = 0.05
 
-# Form -> arguments of gt_ddp; None is plain optax.
-FORMS: dict[str, dict[str, Any] | None] = {
-  'plain optax': None,
-  'feedback=False': {'feedback': False},
-  'frozen, gradient': {},
-  'bellman, gradient': {'value': 'bellman'},
-  'coupled, gradient': {'value': 'coupled'},
-  'coupled, gauss_newton': {'terminal': 'gauss_newton', 'value': 'coupled'},
-  'coupled, gauss_newton of 32': {
-    'terminal': gt.subset('gauss_newton', 32),
-    'value': 'coupled',
-  },
-  'frozen, gauss_newton': {'terminal': 'gauss_newton'},
-  'bellman, gauss_newton': {'terminal': 'gauss_newton', 'value': 'bellman'},
+Call = Callable[[], Any]
+
+
+class Form(NamedTuple):
+  """What is timed.
+
+  Attributes:
+    options: of ``gt_ddp``; None for plain optax.
+    goal: of the step, in units of the base's; None for none.
+  """
+
+  options: Mapping[str, Any] | None
+  goal: float | None = None
+
+  @property
+  def feedback(self) -> bool:
+    """Whether it is a form of GT-DDP."""
+    return self.options is not None and self.options.get('feedback', True)
+
+
+FORMS = {
+  'plain optax': Form(None),
+  'feedback=False': Form({'feedback': False}),
+  'frozen, gradient': Form({}, 1.4),
+  'bellman, gradient': Form({'value': 'bellman'}, 2.0),
+  'coupled, gradient': Form({'value': 'coupled'}, 2.0),
+  'coupled, gauss_newton': Form(
+    {'terminal': 'gauss_newton', 'value': 'coupled'}
+  ),
+  'coupled, gauss_newton of 32': Form(
+    {'terminal': gt.subset('gauss_newton', 32), 'value': 'coupled'}
+  ),
+  'frozen, gauss_newton': Form({'terminal': 'gauss_newton'}),
+  'bellman, gauss_newton': Form(
+    {'terminal': 'gauss_newton', 'value': 'bellman'}
+  ),
 }
 
-# The same for bases with a Kronecker curvature; plain optax is its sgd.
-KRONECKER: dict[str, dict[str, Any] | None] = {
-  'plain optax sgd': None,
-  'alone': {'feedback': False},
-  'alone, kronecker': {'feedback': False, 'cooperation': 'kronecker'},
-  'alone, schur': {'feedback': False, 'cooperation': 'schur'},
-  'frozen': {},
-  'frozen, schur': {'cooperation': 'schur'},
-  'bellman': {'value': 'bellman'},
-  'coupled': {'value': 'coupled'},
-}
 
-Step = Callable[[Any, Any, Any], tuple[Any, Any]]
+def forms(base: str) -> dict[str, Form]:
+  """Returns what is timed of a base.
 
+  Args:
+    base: one of ``BASES``.
 
-class Cost(NamedTuple):
-  """Measured cost of one form: seconds, seconds, bytes."""
-
-  step: float
-  compile: float
-  memory: int
-
-
-class Compiled(NamedTuple):
-  """A compiled step with its arguments."""
-
-  step: Step
-  arguments: tuple[Any, Any, Any]
-  seconds: float
-  memory: int
+  Returns:
+    The forms by title; see ``reference``.
+  """
+  if base not in _KRONECKER:
+    return FORMS
+  title = optimizers.BASES[base].title
+  ddp = f'GT-DDP-{title}'
+  alone: dict[str, Any] = {'feedback': False}
+  return {
+    'plain optax sgd': Form(None),
+    title: Form(alone),
+    f'GT-{title}, kronecker': Form({**alone, 'cooperation': 'kronecker'}),
+    f'GT-{title}, schur': Form({**alone, 'cooperation': 'schur'}),
+    ddp: Form({}, 1.35),
+    f'{ddp}, kronecker': Form({'cooperation': 'kronecker'}, 1.35),
+    f'{ddp}, schur': Form({'cooperation': 'schur'}, 1.35),
+    f'{ddp}, bellman': Form({'value': 'bellman'}, 2.0),
+    f'{ddp}, coupled': Form({'value': 'coupled'}, 2.0),
+  }
 
 
-def main(argv: Sequence[str]) -> None:
-  """Prints the table."""
-  del argv
-  forms = KRONECKER if BASE.value in ('kfac', 'ekfac') else FORMS
-  costs = measure(
-    list(forms), BASE.value, BATCH.value, ROUNDS.value, RATE.value
-  )
-  rich_console.Console(width=88).print(table(costs, BASE.value, BATCH.value))
+def reference(base: str) -> str:
+  """Returns the title of the form that ratios are to: the base alone."""
+  return optimizers.BASES[base].title if base in _KRONECKER else 'plain optax'
+
+
+def work(config: ml_collections.ConfigDict, folder: runs.RunFolder) -> None:
+  """Measures what is left and writes the report."""
+  check(config)
+  own = config.benchmark
+  found = summaries(measure(config, folder), own.base)
+  folder.write_json('result.json', found)
+  caption = benchmark_report.caption(config, reference(own.base))
+  columns = benchmark_report.columns(found)
+  folder.write_report(report.markdown(columns, caption))
+  benchmark_report.draw(folder.file('ratios.png'), found, reference(own.base))
+  rich.console.Console(width=140).print(report.table(columns, caption))
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+  """Refuses what cannot be measured.
+
+  Args:
+    config: of the study.
+
+  Raises:
+    ConfigError: at the first key of ``config.benchmark``.
+  """
+  own = config.benchmark
+  if own.base not in BASES:
+    raise validation.ConfigError(
+      'config.benchmark.base',
+      f'one of {", ".join(BASES)}',
+      repr(own.base),
+      'correct the name',
+    )
+  for key, least in _LEAST.items():
+    if own[key] < least:
+      raise validation.ConfigError(
+        f'config.benchmark.{key}',
+        f'an integer from {least}',
+        own[key],
+        'raise it',
+      )
+  if not 0 < own.rate < float('inf'):
+    raise validation.ConfigError(
+      'config.benchmark.rate', 'a finite number above 0', own.rate, 'change it'
+    )
 
 
 def measure(
-  forms: Sequence[str], base: str, batch: int, rounds: int, rate: float
-) -> dict[str, Cost]:
-  """Compiles every form, then times them in turn; medians over rounds."""
-  network = resnets.ResNet((16, 32), 10)
-  inputs = jax.random.normal(jax.random.key(0), (batch, 28, 28, 1))
-  targets = jnp.arange(batch) % 10
-  params = network.init(jax.random.key(1), inputs)
-  graph = gt.trace(network.apply, params, inputs)
-  compiled = {
-    form: _compile(
-      _step(form, base, rate, graph, network.apply), params, (inputs, targets)
-    )
-    for form in forms
-  }
-  seconds: dict[str, list[float]] = {form: [] for form in forms}
-  arguments = {form: one.arguments for form, one in compiled.items()}
+  config: ml_collections.ConfigDict, folder: runs.RunFolder
+) -> list[dict[str, Any]]:
+  """Compiles every form, then times them in turn; logs each round.
 
-  def step(form: str) -> None:
-    """One more step of a training."""
-    *_, data = arguments[form]
-    after = jax.block_until_ready(compiled[form].step(*arguments[form]))
-    arguments[form] = (*after, data)
+  Args:
+    config: of the study.
+    folder: with the rounds that have been timed.
 
-  for turn in range(rounds + 1):
-    for form in forms:
-      step(form)
-      start = time.perf_counter()
-      step(form)
-      if turn:  # the first turn warms up
-        seconds[form].append(time.perf_counter() - start)
-  return {
-    form: Cost(statistics.median(seconds[form]), one.seconds, one.memory)
-    for form, one in compiled.items()
-  }
+  Returns:
+    The lines of metrics.jsonl: what compiling the forms costs, and the seconds
+    of each form in each round.
+  """
+  own, rows = config.benchmark, folder.rows()
+  known = {row['form'] for row in rows if 'form' in row}
+  done = sum('seconds' in row for row in rows)
+  if done >= own.rounds:
+    return rows
+
+  def log(row: dict[str, Any]) -> None:
+    folder.log(row)
+    rows.append(row)
+
+  titles = list(forms(own.base))
+  turns = range(done, own.rounds + 1)
+  with progress.Progress(len(titles) + len(turns)) as bar:
+    calls = {}
+    problem = Problem(own)
+    for title in titles:
+      made, calls[title] = problem.build(title)
+      if title not in known:
+        log(
+          {
+            'form': title,
+            'compile_seconds': made.seconds,
+            'memory': made.memory,
+          }
+        )
+      bar.say(f'compiled {title} in {made.seconds:.1f} s')
+      bar.advance(1)
+    calls[INPUT] = reading(own.batch)
+    for turn in turns:
+      seconds = {title: timing.second(call) for title, call in calls.items()}
+      if turn > done:  # the first turn warms up
+        log({'round': turn, 'seconds': seconds})
+      bar.advance(1)
+  return rows
 
 
-def _step(
-  form: str,
-  base: str,
-  rate: float,
-  graph: gt.LayerGraph,
-  apply_fn: Callable[[Any, Any], Any],
-) -> tuple[Any, Step]:
-  """The transformation of a form, and its training step."""
-  kronecker = base in ('kfac', 'ekfac')
-  options = (KRONECKER if kronecker else FORMS)[form]
-  loss = gt.losses.softmax_cross_entropy
-  if options is None:
-    tx = getattr(optax, 'sgd' if kronecker else base)(rate)
+class Problem:
+  """A network with one batch, and the steps that train it."""
 
-    def mean_loss(params: Any, data: Any) -> jax.Array:
-      return jnp.mean(loss(apply_fn(params, data[0]), data[1]))
+  def __init__(self, own: ml_collections.ConfigDict):
+    """Traces the network; ``own`` is ``config.benchmark``."""
+    self.own = own
+    self.network = resnets.ResNet((16, 32), 10)
+    inputs = jax.random.normal(jax.random.key(0), (own.batch, *_SHAPE))
+    self.batch = inputs, jnp.arange(own.batch) % 10
+    self.params: Any = self.network.init(jax.random.key(1), inputs)
+    self.graph = gt.trace(self.network.apply, self.params, inputs)
 
-    def step(params: Any, state: Any, data: Any) -> tuple[Any, Any]:
-      grads = jax.grad(mean_loss)(params, data)
-      updates, state = tx.update(grads, state, params)
-      return optax.apply_updates(params, updates), state
-  else:
-    own: dict[str, Any] = {}
+  def build(self, title: str) -> tuple[timing.Compiled, Call]:
+    """Returns a form's step and what takes one more of them in a training."""
+    tx, step = self._step(title)
+    held = [self.params, tx.init(self.params)]
+    made = timing.compiled(step, (*held, self.batch))
+
+    def call() -> Any:
+      held[:] = made.call(*held, self.batch)
+      return held
+
+    return made, call
+
+  def _step(self, title: str) -> tuple[Any, Callable[..., Any]]:
+    """The transformation of a form, and its training step."""
+    own, loss = self.own, gt.losses.softmax_cross_entropy
+    kronecker = own.base in _KRONECKER
+    options = forms(own.base)[title].options
+    if options is None:
+      tx = getattr(optax, 'sgd' if kronecker else own.base)(own.rate)
+
+      def mean_loss(params: Any, batch: Any) -> jax.Array:
+        outputs: Any = self.network.apply(params, batch[0])
+        return jnp.mean(loss(outputs, batch[1]))
+
+      def plain(params: Any, state: Any, batch: Any) -> tuple[Any, Any]:
+        grads = jax.grad(mean_loss)(params, batch)
+        updates, state = tx.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+      return tx, plain
+    words: dict[str, Any] = {}
     if kronecker:
-      every = EVERY.value
-      own['statistics'] = gt.Statistics(every=every, basis_every=every)
-    tx = gt.gt_ddp(graph, loss, getattr(gt, base)(rate, **own), **options)
+      words['statistics'] = gt.Statistics(
+        every=own.every, basis_every=own.every
+      )
+    base = getattr(gt, own.base)(own.rate, **words)
+    tx = gt.gt_ddp(self.graph, loss, base, **options)
 
-    def step(params: Any, state: Any, data: Any) -> tuple[Any, Any]:
-      updates, state = tx.update(None, state, params, batch=data)
+    def step(params: Any, state: Any, batch: Any) -> tuple[Any, Any]:
+      updates, state = tx.update(None, state, params, batch=batch)
       return optax.apply_updates(params, updates), state
 
-  return tx, step
+    return tx, step
 
 
-def _compile(tx_and_step: tuple[Any, Step], params: Any, data: Any) -> Compiled:
-  tx, step = tx_and_step
-  arguments = (params, tx.init(params), data)
-  start = time.perf_counter()
-  compiled = jax.jit(step).lower(*arguments).compile()
-  seconds = time.perf_counter() - start
-  analysis: Any = compiled.memory_analysis()
-  memory = analysis.temp_size_in_bytes + analysis.argument_size_in_bytes
-  return Compiled(compiled, arguments, seconds, memory)
+def reading(batch: int) -> Call:
+  """Returns what takes the next batch of a training to the device.
+
+  Args:
+    batch: samples; of random images of MNIST's size and number.
+  """
+  random = np.random.default_rng(0)
+  images = random.integers(0, 256, (_SAMPLES, *_SHAPE), np.uint8)
+  split = data.Split(images, np.arange(_SAMPLES, dtype=np.int32) % 10)
+  layout = devices.Layout(ml_collections.ConfigDict({'devices': 1}))
+  steps = iter(range(10**9))
+
+  def call() -> Any:
+    return jax.device_put(layout.batch(split, batch, 0, next(steps)))
+
+  return call
 
 
-def table(costs: dict[str, Cost], base: str, batch: int) -> rich_table.Table:
-  """Renders costs; ratios are to the first form."""
-  first = next(iter(costs.values()))
-  result = rich_table.Table(
-    title=f'One step over {base}, batch {batch}, {jax.default_backend()}'
-  )
-  for heading in ('form', 'step ms', 'x', 'compile s', 'x', 'memory MB', 'x'):
-    result.add_column(heading, justify='left' if heading == 'form' else 'right')
-  for form, cost in costs.items():
-    result.add_row(
-      form,
-      f'{cost.step * 1e3:.1f}',
-      f'{cost.step / first.step:.2f}',
-      f'{cost.compile:.1f}',
-      f'{cost.compile / first.compile:.2f}',
-      f'{cost.memory / 1e6:.0f}',
-      f'{cost.memory / first.memory:.2f}',
+def summaries(
+  rows: Sequence[Mapping[str, Any]], base: str
+) -> list[dict[str, Any]]:
+  """Returns what each form costs.
+
+  Args:
+    rows: of ``measure``.
+    base: one of ``BASES``.
+
+  Returns:
+    One per form: the median step (s); the ratio to the base, round by round,
+    by median and quartiles; the goal, and in how many rounds it was met;
+    seconds of the compilation and bytes of memory.
+  """
+  turns = [row['seconds'] for row in rows if 'seconds' in row]
+  costs = {row['form']: row for row in rows if 'form' in row}
+  own = {**forms(base), INPUT: Form(None, _BATCH_GOAL)}
+  found = []
+  for title in turns[0]:
+    ratios = [turn[title] / turn[reference(base)] for turn in turns]
+    low, middle, high = np.quantile(ratios, (0.25, 0.5, 0.75)).tolist()
+    goal, cost = own[title].goal, costs.get(title, {})
+    found.append(
+      {
+        'form': title,
+        'feedback': own[title].feedback,
+        'seconds': float(np.median([turn[title] for turn in turns])),
+        'ratio': middle,
+        'quartiles': (low, high),
+        'goal': goal,
+        'met_in': goal and sum(ratio <= goal for ratio in ratios),
+        'rounds': len(turns),
+        'compile_seconds': cost.get('compile_seconds'),
+        'memory': cost.get('memory'),
+      }
     )
-  return result
+  return found
+
+
+def expanded(words: Sequence[str]) -> list[str]:
+  """Returns the command line with short flags written out."""
+  return [_SHORT.sub(r'--config.benchmark.\1', word) for word in words]
 
 
 if __name__ == '__main__':
-  app.run(main)
+  sys.argv[1:] = expanded(sys.argv[1:])
+  cli.launch('benchmark', work, resume=True)

@@ -25,6 +25,7 @@ FILES = (
   'levels.png',
   'games.png',
   'scaling.png',
+  'ratios.png',
   'blocks.png',
   'masses.png',
   'placement.png',

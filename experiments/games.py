@@ -26,7 +26,6 @@ from experiments import (
   optimizers,
   outcomes,
   paired,
-  progress,
   report,
   runs,
   studies,
@@ -78,26 +77,14 @@ def work(config: ml_collections.ConfigDict, folder: runs.RunFolder) -> None:
   study = studies.Study(config, forms(title), config.games.target_loss)
   if not study.network.graph.games:
     study.forms = [form for form in study.forms if form.cooperation == 'none']
-  rows = folder.rows()
-  done = {
-    (row['form'], row['rate'], row['damping'], row['seed']) for row in rows
-  }
-  left = [
-    (form, rate, damping, seed)
+  asked = [
+    studies.Run(form, seed, {'rate': rate, 'damping': damping})
     for seed in config.games.seeds
     for rate in config.games.rates
     for damping in config.games.dampings
     for form in study.forms
-    if (form.title, rate, damping, seed) not in done
   ]
-  with progress.Progress(len(left) * study.steps) as bar:
-    for form, rate, damping, seed in left:
-      setting = {'learning_rate': rate, 'damping': damping}
-      row = study.train(form, setting, seed)
-      row |= {'rate': rate, 'damping': damping}
-      folder.log(row)
-      rows.append(row)
-      bar.advance(study.steps)
+  rows = studies.finish(folder, asked, lambda run: study)
   found = summaries(rows, [form.title for form in study.forms])
   folder.write_json('result.json', found)
   caption = _caption(config)

@@ -22,7 +22,6 @@ from experiments import (
   charts,
   cli,
   outcomes,
-  progress,
   report,
   runs,
   studies,
@@ -52,23 +51,15 @@ def work(config: ml_collections.ConfigDict, folder: runs.RunFolder) -> None:
   )
   studies.check(config)
   study = studies.Study(config, FORMS, config.levels.target_loss)
-  rows = folder.rows()
-  done = {(row['form'], row['rate'], row['seed']) for row in rows}
-  left = [
-    (form, rate, seed)
+  asked = [
+    studies.Run(form, seed, {'rate': rate})
     for seed in config.levels.seeds
     for rate in config.levels.rates
     for form in study.forms
-    if (form.title, rate, seed) not in done
   ]
-  with progress.Progress(len(left) * study.steps) as bar:
-    for form, rate, seed in left:
-      row = study.train(form, {'learning_rate': rate}, seed)
-      row['rate'] = rate
-      folder.log(row)
-      rows.append(row)
-      bar.say(_line(row))
-      bar.advance(study.steps)
+  rows = studies.finish(
+    folder, asked, lambda run: study, lambda row, rest: _line(row)
+  )
   _conclude(study, folder, rows)
 
 

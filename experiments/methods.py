@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Sequence
 
 import ml_collections
 import rich.console
@@ -39,7 +40,6 @@ from experiments import (
   method_tables,
   optimizers,
   outcomes,
-  progress,
   rankings,
   report,
   runs,
@@ -67,33 +67,27 @@ def work(config: ml_collections.ConfigDict, folder: runs.RunFolder) -> None:
   """Runs what is left of the study and writes the report."""
   studies.check(config)
   study = studies.Study(config, forms(config), config.methods.target_loss)
-  rows = folder.rows()
   asked = plan(config, study.forms)
-  done = {(row['form'], row['rate'], row['seed']) for row in rows}
-  left = [
-    (form, rate, seed)
-    for form, rate, seed in asked
-    if (form.title, rate, seed) not in done
-  ]
-  cli.say(f'{len(left)} of {len(asked)} runs left, {study.steps} steps each')
+  total = len(studies.left(asked, folder.rows()))
+  cli.say(f'{total} of {len(asked)} runs left, {study.steps} steps each')
   begin = time.monotonic()
-  with progress.Progress(len(left) * study.steps) as bar:
-    for count, (form, rate, seed) in enumerate(left, start=1):
-      row = study.train(form, {'learning_rate': rate}, seed)
-      row['rate'] = rate
-      folder.log(row)
-      rows.append(row)
-      bar.advance(study.steps)
-      if count == len(left) or left[count][2] != seed:
-        seconds = time.monotonic() - begin - sum(study.compile_seconds.values())
-        rest = seconds / count * (len(left) - count)
-        bar.say(f'seed {seed} is done; about {rest / 60:.1f} min to go')
-  _conclude(study, folder, rows)
+
+  def note(row: outcomes.Row, rest: Sequence[studies.Run]) -> str:
+    """Where a seed is done, how long the others take."""
+    if rest and rest[0].seed == row['seed']:
+      return ''
+    seconds = time.monotonic() - begin - sum(study.compile_seconds.values())
+    left = seconds / (total - len(rest)) * len(rest)
+    return f'seed {row["seed"]} is done; about {left / 60:.1f} min to go'
+
+  _conclude(
+    study, folder, studies.finish(folder, asked, lambda run: study, note)
+  )
 
 
 def plan(
   config: ml_collections.ConfigDict, methods: list[studies.Form]
-) -> list[tuple[studies.Form, float, int]]:
+) -> list[studies.Run]:
   """Returns all runs in their order: the forms take turns, and seed by seed.
 
   Args:
@@ -101,12 +95,12 @@ def plan(
     methods: of ``forms``.
 
   Returns:
-    Form, rate and seed of each.
+    The runs.
   """
   rates = config.methods.rates
   turns = [*itertools.zip_longest(*(rates[form.base] for form in methods))]
   return [
-    (form, rate, seed)
+    studies.Run(form, seed, {'rate': rate})
     for seed in config.methods.seeds
     for turn in turns
     for form, rate in zip(methods, turn, strict=True)

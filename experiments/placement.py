@@ -30,7 +30,6 @@ from experiments import (
   optimizers,
   outcomes,
   paired,
-  progress,
   report,
   runs,
   studies,
@@ -68,28 +67,19 @@ _MEASURES = (
 def work(config: ml_collections.ConfigDict, folder: runs.RunFolder) -> None:
   """Runs what is left of the study and prints the table."""
   check(config)
-  section, rows = config.placement, folder.rows()
+  section = config.placement
   built = {
     place: studies.Study(at(config, place), FORMS, section.target_loss)
     for place in PLACES
   }
-  done = {(r['form'], r['place'], r['rate'], r['seed']) for r in rows}
-  left = [
-    (form, place, rate, seed)
+  asked = [
+    studies.Run(form, seed, {'place': place, 'rate': rate})
     for seed in section.seeds
     for rate in section.rates
     for form in FORMS
     for place in PLACES
-    if (form.title, place, rate, seed) not in done
   ]
-  steps = built[PLACES[0]].steps
-  with progress.Progress(len(left) * steps) as bar:
-    for form, place, rate, seed in left:
-      row = built[place].train(form, {'learning_rate': rate}, seed)
-      row |= {'place': place, 'rate': rate}
-      folder.log(row)
-      rows.append(row)
-      bar.advance(steps)
+  rows = studies.finish(folder, asked, lambda run: built[run.labels['place']])
   _conclude(config, folder, rows)
 
 

@@ -35,7 +35,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from absl import app, flags, logging
+from absl import flags
 
 from configs import reproduce as plans
 from experiments import (
@@ -44,11 +44,11 @@ from experiments import (
   cli,
   folders,
   interrupts,
+  parents,
   reproduction,
   validation,
 )
 
-_FAILED, _UNWRITTEN = 1, 3
 _PAUSE, _KEEP, _SAY = 0.05, 5.0, 30.0  # s: between looks, records and lines
 _BEGUN = 'begun'
 _MARKER = 'reproduce.json'
@@ -96,25 +96,19 @@ def run(values: flags.FlagValues) -> int:
   Returns:
     The exit code.
   """
-  try:
-    session = Session(values)
-    if values.dry_run:
-      session.list()
-      return 0
-    _check_report(session.report)
-    with interrupts.raising(), folders.locked(session.path):
-      return session.work()
-  except validation.ConfigError as error:
-    cli.refuse(str(error))
-  except interrupts.Stopped as error:
-    cli.say('stopped; the same command goes on.')
-    return error.code
-  except OSError as error:
-    cli.say(
-      f'error: expected to write in --workdir and --report, got {error}; make '
-      f'room, and go on with the same command.'
-    )
-    return _UNWRITTEN
+  return parents.guarded(
+    lambda: _run(values), '--workdir or --report', 'the same command'
+  )
+
+
+def _run(values: flags.FlagValues) -> int:
+  session = Session(values)
+  if values.dry_run:
+    session.list()
+    return 0
+  _check_report(session.report)
+  with interrupts.raising(), folders.locked(session.path):
+    return session.work()
 
 
 class Session:
@@ -188,7 +182,7 @@ class Session:
       f'error: failed: {", ".join(failed)}; what they printed is in '
       f'{self.path / failed[0]}.log, and the same command tries them again.'
     )
-    return _FAILED
+    return parents.FAILED
 
   def _hidden(self) -> Sequence[str]:
     """The folders that the report does not name."""
@@ -322,25 +316,14 @@ def _chosen(
 
 def _check_workdir(path: pathlib.Path, budget: str) -> None:
   """Refuses a folder that holds something else than parts of this budget."""
-  if path.exists() and not path.is_dir():
-    raise validation.ConfigError(
-      '--workdir', 'a folder', f'the file {path}', 'choose another'
-    )
-  held = {child.name for child in path.iterdir()} if path.is_dir() else set()
-  if _MARKER in held:
-    other = json.loads((path / _MARKER).read_text(encoding='utf-8'))['budget']
-    if other != budget:
-      raise validation.ConfigError(
-        '--workdir',
-        f'a new folder, or one of the budget {budget}',
-        f'{path}, of the budget {other}',
-        'choose another',
-      )
-  elif held - {'run.lock', 'reproduce.part'}:
+  if not parents.check_folder(path, _MARKER, 'one that this command made'):
+    return
+  other = json.loads((path / _MARKER).read_text(encoding='utf-8'))['budget']
+  if other != budget:
     raise validation.ConfigError(
       '--workdir',
-      'a new folder, or one that this command made',
-      f'{path}, which holds other files',
+      f'a new folder, or one of the budget {budget}',
+      f'{path}, of the budget {other}',
       'choose another',
     )
 
@@ -373,12 +356,5 @@ def _lines(path: pathlib.Path) -> int:
   return path.read_bytes().count(b'\n') if path.exists() else 0
 
 
-def main(argv: Sequence[str]) -> None:
-  """Runs the budget that the flags name."""
-  del argv
-  logging.set_verbosity(logging.WARNING)
-  sys.exit(run(flags.FLAGS))
-
-
 if __name__ == '__main__':
-  app.run(main, flags_parser=lambda argv: parse(argv, flags.FLAGS))
+  parents.launch(parse, run)

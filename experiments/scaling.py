@@ -15,10 +15,10 @@ on where it stopped: --workdir may hold a study of the same configuration.
 
 from __future__ import annotations
 
+import functools
 import math
 import pathlib
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -32,7 +32,15 @@ import rich.console
 from matplotlib import figure
 
 import gtddp_jax as gt
-from experiments import charts, cli, dense_ddp, progress, report, runs
+from experiments import (
+  charts,
+  cli,
+  dense_ddp,
+  progress,
+  report,
+  runs,
+  timing,
+)
 from experiments.networks import layers, mlps, resnets
 
 RATE = 0.01
@@ -131,30 +139,23 @@ def _costs(
   forms: Sequence[str], network: str, size: int, rounds: int, most: float
 ) -> list[Cost]:
   """Of all forms at one size; they take turns, so that noise slows all."""
-  compiled: dict[str, Any] = {}
+  calls: dict[str, Callable[[], Any]] = {}
   memories: dict[str, int] = {}
   seconds: dict[str, list[float]] = {form: [] for form in forms}
   for form in forms:
     step, arguments = build(form, network, size)
-    made = jax.jit(step).lower(*arguments).compile()
-    analysis: Any = made.memory_analysis()
-    memories[form] = (
-      analysis.temp_size_in_bytes + analysis.argument_size_in_bytes
-    )
-    if memories[form] <= most:
-      compiled[form] = made, arguments
+    made = timing.compiled(step, arguments)
+    memories[form] = made.memory
+    if made.memory <= most:
+      calls[form] = functools.partial(made.call, *arguments)
   for _ in range(rounds):
-    for form, (made, arguments) in compiled.items():
-      # The first pays for the memory that the form before it used.
-      jax.block_until_ready(made(*arguments))
-      start = time.perf_counter()
-      jax.block_until_ready(made(*arguments))
-      seconds[form].append(time.perf_counter() - start)
+    for form, call in calls.items():
+      seconds[form].append(timing.second(call))
   return [
     Cost(
       form,
       size,
-      statistics.median(seconds[form]) if form in compiled else None,
+      statistics.median(seconds[form]) if form in calls else None,
       memories[form],
     )
     for form in forms

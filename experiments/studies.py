@@ -2,14 +2,14 @@
 
 What a study varies are the form (a base and options of ``gt_ddp``), a setting
 of numbers of the base (rates, dampings) and the seed. Its commands are
-``levels``, ``games`` and ``methods``.
+``levels``, ``games``, ``methods`` and ``placement``.
 """
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -25,8 +25,13 @@ from experiments import (
   optimizers,
   outcomes,
   programs,
+  progress,
+  runs,
   validation,
 )
+
+# Labels of a run that are keys of its base.
+_NUMBERS = {'rate': 'learning_rate', 'damping': 'damping'}
 
 
 class Form(NamedTuple):
@@ -47,6 +52,30 @@ class Form(NamedTuple):
   trust_region: float | None = None
   cooperation: str = 'none'
   base: str | None = None
+
+
+class Run(NamedTuple):
+  """One training of a study.
+
+  Attributes:
+    form: of the optimizer.
+    seed: of the training.
+    labels: what else tells its row from others. Of these, 'rate' and 'damping'
+      are numbers of the base.
+  """
+
+  form: Form
+  seed: int
+  labels: dict[str, Any]
+
+  @property
+  def setting(self) -> dict[str, float]:
+    """The numbers of the base, by their keys in a config."""
+    return {
+      key: self.labels[label]
+      for label, key in _NUMBERS.items()
+      if label in self.labels
+    }
 
 
 class Study:
@@ -94,6 +123,26 @@ class Study:
       trust_region=form.trust_region,
       cooperation=form.cooperation,
     )
+
+  def check(self, run: Run) -> None:
+    """Refuses a form that cannot be built, in a second and without a step.
+
+    Args:
+      run: its form is built on its base.
+
+    Raises:
+      ConfigError: if the library refuses it.
+    """
+    try:
+      tx = self.optimizer(run.form, run.setting)
+      jax.eval_shape(tx.init, self.network.graph.params)
+    except gt.errors.GtddpError as error:
+      raise validation.ConfigError(
+        'config.optimizer.base',
+        f'one on which {run.form.title!r} can be built',
+        f'"{error}"',
+        'change it; a number of Statistics is a key of it',
+      ) from error
 
   def step(self, form: Form, keys: Sequence[str]) -> Any:
     """Returns ``(setting, *arguments of Program.step)``, compiled once."""
@@ -179,6 +228,60 @@ class Study:
         config.log_every - 1 :: config.log_every
       ],
     }
+
+
+def left(asked: Sequence[Run], rows: Sequence[outcomes.Row]) -> list[Run]:
+  """Returns the runs that have no row yet.
+
+  Args:
+    asked: all runs of a study, in their order; their labels have equal names.
+    rows: of those that are done.
+  """
+  names = ('form', 'seed', *asked[0].labels)
+  done = {tuple(row[name] for name in names) for row in rows}
+  return [
+    run
+    for run in asked
+    if (run.form.title, run.seed, *run.labels.values()) not in done
+  ]
+
+
+def finish(
+  folder: runs.RunFolder,
+  asked: Sequence[Run],
+  study: Callable[[Run], Study],
+  note: Callable[[outcomes.Row, Sequence[Run]], str] = lambda row, rest: '',
+) -> list[outcomes.Row]:
+  """Trains what is left of a study, and logs every run that has ended.
+
+  Args:
+    folder: of the study.
+    asked: all its runs, in their order.
+    study: that trains a run; all have as many steps.
+    note: returns a line to show after a run, of its row and the runs that are
+      still left; '' for none.
+
+  Returns:
+    The rows of all runs.
+
+  Raises:
+    ConfigError: for a form that cannot be built, before the first training.
+  """
+  rows = folder.rows()
+  rest = left(asked, rows)
+  kinds = {(study(run), run.form.title): run for run in rest}
+  for (trainer, _), run in kinds.items():
+    trainer.check(run)
+  with progress.Progress(len(rest) * study(asked[0]).steps) as bar:
+    for count, run in enumerate(rest, start=1):
+      trainer = study(run)
+      row = trainer.train(run.form, run.setting, run.seed) | run.labels
+      folder.log(row)
+      rows.append(row)
+      if text := note(row, rest[count:]):
+        bar.say(text)
+      bar.advance(trainer.steps)
+  return rows
 
 
 def check_explicit(name: str, remedy: str) -> None:

@@ -26,25 +26,23 @@ from __future__ import annotations
 
 import json
 import pathlib
-import sys
 import time
 from collections.abc import Sequence
 
 import ml_collections
 import rich.console
-from absl import app, flags, logging
+from absl import flags
 
 from experiments import (
   children,
   cli,
   folders,
   interrupts,
+  parents,
   report,
-  validation,
 )
 from experiments.sweeps import figures, outcomes, plan, pool
 
-_FAILED, _UNWRITTEN = 1, 3
 _STOPPED = (130, 143)
 _FILE = 'sweep.json'
 _PLOT = ('metric', 'x', 'lines', 'panels')
@@ -95,31 +93,25 @@ def run(values: flags.FlagValues) -> int:
   Returns:
     The exit code.
   """
-  try:
-    sweep = plan.load(values.config)
-    _override(sweep, values)
-    runs = plan.runs(sweep)
-    chosen = figures.layout(sweep.plot, runs)
-    path = cli.folder_path('sweep', values)
-    _check(path)
-    if values.dry_run:
-      _list(runs, path)
-      return 0
-    with interrupts.raising(), folders.locked(path):
-      folder = _Folder(path)
-      folder.write(_FILE, json.dumps(folders.plain(sweep.to_dict()), indent=2))
-      return _work(sweep, runs, chosen, folder)
-  except validation.ConfigError as error:
-    cli.refuse(str(error))
-  except interrupts.Stopped as error:
-    cli.say('stopped; the same command, with --workdir, goes on.')
-    return error.code
-  except OSError as error:
-    cli.say(
-      f'error: --workdir: expected to write in it, got {error}; make room, and '
-      f'go on with the same command.'
-    )
-    return _UNWRITTEN
+  return parents.guarded(
+    lambda: _run(values), '--workdir', 'the same command, with --workdir,'
+  )
+
+
+def _run(values: flags.FlagValues) -> int:
+  sweep = plan.load(values.config)
+  _override(sweep, values)
+  runs = plan.runs(sweep)
+  chosen = figures.layout(sweep.plot, runs)
+  path = cli.folder_path('sweep', values)
+  parents.check_folder(path, _FILE, 'that of a sweep')
+  if values.dry_run:
+    _list(runs, path)
+    return 0
+  with interrupts.raising(), folders.locked(path):
+    folder = _Folder(path)
+    folder.write(_FILE, json.dumps(folders.plain(sweep.to_dict()), indent=2))
+    return _work(sweep, runs, chosen, folder)
 
 
 class _Folder:
@@ -166,7 +158,9 @@ def _work(
   finally:
     found = [outcomes.outcome(run, folder.run(run)) for run in runs]
     _report(sweep, found, chosen, folder)
-  return _FAILED if any(o.status == outcomes.MISSING for o in found) else 0
+  return (
+    parents.FAILED if any(o.status == outcomes.MISSING for o in found) else 0
+  )
 
 
 class _Counter:
@@ -228,28 +222,5 @@ def _override(
     plan.check_numbers(sweep)
 
 
-def _check(path: pathlib.Path) -> None:
-  """Refuses a folder that holds something else than a sweep."""
-  if path.exists() and not path.is_dir():
-    raise validation.ConfigError(
-      '--workdir', 'a folder', f'the file {path}', 'choose another'
-    )
-  held = {child.name for child in path.iterdir()} if path.is_dir() else set()
-  if held - {'run.lock', 'sweep.part'} and _FILE not in held:
-    raise validation.ConfigError(
-      '--workdir',
-      'a new folder, or that of a sweep',
-      f'{path}, which holds other files',
-      'choose another',
-    )
-
-
-def main(argv: Sequence[str]) -> None:
-  """Runs the sweep that the flags name."""
-  del argv
-  logging.set_verbosity(logging.WARNING)
-  sys.exit(run(flags.FLAGS))
-
-
 if __name__ == '__main__':
-  app.run(main, flags_parser=lambda argv: parse(argv, flags.FLAGS))
+  parents.launch(parse, run)

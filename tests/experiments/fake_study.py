@@ -29,15 +29,18 @@ mended = (folder.parent.parent / 'mended').exists()
 folder.mkdir(parents=True, exist_ok=True)
 with (folder.parent.parent / 'calls').open('a') as calls:
   calls.write(f'{folder.name}{" again" if any(folder.iterdir()) else ""}\n')
-(folder / 'metrics.jsonl').write_text('{}\n')
+log = folder / 'metrics.jsonl'
+rows = log.read_text() if log.exists() else '1\n'
+log.write_text(rows)
 if what == 'fail' and not mended:
   (folder / 'curves.png').touch()
   print(f'error: {folder.absolute() / "x"}: something broke.')
   sys.exit(7)
 if what == 'wait':
-  (folder.parent.parent / 'waiting').touch()
+  (folder.parent.parent / 'waiting').write_text(f'{os.getpid()}\n')
   while not mended:
     time.sleep(0.02)
+  rows += '2\n'
 held = {
   'python': '3.12',
   'packages': {'jax': '0.8'},
@@ -51,6 +54,8 @@ if what != 'bare':
 text = '# Found\n\n| a | b |\n\n![old](curves.png)\n\n![other](other.png)\n'
 if what == 'leak':
   text += f'in {pathlib.Path(sys.executable).anchor}opt/secret/x\n'
+if what == 'wait':
+  text += f'rows {", ".join(rows.split())}\n'
 if what == 'data':
   text += f'from {os.environ["TFDS_DATA_DIR"]}/x\n'
 if what != 'run':

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 import re
 import signal
@@ -168,37 +169,47 @@ def test_what_fails_stops_no_other_and_is_retried(
 COMMAND = (
   'import sys; from absl import flags; from experiments import reproduce; '
   'from configs import reproduce as plans; '
+  'from configs.reproduce import Budget, Part; '
   f'reproduce._COMMAND = {FAKE!r}; '
-  'part = plans.Part("wait", "Wait", "", "x", ("--what=wait",), '
-  '{"small": plans.Budget(1)}, {}); '
-  'plans.PARTS = (part,); '
+  'plans.PARTS = %r; '
   'values = flags.FlagValues(); reproduce.parse(sys.argv, values); '
   'sys.exit(reproduce.run(values))'
 )
 
 
-def test_a_signal_is_passed_on_and_the_command_goes_on(
-  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGKILL], ids=str)
+def test_what_was_stopped_ends_with_the_report_of_one_that_was_not(
+  number: int, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-  words = [sys.executable, '-c', COMMAND, '--workdir=w', '--report=r']
+  parts = part('one'), part('two', 'wait'), part('three')
+  words = [sys.executable, '-c', COMMAND % (parts,), '--workdir=w']
   process = subprocess.Popen(
-    words, cwd=tmp_path, stderr=subprocess.PIPE, text=True,
+    [*words, '--report=r'], cwd=tmp_path, stderr=subprocess.PIPE, text=True,
     env={'PYTHONPATH': str(ROOT)},
   )  # fmt: skip
-  while not (tmp_path / 'waiting').exists():
+  waiting = tmp_path / 'waiting'
+  while not (waiting.exists() and waiting.read_text().endswith('\n')):
     assert process.poll() is None
     time.sleep(0.02)
-  process.send_signal(signal.SIGTERM)
-  said = process.communicate()[1]
-  assert process.returncode == 143
-  assert said.splitlines()[-1] == 'stopped; the same command goes on.'
-  assert (tmp_path / 'w' / 'wait.log').read_text() == 'stopped\n'
+  process.send_signal(number)
+  said = process.communicate()[1].splitlines()
+  if number == signal.SIGTERM:  # passed on to the part
+    assert process.returncode == 143
+    assert said[-1] == 'stopped; the same command goes on.'
+    assert (tmp_path / 'w' / 'two.log').read_text() == 'stopped\n'
+  else:  # as if the power had failed
+    os.kill(int(waiting.read_text()), number)
   assert not (tmp_path / 'r' / 'README.md').exists()
   (tmp_path / 'mended').touch()
-  parts = (part('wait', 'wait', module='x', figures={}),)
   monkeypatch.setattr(plans, 'PARTS', parts)
   assert reproduced() == 0
-  assert calls() == ['wait', 'wait again']
+  assert calls() == ['one', 'two', 'two again', 'three']
+  broken = page()
+  assert reproduced('--workdir=v') == 0
+  assert calls() == ['one', 'two', 'three']
+  assert 'rows 1, 2\n' in broken
+  minutes = re.compile(r'\d+(\.\d)?(?= minutes| \|$)', re.M)
+  assert minutes.sub('N', broken) == minutes.sub('N', page())
 
 
 def test_no_folder_of_this_machine_is_reported(

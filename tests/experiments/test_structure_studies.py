@@ -171,6 +171,9 @@ class FakeStudy:
     del forms, target
     self.place = config.model.projection
 
+  def check(self, run: studies.Run) -> None:
+    """All of them can be built."""
+
   def train(self, form: Any, setting: Any, seed: int) -> Any:
     loss = 0.1 * seed + setting['learning_rate']
     if self.place == 'fork' and form.title == 'coupled':

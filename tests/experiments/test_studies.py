@@ -1,4 +1,4 @@
-"""The studies: what a step costs, and what the levels buy."""
+"""The studies of many trainings, and what the levels buy."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import pytest
 import gtddp_jax as gt
 from configs import default
 from experiments import (
-  benchmark,
   folders,
   levels,
   loop,
@@ -24,20 +23,6 @@ from experiments import (
 )
 
 pytestmark = pytest.mark.once
-
-
-def test_the_benchmark_compares_forms_with_plain_optax() -> None:
-  costs = benchmark.measure(
-    ['plain optax', 'frozen, gradient'], 'sgd', batch=2, rounds=1, rate=0.01
-  )
-  assert all(cost.step > 0 and cost.memory > 0 for cost in costs.values())
-  table = benchmark.table(costs, 'sgd', 2)
-  assert table.row_count == 2
-  assert next(iter(table.columns[2].cells)) == '1.00'
-
-
-def test_every_form_of_the_benchmark_is_one() -> None:
-  assert next(iter(benchmark.FORMS.values())) is None
 
 
 def small() -> ml_collections.ConfigDict:

@@ -87,3 +87,17 @@ def test_the_study_needs_a_kronecker_base(tmp_path: pathlib.Path) -> None:
   folder = runs.create(tmp_path, config, overwrite=True)
   with pytest.raises(validation.ConfigError, match=r'kfac.*adam'):
     games.work(config, folder)
+
+
+def test_a_form_that_cannot_be_built_is_refused_before_the_first_run(
+  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  config = small()
+  config.optimizer.base.largest = 8
+  folder = runs.create(tmp_path, config, overwrite=True)
+  monkeypatch.setattr(studies.Study, 'train', None)
+  with pytest.raises(
+    validation.ConfigError, match=r"base: .*'GT-EKFAC, kronecker'.*largest=8"
+  ):
+    games.work(config, folder)
+  assert folder.rows() == []

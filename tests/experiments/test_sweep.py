@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import pathlib
-import shutil
 import signal
 import subprocess
 import sys
@@ -13,11 +11,10 @@ import time
 from typing import Any
 
 import pytest
-from absl import flags
+from sweep_case import RATE, ROOT, TINY, swept, written
 
-from configs import default
-from experiments import data, sweep
-from experiments.sweeps import axes, plan, pool
+from experiments import sweep
+from experiments.sweeps import pool
 
 # How ml_collections loads a configuration file.
 pytestmark = [
@@ -25,13 +22,7 @@ pytestmark = [
   pytest.mark.filterwarnings('ignore:the load_module:DeprecationWarning'),
 ]
 
-ROOT = pathlib.Path(data.__file__).parent.parent
 FAKE = (sys.executable, str(pathlib.Path(__file__).with_name('fake_train.py')))
-RATE = 'optimizer.base.learning_rate'
-TINY = (
-  "('model.name', 'mlp'), ('model.widths', (8,)), ('epochs', 1), "
-  "('batch_size', 256), ('log_every', 2), ('eval_every', 4)"
-)
 
 
 @pytest.fixture(autouse=True)
@@ -44,98 +35,10 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> None:
   monkeypatch.setattr(pool, '_COMMAND', FAKE)
 
 
-def written(folder: pathlib.Path, **keys: Any) -> pathlib.Path:
-  """The file of a sweep with these keys, as they are written in Python."""
-  lines = [f'  sweep.{key} = {value}' for key, value in keys.items()]
-  path = folder / 'my_sweep.py'
-  # Bytecode is matched by size and by the second of the last change.
-  shutil.rmtree(folder / '__pycache__', ignore_errors=True)
-  path.write_text(
-    '\n'.join(
-      [
-        'from configs import default',
-        'def get_config():',
-        '  sweep = default.get_sweep()',
-        *lines,
-        '  return sweep',
-      ]
-    )
-  )
-  return path
-
-
-def command(*arguments: object) -> int:
-  values = flags.FlagValues()
-  sweep.parse(['sweep', *map(str, arguments)], values)
-  return sweep.run(values)
-
-
-def swept(folder: pathlib.Path, *arguments: str, **keys: Any) -> int:
-  path = written(folder, **keys)
-  return command(f'--config={path}', f'--workdir={folder / "s"}', *arguments)
-
-
-def planned(folder: pathlib.Path, **keys: Any) -> list[plan.Run]:
-  return plan.runs(plan.load(str(written(folder, **keys))))
-
-
 def calls(folder: pathlib.Path) -> dict[str, int]:
   return {
     path.parent.name.rsplit('-', 1)[0]: len(path.read_text())
     for path in (folder / 's' / 'runs').glob('*/calls')
-  }
-
-
-def test_grid_draws_and_seeds_are_multiplied(tmp_path: pathlib.Path) -> None:
-  keys: dict[str, Any] = {
-    'fixed': f'({TINY},)',
-    'grid': (
-      (
-        ('optimizer.name', 'optimizer.base.name'),
-        (('sgd', 'sgd'), ('gt_ddp', 'sgd')),
-      ),
-      ('optimizer.trust_region', (None, 0.3)),
-    ),
-    'random': ((RATE, 'log', 1e-3, 1.0), ('model.units', 'integer', 1, 1)),
-    'draws': 3,
-    'seeds': (4, 5),
-  }
-  keys['random'] = ((RATE, 'log', 1e-3, 1.0),)
-  runs = planned(tmp_path, **keys)
-  assert len(runs) == 2 * 2 * 3 * 2
-  assert [run.seed for run in runs] == [4] * 12 + [5] * 12
-  assert len({run.name for run in runs}) == 24
-  for run in runs:
-    section = run.config['optimizer']
-    assert run.config['seed'] == run.seed
-    assert run.config['model']['widths'] == [8]
-    assert run.values == {
-      'optimizer.name': section['name'],
-      'base.name': 'sgd',
-      'trust_region': section['trust_region'],
-      'learning_rate': section['base']['learning_rate'],
-    }
-    assert 1e-3 <= section['base']['learning_rate'] <= 1
-  # More draws, the same first ones.
-  more = planned(tmp_path, **keys | {'draws': 4})
-  assert {run.name for run in runs} < {run.name for run in more}
-
-
-def test_a_run_is_named_by_all_of_its_config(tmp_path: pathlib.Path) -> None:
-  keys = {'grid': ((RATE, (0.1, 0.2)),), 'seeds': (0,)}
-  one = planned(tmp_path, fixed=f'({TINY},)', **keys)
-  other = planned(tmp_path, fixed=f"({TINY}, ('epochs', 2))", **keys)
-  for a, b in zip(one, other, strict=True):
-    assert a.name.rsplit('-', 1)[0] == b.name.rsplit('-', 1)[0]
-    assert a.name != b.name
-
-
-def test_the_shortest_names_that_differ() -> None:
-  assert axes.names(['a.name', 'b.name', 'b.c.rate', 'rate']) == {
-    'a.name': 'a.name',
-    'b.name': 'b.name',
-    'b.c.rate': 'c.rate',
-    'rate': 'rate',
   }
 
 
@@ -256,106 +159,6 @@ def test_real_runs(tmp_path: pathlib.Path) -> None:
     assert set(row['metrics']) == set(sweep.outcomes.METRICS)
 
 
-BAD = [
-  ({'grid': ((RATE, ()),)}, 'sweep.grid: expected axes'),
-  ({'grid': (RATE,)}, 'sweep.grid: expected axes'),
-  ({'grid': ((RATE, 0.1),)}, 'sweep.grid: expected axes'),
-  ({'grid': ((RATE, (0.1, 0.1)),)}, 'sweep.grid: expected no value twice'),
-  ({'grid': (((RATE, 'epochs'), ((0.1,),)),)}, 'sweep.grid: expected axes'),
-  ({'grid': ((RATE, (0.1,)), (RATE, (0.2,)))}, 'expected each key on one axis'),
-  ({'grid': (('seed', (0, 1)),)}, 'sweep.seeds: expected each key on one axis'),
-  ({'grid': (('optimizer.lr', (0.1,)),)}, 'config.optimizer.lr: expected one'),
-  ({'grid': ((RATE, (-0.1,)),)}, f'config.{RATE}: expected a finite number'),
-  ({'grid': ((RATE, ('much',)),)}, f'config.{RATE}: expected a value of type'),
-  ({'grid': (('epochs', (None,)),)}, 'config.epochs: expected'),
-  ({'grid': (('lr', (None,)),)}, 'config.lr: expected a key that may be None'),
-  ({'grid': (('config', ('none.py',)),)}, '--config: expected a Python file'),
-  ({'grid': 'epochs'}, 'get_config() returns a sweep, got TypeError'),
-  ({'random': ((RATE, 'log', 0.0, 1.0),), 'draws': 1}, 'sweep.random: expec'),
-  (
-    {'random': ((RATE, 'normal', 0.1, 1.0),), 'draws': 1},
-    'sweep.random: expec',
-  ),
-  (
-    {'random': ((RATE, 'linear', 2.0, 1.0),), 'draws': 1},
-    'sweep.random: expec',
-  ),
-  ({'random': ((RATE, 0.1, 1.0),), 'draws': 1}, 'sweep.random: expected axes'),
-  ({'random': ((RATE, 'log', 0.1, 1.0),)}, 'sweep.draws: expected a number fr'),
-  ({'draws': 2}, 'sweep.draws: expected a number from 1 with random axes'),
-  ({'draws': -1}, 'sweep.draws: expected an integer from 0'),
-  ({'workers': 0}, 'sweep.workers: expected an integer from 1'),
-  ({'workers': '2'}, 'get_config() returns a sweep, got TypeError'),
-  ({'seeds': ()}, 'sweep.seeds: expected seeds from 0'),
-  ({'seeds': (0, 0)}, 'sweep.seeds: expected seeds from 0'),
-  ({'seeds': (-1,)}, 'sweep.seeds: expected seeds from 0'),
-  ({'fixed': (('epochs',),)}, 'sweep.fixed: expected pairs'),
-  ({'fixed': ((RATE, 0.1),), 'grid': ((RATE, (0.2,)),)}, 'sweep.fixed: expec'),
-  ({'metrics': ('accuracy',)}, 'sweep.metrics: expected one of test_accuracy'),
-  ({'plot.metric': 'loss'}, 'sweep.plot.metric: expected one of'),
-  ({'plot.x': 'width'}, 'sweep.plot.x: expected one of seed'),
-  ({'plot.x': 'seed', 'plot.lines': 'seed'}, 'each once'),
-]
-
-
-@pytest.mark.parametrize(('keys', 'line'), BAD, ids=str)
-def test_bad_sweeps(
-  keys: dict[str, Any],
-  line: str,
-  tmp_path: pathlib.Path,
-  capsys: pytest.CaptureFixture[str],
-) -> None:
-  with pytest.raises(SystemExit) as caught:
-    swept(tmp_path, **{key: repr(value) for key, value in keys.items()})
-  assert caught.value.code == 2
-  said = capsys.readouterr().err
-  assert said.startswith('error: ')
-  assert line in said
-  assert len(said.splitlines()) == 1
-  assert not (tmp_path / 's').exists()
-
-
-def test_bad_files_flags_and_folders(
-  tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-  good = written(tmp_path, seeds=(0,))
-  (tmp_path / 'empty.py').touch()
-  (tmp_path / 'broken.py').write_text('1 / 0')
-  (tmp_path / 'key.py').write_text(
-    'from configs import default\n'
-    'def get_config():\n'
-    '  sweep = default.get_sweep()\n'
-    '  sweep.worker = 2\n'
-    '  return sweep\n'
-  )
-  (tmp_path / 'none.py').write_text('def get_config(): pass\n')
-  (tmp_path / 'full').mkdir()
-  (tmp_path / 'full' / 'notes.txt').write_text('mine')
-  for arguments, line in (
-    ((), '--config: expected the file of a sweep, got none'),
-    (('--config=absent.py',), 'got no such file; start from'),
-    ((f'--config={tmp_path}/empty.py',), 'got none in it'),
-    ((f'--config={tmp_path}/broken.py',), 'ZeroDivisionError'),
-    ((f'--config={tmp_path}/key.py',), 'sweep.worker: expected one of'),
-    ((f'--config={tmp_path}/none.py',), 'sweep: expected a ConfigDict'),
-    ((f'--config={good}', f'--workdir={tmp_path}/full'), 'holds other files'),
-    ((f'--config={good}', f'--workdir={good}'), 'expected a folder'),
-    ((f'--config={good}', '--workers=0'), 'sweep.workers: expected'),
-    ((f'--config={good}', '--workers=x'), 'command line: '),
-    ((f'--config={good}', '--metric=loss'), 'sweep.plot.metric: expected'),
-    ((f'--config={good}', '--what'), 'command line: '),
-    ((f'--config={good}', 'word'), 'word: expected only flags'),
-  ):
-    with pytest.raises(SystemExit) as caught:
-      command(*arguments)
-    assert caught.value.code == 2
-    said = capsys.readouterr().err
-    assert said.startswith('error: ')
-    assert line in said
-    assert len(said.splitlines()) == 1
-  assert os.listdir(tmp_path / 'full') == ['notes.txt']
-
-
 def test_a_file_that_cannot_be_written_is_named(
   tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -374,31 +177,3 @@ def test_a_dry_run_lists_and_makes_nothing(
   assert line.startswith('learning_rate=0.1,seed=7-')
   assert line.endswith(': not finished')
   assert not (tmp_path / 's').exists()
-
-
-@pytest.mark.parametrize(
-  'path', sorted((ROOT / 'configs' / 'sweeps').glob('[!_]*.py')), ids=str
-)
-def test_the_examples_are_valid(path: pathlib.Path) -> None:
-  loaded = plan.load(str(path))
-  runs = plan.runs(loaded)
-  assert len(runs) == 24
-  sweep.figures.layout(loaded.plot, runs)
-
-
-def test_a_config_of_a_run_is_a_config(tmp_path: pathlib.Path) -> None:
-  from configs import held
-
-  path = tmp_path / 'config.json'
-  config = default.get_config()
-  config.model.widths = (3, 4)
-  config.optimizer.trust_region = 0.5
-  config.seed = 5
-  path.write_text(json.dumps(config.to_dict()))
-  assert held.get_config(str(path)).to_dict() == config.to_dict()
-  path.write_text('{"sed": 1}')
-  with pytest.raises(ValueError, match='another version'):
-    held.get_config(str(path))
-  path.write_text('{')
-  with pytest.raises(ValueError, match='correct the path'):
-    held.get_config(str(path))
