@@ -24,12 +24,16 @@ import rich.console
 from experiments import cli, dry_run, processes, report, runs, training
 
 
-def work(config: ml_collections.ConfigDict, folder: runs.RunFolder) -> None:
+def work(
+  config: ml_collections.ConfigDict,
+  folder: runs.RunFolder,
+  built: training.Built | None,
+) -> None:
   """Trains and prints the outcome."""
   before = folder.result()
   if before is not None and before['status'] == training.FINISHED:
     cli.say('this run has finished; --overwrite would start it again')
-  result = training.train(config, folder)
+  result = training.train(config, folder, built)
   if not processes.is_first():
     return
   columns = [
@@ -45,5 +49,16 @@ def work(config: ml_collections.ConfigDict, folder: runs.RunFolder) -> None:
   rich.console.Console().print(report.table(columns, caption))
 
 
+def main() -> None:
+  """Does what the command line says."""
+  cli.launch(
+    'train',
+    work,
+    resume=True,
+    plan=dry_run.describe,
+    build=training.build,
+  )
+
+
 if __name__ == '__main__':
-  cli.launch('train', work, resume=True, plan=dry_run.describe)
+  main()
