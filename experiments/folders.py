@@ -9,7 +9,7 @@ import math
 import os
 import pathlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import IO, Any
 
 import ml_collections
@@ -125,7 +125,7 @@ def locked(path: pathlib.Path) -> Iterator[None]:
     ConfigError: if another program works in it, or it cannot be written.
   """
   file = path / _LOCK
-  made = [part for part in (file, path, *path.parents) if not part.exists()]
+  made, ours = absent(path), not file.exists()
   with contextlib.ExitStack() as stack:
     try:
       path.mkdir(parents=True, exist_ok=True)
@@ -146,7 +146,10 @@ def locked(path: pathlib.Path) -> Iterator[None]:
     try:
       yield
     finally:
-      _unmake(file, made)
+      with contextlib.suppress(OSError):
+        if ours and [*path.iterdir()] == [file]:
+          file.unlink()
+          remove_empty(made)
 
 
 def _same(stream: IO[str], file: pathlib.Path) -> bool:
@@ -156,13 +159,16 @@ def _same(stream: IO[str], file: pathlib.Path) -> bool:
   return False
 
 
-def _unmake(file: pathlib.Path, made: Sequence[pathlib.Path]) -> None:
-  """Takes a lock and the folders around it away, if they hold nothing else."""
+def absent(path: pathlib.Path) -> list[pathlib.Path]:
+  """Returns what of a path does not exist, the folder itself first."""
+  return [part for part in (path, *path.parents) if not part.exists()]
+
+
+def remove_empty(paths: Iterable[pathlib.Path]) -> None:
+  """Removes folders up to the first that is not empty."""
   with contextlib.suppress(OSError):
-    if made and [*file.parent.iterdir()] == [file]:
-      file.unlink()
-      for folder in made[1:]:
-        folder.rmdir()
+    for path in paths:
+      path.rmdir()
 
 
 def wait_for(path: pathlib.Path, say: Callable[[str], None]) -> None:

@@ -19,7 +19,6 @@ nothing. Every key of a config is in configs/default.py.
 from __future__ import annotations
 
 import ml_collections
-import rich.console
 
 from experiments import cli, dry_run, processes, report, runs, training
 
@@ -46,7 +45,7 @@ def work(
     report.Column('compile', 's', [f'{result["compile_seconds"]:.1f}']),
   ]
   caption = f'After {config.epochs} epochs; times are of this machine.'
-  rich.console.Console().print(report.table(columns, caption))
+  report.show(columns, caption)
 
 
 def main() -> None:
