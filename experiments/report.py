@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import matplotlib
 import numpy as np
 import rich.box
+import rich.console
+import rich.measure
 import rich.table
 from matplotlib import axes, figure, ticker
 
