@@ -50,7 +50,8 @@ class CheckpointError(ValueError):
       got: what is there.
       remedy: what to do.
     """
-    super().__init__(f'{path}: expected {expected}, got {got}; {remedy}.')
+    self.what = f'{path}: expected {expected}, got {got}'
+    super().__init__(f'{self.what}; {remedy}.')
 
 
 class Checkpoints:

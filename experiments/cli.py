@@ -37,7 +37,7 @@ from experiments import (
 
 Work = Callable[..., None]
 Plan = Callable[[ml_collections.ConfigDict], str]
-Build = Callable[[ml_collections.ConfigDict, Any], Any]
+Build = Callable[[ml_collections.ConfigDict, runs.RunFolder | None], Any]
 
 _NOT_FINITE, _REFUSED, _UNWRITTEN = 1, 2, 3
 _DEFAULT_CONFIG = 'configs/digits.py'
@@ -74,13 +74,18 @@ def launch(
       made, if there is one.
     resume: whether it goes on in a folder with a run of the same config.
     plan: what it prints for --dry_run; None if it knows no such flag.
-    build: ``(config, result) -> `` what the work needs, where ``result`` is the
-      result.json of the run that it goes on with. What it refuses leaves the
-      folder as it was.
+    build: ``(config, folder) -> `` what the work needs, where the folder is
+      that of a run to go on with, or None. What it refuses leaves the folder
+      as it was.
   """
 
   def main(argv: Sequence[str]) -> None:
     del argv
+    if build is None and flags.FLAGS.config.start_from is not None:
+      refuse(
+        'config.start_from: expected None, because experiments.train alone '
+        'reads it; remove it.'
+      )
     if not flags.FLAGS.dry_run:
       run(name, work, flags.FLAGS, resume, build)
     elif plan is None:
@@ -104,15 +109,11 @@ def _opened(
   build: Build | None,
 ) -> Iterator[tuple[Any, ...]]:
   """The run's folder; one that goes again in all processes but the first."""
-  held = False
 
-  def locked() -> Any:
-    nonlocal held
+  def locked() -> bool:
     stack.enter_context(folders.locked(folder.path))
-    held = resume and not values.overwrite and folders.resumes(
-      folder.path, values.config
-    )  # fmt: skip
-    return folder.result() if held else None
+    fresh = values.overwrite or not resume
+    return not fresh and folders.resumes(folder.path, values.config)
 
   def created() -> None:
     if not held:
@@ -120,11 +121,11 @@ def _opened(
     say(f'run folder: {folder.path}')
 
   with contextlib.ExitStack() as stack:
-    result = processes.from_first(locked)
+    held = processes.from_first(locked)
     made: tuple[Any, ...] = ()
     if build is not None:
       with library.telling(say):
-        made = (build(values.config, result),)
+        made = (build(values.config, folder if held else None),)
     processes.from_first(created)
     if not processes.is_first():
       scratch = stack.enter_context(tempfile.TemporaryDirectory())

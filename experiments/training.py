@@ -28,6 +28,7 @@ from experiments import (
   report,
   runs,
   summary,
+  warm_start,
 )
 
 FINISHED = 'finished'
@@ -38,26 +39,44 @@ class Built(NamedTuple):
 
   dataset: data.Dataset
   program: programs.Program
+  start: warm_start.Start | None
 
 
-def build(config: ml_collections.ConfigDict, held: Any = None) -> Built | None:
+def build(
+  config: ml_collections.ConfigDict, folder: runs.RunFolder | None = None
+) -> Built | None:
   """Traces, builds and compiles; whatever can be refused is, and no file made.
 
   Args:
     config: validated.
-    held: the result.json of the run that is gone on with, if there is one.
+    folder: of the run that is gone on with; None for a new one.
 
   Returns:
     What ``train`` needs; None if that run has finished.
 
   Raises:
     GtddpError: if the optimizer cannot train this network.
+    ConfigError: if ``config.start_from`` is no place to start from.
   """
+  held, begun = None, False
+  if folder is not None:
+    held = processes.from_first(folder.result)
+    begun = processes.from_first(lambda: _begun(folder))
   if held is not None and held['status'] == FINISHED:
     return None
   dataset = data.from_config(config.dataset)
   network = programs.build_network(config, dataset)
-  return Built(dataset, programs.build(network, config, dataset))
+  start = None
+  if not begun:
+    start = processes.from_first(
+      lambda: processes.local(warm_start.read(config, network, dataset))
+    )
+  return Built(dataset, programs.build(network, config, dataset), start)
+
+
+def _begun(folder: runs.RunFolder) -> bool:
+  """Whether it has a checkpoint, so that its start no longer matters."""
+  return any(p.name.isdigit() for p in folder.folder('checkpoints').glob('*'))
 
 
 def train(
@@ -84,13 +103,13 @@ def train(
   held = processes.from_first(folder.result)
   if held is not None and held['status'] == FINISHED:
     return held
-  built = built or build(config)
+  built = built or build(config, folder)
   assert built is not None
   title = optimizers.title(config.optimizer)
   result: loop.Row = {'status': 'interrupted', 'optimizer': title}
   result['compile_seconds'] = built.program.compile_seconds
   try:
-    rows = _train(config, folder, built.program, built.dataset)
+    rows = _train(config, folder, built)
     result |= _outcome(rows)
     report.curves(folder.file('curves.png'), [report.Curve(title, [rows])])
     result['status'] = FINISHED
@@ -111,12 +130,12 @@ def train(
 def _train(
   config: ml_collections.ConfigDict,
   folder: runs.RunFolder,
-  program: programs.Program,
-  dataset: data.Dataset,
+  built: Built,
 ) -> list[loop.Row]:
   """Trains from the last checkpoint to the end; returns all rows."""
-  title = optimizers.title(config.optimizer)
-  start = loop.Position(*program.init(config.seed))
+  title, (dataset, program, warm) = optimizers.title(config.optimizer), built
+  pair = program.begin(*warm) if warm else program.init(config.seed)
+  start = loop.Position(*pair)
   with (
     interrupts.Deferred() as stop,
     checkpoints.Checkpoints(folder.folder('checkpoints'), config) as saved,
