@@ -46,6 +46,9 @@ def get_config() -> ml_collections.ConfigDict:
   # Least time between checkpoints of `experiments.train` (s). There is one
   # also for the best so far, at the end, and where a signal stops the run.
   config.checkpoint_seconds = 60.0
+  # Folder of another run of this network: its last checkpoint gives the initial
+  # parameters and batch statistics; None for fresh ones. `experiments.train`.
+  config.start_from = config_dict.placeholder(str)
   config.dataset = _dataset()
   config.model = _model()
   config.optimizer = _optimizer()

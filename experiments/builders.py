@@ -8,6 +8,7 @@ tensorflow-datasets does not have, is added.
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import pathlib
 import tarfile
@@ -25,6 +26,25 @@ from tensorflow_datasets.image_classification import cifar, mnist
 from experiments import digits
 
 Examples = Iterator[tuple[int, dict[str, Any]]]
+
+
+class RawFileError(ValueError):
+  """A raw file that cannot be read.
+
+  ::
+
+    pathlib.Path('train-labels-idx1-ubyte.gz').write_bytes(b'half of it')
+    read_idx('train-labels-idx1-ubyte.gz')
+  """
+
+
+@contextlib.contextmanager
+def reading(path: Any) -> Iterator[None]:
+  """Raises RawFileError, with the path, for whatever cannot be read."""
+  try:
+    yield
+  except Exception as error:  # Of what decompresses and parses.
+    raise RawFileError(f'{path} ({type(error).__name__})') from error
 
 
 class RawFiles:
@@ -95,28 +115,33 @@ class Cifar10(RawFiles, cifar.Cifar10, skip_registration=True):
     content = self._cifar_info
     archive = self.fetch(dl_manager, {'archive': content.url})['archive']
     members = read_tar(archive)
+    splits = {'train': content.train_files, 'test': content.test_files}
+    with reading(archive):
+      found = {
+        split: self._rows([members[content.prefix + file] for file in files])
+        for split, files in splits.items()
+      }
     for key, file in zip(content.label_keys, content.label_files, strict=True):
       # Archives made by others may lack the names of the classes.
       lines = members.get(content.prefix + file, b'').decode().splitlines()
       if names := [line for line in lines if line]:
         self.info.features[key].names = names
     return {
-      split: self._generate_examples(
-        f'{split}_', [members[content.prefix + file] for file in files]
-      )
-      for split, files in (
-        ('train', content.train_files),
-        ('test', content.test_files),
-      )
+      split: self._generate_examples(f'{split}_', samples)
+      for split, samples in found.items()
     }
 
+  def _rows(self, parts: list[bytes]) -> np.ndarray:
+    """Labels and pixels, a row for each image."""
+    labels = len(self._cifar_info.label_keys)
+    rows = np.frombuffer(b''.join(parts), np.uint8)
+    return rows.reshape(-1, labels + 3 * 32 * 32)
+
   def _generate_examples(
-    self, split_prefix: str, filepaths: list[bytes]
+    self, split_prefix: str, filepaths: np.ndarray
   ) -> Examples:
     keys = self._cifar_info.label_keys
-    rows = np.frombuffer(b''.join(filepaths), np.uint8)
-    rows = rows.reshape(-1, len(keys) + 3 * 32 * 32)
-    for index, row in enumerate(rows):
+    for index, row in enumerate(filepaths):
       pixels = row[len(keys) :].reshape(3, 32, 32).transpose(1, 2, 0)
       yield (
         index,
@@ -153,9 +178,10 @@ class SvhnCropped(RawFiles, svhn.Builder, skip_registration=True):
     }
 
   def _generate_examples(self, split_prefix: str, filepath: Any) -> Examples:
-    content = tfds.core.lazy_imports.scipy.io.loadmat(filepath)
-    images = np.ascontiguousarray(np.moveaxis(content['X'], -1, 0))
-    labels = content['y'].reshape(-1) % 10  # 0 is stored as 10
+    with reading(filepath):
+      content = tfds.core.lazy_imports.scipy.io.loadmat(filepath)
+      images = np.ascontiguousarray(np.moveaxis(content['X'], -1, 0))
+      labels = content['y'].reshape(-1) % 10  # 0 is stored as 10
     for index, (image, label) in enumerate(zip(images, labels, strict=True)):
       yield (
         index,
@@ -203,14 +229,15 @@ class Digits(tfds.core.GeneratorBasedBuilder):
 
 def read_idx(path: Any) -> np.ndarray:
   """Returns the uint8 array of a gzipped idx file."""
-  raw = gzip.decompress(pathlib.Path(path).read_bytes())
-  shape = np.frombuffer(raw, '>i4', count=raw[3], offset=4)
-  return np.frombuffer(raw, np.uint8, offset=4 + 4 * raw[3]).reshape(shape)
+  with reading(path):
+    raw = gzip.decompress(pathlib.Path(path).read_bytes())
+    shape = np.frombuffer(raw, '>i4', count=raw[3], offset=4)
+    return np.frombuffer(raw, np.uint8, offset=4 + 4 * raw[3]).reshape(shape)
 
 
 def read_tar(path: Any) -> dict[str, bytes]:
   """Returns the files of a gzipped archive; names to contents."""
-  with tarfile.open(path, 'r:gz') as archive:
+  with reading(path), tarfile.open(path, 'r:gz') as archive:
     readers = {member.name: archive.extractfile(member) for member in archive}
     return {name: file.read() for name, file in readers.items() if file}
 

@@ -13,11 +13,12 @@ import errno
 import functools
 import gc
 import logging
+import math
 import pathlib
 import sys
 import warnings
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -49,7 +50,8 @@ class CheckpointError(ValueError):
       got: what is there.
       remedy: what to do.
     """
-    super().__init__(f'{path}: expected {expected}, got {got}; {remedy}.')
+    self.what = f'{path}: expected {expected}, got {got}'
+    super().__init__(f'{self.what}; {remedy}.')
 
 
 class Checkpoints:
@@ -101,13 +103,25 @@ class Checkpoints:
     with _writing():
       self._manager.close()
 
-  @property
-  def last(self) -> pathlib.Path | None:
-    """The path of the last complete checkpoint."""
+  def losses(self, rows: Sequence[loop.Row]) -> dict[pathlib.Path, float]:
+    """Returns the complete checkpoints, with the train losses known of them.
+
+    Args:
+      rows: of the run.
+
+    Returns:
+      By path, in the order of the steps; of an evaluation, or else of a batch.
+    """
     with _writing():
       self._manager.wait_until_finished()
-    step = self._manager.latest_step()
-    return None if step is None else self._path / str(step)
+    known: dict[int, Any] = {
+      row['step']: row.get('train_loss', row.get('batch_loss', math.inf))
+      for row in rows
+    }
+    return {
+      self._path / str(step): float(known.get(step, math.inf))
+      for step in sorted(self._manager.all_steps())
+    }
 
   def save(self, position: loop.Position) -> None:
     """Saves a position, and returns before it is complete.

@@ -10,43 +10,44 @@ from __future__ import annotations
 import contextlib
 import datetime
 import pathlib
-import re
 import shlex
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from configs import default
+import gtddp_jax as gt
 from experiments import (
   catalog,
   checkpoints,
+  command_line,
   devices,
   folders,
   interrupts,
+  library,
   loop,
   processes,
   runs,
   validation,
 )
 
-Work = Callable[[ml_collections.ConfigDict, runs.RunFolder], None]
+Work = Callable[..., None]
 Plan = Callable[[ml_collections.ConfigDict], str]
+Build = Callable[[ml_collections.ConfigDict, runs.RunFolder | None], Any]
 
 _NOT_FINITE, _REFUSED, _UNWRITTEN = 1, 2, 3
 _DEFAULT_CONFIG = 'configs/digits.py'
-_OVERRIDE = re.compile(r'--?(no)?config\.(?P<path>[^=]+)')
-_BAD_VALUE = re.compile(r'flag --config\.(?P<path>[\w.]+)=(?P<value>.*?):')
 _REFUSALS = (
   validation.ConfigError,
   catalog.NotPreparedError,
   checkpoints.CheckpointError,
   processes.OtherProcessError,
 )
+_ERRORS = (*_REFUSALS, gt.errors.GtddpError)
 # What absl and ml_collections raise at a command line that they cannot use.
 _FLAG_ERRORS = (
   flags.Error,
@@ -59,21 +60,34 @@ _FLAG_ERRORS = (
 
 
 def launch(
-  name: str, work: Work, resume: bool = False, plan: Plan | None = None
+  name: str,
+  work: Work,
+  resume: bool = False,
+  plan: Plan | None = None,
+  build: Build | None = None,
 ) -> None:
   """Runs an entry point on the flags of the command line.
 
   Args:
     name: of the entry point, for the folders of its runs.
-    work: what it does with a validated config and a new folder.
+    work: what it does with a validated config, a new folder, and what ``build``
+      made, if there is one.
     resume: whether it goes on in a folder with a run of the same config.
     plan: what it prints for --dry_run; None if it knows no such flag.
+    build: ``(config, folder) -> `` what the work needs, where the folder is
+      that of a run to go on with, or None. What it refuses leaves the folder
+      as it was.
   """
 
   def main(argv: Sequence[str]) -> None:
     del argv
+    if build is None and flags.FLAGS.config.start_from is not None:
+      refuse(
+        'config.start_from: expected None, because experiments.train alone '
+        'reads it; remove it.'
+      )
     if not flags.FLAGS.dry_run:
-      run(name, work, flags.FLAGS, resume)
+      run(name, work, flags.FLAGS, resume, build)
     elif plan is None:
       refuse('--dry_run: expected with experiments.train alone; remove it.')
     else:
@@ -81,29 +95,49 @@ def launch(
 
   app.run(
     main,
-    flags_parser=lambda argv: parse(argv, flags.FLAGS, resume),
+    flags_parser=lambda argv: parse(
+      argv, flags.FLAGS, resume, training=build is not None
+    ),
   )
 
 
 @contextlib.contextmanager
 def _opened(
-  path: pathlib.Path, values: flags.FlagValues, resume: bool, command: str
-) -> Iterator[runs.RunFolder]:
+  folder: runs.RunFolder,
+  values: flags.FlagValues,
+  resume: bool,
+  build: Build | None,
+) -> Iterator[tuple[Any, ...]]:
   """The run's folder; one that goes again in all processes but the first."""
 
-  def entered() -> None:
-    stack.enter_context(folders.locked(path))
-    if not (resume and _resumes(values)):
-      runs.create(path, values.config, values.overwrite)
-    say(f'run folder: {path}')
+  def locked() -> bool:
+    stack.enter_context(folders.locked(folder.path))
+    fresh = values.overwrite or not resume
+    return not fresh and folders.resumes(folder.path, values.config)
+
+  def created() -> None:
+    if not held:
+      runs.create(folder.path, values.config, values.overwrite)
+    say(f'run folder: {folder.path}')
 
   with contextlib.ExitStack() as stack:
-    processes.from_first(entered)
+    held = processes.from_first(locked)
+    made: tuple[Any, ...] = ()
+    if build is not None:
+      with library.telling(say):
+        made = (build(values.config, folder if held else None),)
+    processes.from_first(created)
     if not processes.is_first():
       scratch = stack.enter_context(tempfile.TemporaryDirectory())
       path = pathlib.Path(scratch)
       runs.create(path, values.config, overwrite=False)
-    yield runs.RunFolder(path, command)
+      folder = runs.RunFolder(path, folder.command)
+    try:
+      yield (folder, *made)
+    except _ERRORS:
+      if not held and not values.overwrite:
+        runs.remove_unused(folder)
+      raise
 
 
 def define_flags(
@@ -148,7 +182,10 @@ def define_flags(
 
 
 def parse(
-  argv: Sequence[str], values: flags.FlagValues, resume: bool = False
+  argv: Sequence[str],
+  values: flags.FlagValues,
+  resume: bool = False,
+  training: bool = False,
 ) -> list[str]:
   """Defines and parses the flags, and validates the config that they give.
 
@@ -156,12 +193,15 @@ def parse(
     argv: the command line; the first item is the program.
     values: where to define the flags; filled.
     resume: as in ``launch``.
+    training: whether it is of ``config.optimizer`` as it stands, so that an
+      option that this optimizer does not read is refused. A study or a sweep
+      may give options for some of its runs.
 
   Returns:
     ``argv`` without the flags.
   """
   try:
-    _check_names(argv)
+    command_line.check_names(argv)
     define_flags(values, argv, resume)
     rest: list[str] = values(argv)
     if len(rest) > 1:
@@ -169,31 +209,40 @@ def parse(
         rest[1], 'only flags', 'a word', 'write it as --flag=value'
       )
     validation.validate(values.config)
+    if training:
+      given = config_flags.get_override_values(values['config'])
+      command_line.check_read(values.config, given)
     if resume:
       processes.join(values)
     devices.check(values.config, training=resume)
     catalog.check(values.config.dataset.name, values.config.dataset.data_dir)
-    processes.from_first(
-      lambda: folders.check(
-        folder_path('run', values),
-        values.overwrite,
-        values.config if resume else None,
+    if not values.dry_run:  # which starts nothing
+      processes.from_first(
+        lambda: folders.check(
+          folder_path('run', values),
+          values.overwrite,
+          values.config if resume else None,
+        )
       )
-    )
   except _REFUSALS as error:
     refuse(str(error))
   except OSError as error:
     refuse(
       f'--config: expected a Python file with a function get_config, got '
-      f'"{_last_line(error)}"; give the path of one, such as {_DEFAULT_CONFIG}.'
+      f'"{command_line.last_line(error)}"; give the path of one, such as '
+      f'{_DEFAULT_CONFIG}.'
     )
   except _FLAG_ERRORS as error:
-    refuse(_explanation(error))
+    refuse(command_line.explanation(error))
   return rest
 
 
 def run(
-  name: str, work: Work, values: flags.FlagValues, resume: bool = False
+  name: str,
+  work: Work,
+  values: flags.FlagValues,
+  resume: bool = False,
+  build: Build | None = None,
 ) -> None:
   """Makes the folder and does the work; see the module's head for exit codes.
 
@@ -202,25 +251,27 @@ def run(
     work: what to do.
     values: parsed and validated.
     resume: as in ``launch``.
+    build: as in ``launch``.
   """
   logging.set_verbosity(logging.WARNING)
   path = folder_path(name, values)
   again = command(name, sys.argv[1:], path)
+  folder = runs.RunFolder(path, again)
   try:
     with (
       interrupts.raising(),
-      _opened(path, values, resume, again) as folder,
+      _opened(folder, values, resume, build) as opened,
     ):
-      work(values.config, folder)
-  except _REFUSALS as error:
-    refuse(str(error))
+      work(values.config, *opened)
+  except _ERRORS as error:
+    refuse(_refusal(error))
   except loop.NonFiniteError as error:
     say(f'error: {error}')
     sys.exit(_NOT_FINITE)
   except OSError as error:
     say(
-      f'error: {path}: expected to write in it, got {_last_line(error)}; make '
-      f'room, and go on with: {again}'
+      f'error: {path}: expected to write in it, got '
+      f'{command_line.last_line(error)}; make room, and go on with: {again}'
     )
     sys.exit(_UNWRITTEN)
   except KeyboardInterrupt as error:
@@ -238,10 +289,10 @@ def explain(plan: Plan, values: flags.FlagValues) -> None:
   """
   logging.set_verbosity(logging.WARNING)
   try:
-    with interrupts.raising():
+    with interrupts.raising(), library.telling(say):
       print(plan(values.config), flush=True)
-  except _REFUSALS as error:
-    refuse(str(error))
+  except _ERRORS as error:
+    refuse(_refusal(error))
   except KeyboardInterrupt as error:
     sys.exit(getattr(error, 'code', 130))
 
@@ -274,9 +325,11 @@ def folder_path(name: str, values: flags.FlagValues) -> pathlib.Path:
   return pathlib.Path('runs') / f'{name}-{now:%Y%m%d-%H%M%S}'
 
 
-def _resumes(values: flags.FlagValues) -> bool:
-  path = folder_path('run', values)
-  return not values.overwrite and folders.resumes(path, values.config)
+def _refusal(error: Exception) -> str:
+  """One line for what is refused."""
+  if isinstance(error, gt.errors.GtddpError):
+    return library.explained(error)
+  return str(error)
 
 
 def refuse(message: str) -> NoReturn:
@@ -309,50 +362,3 @@ def only_flags(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
 def say(text: str) -> None:
   """Writes a line to stderr."""
   print(text, file=sys.stderr, flush=True)
-
-
-def _check_names(argv: Sequence[str]) -> None:
-  """Refuses --config.KEY where there is no such key, naming its neighbours."""
-  for argument in argv[1:]:
-    match = _OVERRIDE.match(argument)
-    section, path = default.get_config(), 'config'
-    for key in match['path'].split('.') if match else ():
-      if not isinstance(section, ml_collections.ConfigDict):
-        raise validation.ConfigError(
-          path, 'no key in it', repr(key), 'remove what follows the key'
-        )
-      if key not in section:
-        known = ', '.join(section)
-        raise validation.ConfigError(
-          f'{path}.{key}', f'one of {known}', repr(key), 'correct the name'
-        )
-      section, path = section[key], f'{path}.{key}'
-
-
-def _explanation(error: Exception) -> str:
-  """One line for an error of the flags' libraries."""
-  text = str(error.args[0] if error.args else error)
-  match = _BAD_VALUE.match(text)
-  if match:
-    *sections, key = match['path'].split('.')
-    section = default.get_config()
-    for name in sections:
-      section = section[name]
-    kind = section.get_type(key).__name__
-    return str(
-      validation.ConfigError(
-        f'config.{match["path"]}',
-        f'a value of type {kind}',
-        repr(match['value']),
-        'correct it',
-      )
-    )
-  return f'command line: {_last_line(error)}'
-
-
-def _last_line(error: Exception) -> str:
-  """The telling line of a message that may hold a traceback."""
-  text = str(error.args[-1] if error.args else error)
-  lines = [part.strip() for part in text.splitlines() if part.strip()]
-  last = lines[-1] if lines else type(error).__name__
-  return last.removeprefix('ValueError: ')

@@ -16,7 +16,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import ml_collections
-import rich.console
 
 from experiments import (
   cli,
@@ -95,7 +94,7 @@ def compare(
       for contender in contenders
     ],
   )
-  rich.console.Console().print(report.table(columns, caption))
+  report.show(columns, caption)
   return summaries
 
 

@@ -6,10 +6,11 @@ import contextlib
 import fcntl
 import json
 import math
+import os
 import pathlib
 import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import IO, Any
 
 import ml_collections
 
@@ -115,7 +116,8 @@ def check(
 def locked(path: pathlib.Path) -> Iterator[None]:
   """Makes a folder if need be, and keeps other programs out of it.
 
-  The lock goes when the process ends, however it ends.
+  The lock goes when the process ends, however it ends. What was made for it
+  goes, too, if nothing else was put there.
 
   Args:
     path: of the folder.
@@ -123,14 +125,18 @@ def locked(path: pathlib.Path) -> Iterator[None]:
   Raises:
     ConfigError: if another program works in it, or it cannot be written.
   """
+  file = path / _LOCK
+  made, ours = absent(path), not file.exists()
   with contextlib.ExitStack() as stack:
     try:
       path.mkdir(parents=True, exist_ok=True)
-      stream = stack.enter_context((path / _LOCK).open('a'))
+      stream = stack.enter_context(file.open('a'))
     except OSError as error:
       raise unwritable(path, error) from error
     try:
       fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      if not _same(stream, file):
+        raise BlockingIOError  # Its holder has just taken it away.
     except OSError as error:
       raise validation.ConfigError(
         '--workdir',
@@ -138,7 +144,32 @@ def locked(path: pathlib.Path) -> Iterator[None]:
         f'{path}, which is locked',
         'wait for the other to end, or choose another folder',
       ) from error
-    yield
+    try:
+      yield
+    finally:
+      with contextlib.suppress(OSError):
+        if ours and [*path.iterdir()] == [file]:
+          file.unlink()
+          remove_empty(made)
+
+
+def _same(stream: IO[str], file: pathlib.Path) -> bool:
+  """Whether an open file is still the one of that name."""
+  with contextlib.suppress(FileNotFoundError):
+    return os.path.samestat(os.fstat(stream.fileno()), file.stat())
+  return False
+
+
+def absent(path: pathlib.Path) -> list[pathlib.Path]:
+  """Returns what of a path does not exist, the folder itself first."""
+  return [part for part in (path, *path.parents) if not part.exists()]
+
+
+def remove_empty(paths: Iterable[pathlib.Path]) -> None:
+  """Removes folders up to the first that is not empty."""
+  with contextlib.suppress(OSError):
+    for path in paths:
+      path.rmdir()
 
 
 def wait_for(path: pathlib.Path, say: Callable[[str], None]) -> None:

@@ -18,7 +18,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from experiments import data, interrupts, processes, programs
+from experiments import data, interrupts, optimizers, processes, programs
 
 Row = dict[str, Any]
 
@@ -34,20 +34,22 @@ class NonFiniteError(FloatingPointError):
     train(config, folder)
   """
 
-  def __init__(self, quantity: str, step: int, checkpoint: str | None = None):
+  def __init__(
+    self, quantity: str, step: int, advice: str = '', left: str = ''
+  ):
     """Makes the message.
 
     Args:
       quantity: what is not finite.
       step: after how many steps.
-      checkpoint: the path of the last one from before.
+      advice: which keys to change; see ``optimizers.advice``.
+      left: which checkpoints there are, as a sentence.
     """
-    self.quantity, self.step = quantity, step
-    last = '' if checkpoint is None else f' The last good one: {checkpoint}'
+    self.quantity, self.step, self.advice = quantity, step, advice
+    words = [f'; {advice}.' if advice else '.', f' {left}' if left else '']
     super().__init__(
-      f'{quantity} at step {step}: expected a finite number, got inf or nan; '
-      f'lower config.optimizer.base.learning_rate or set '
-      f'config.optimizer.trust_region.{last}'
+      f'{quantity} at step {step}: expected a finite number, got inf or nan'
+      + ''.join(words)
     )
 
 
@@ -102,6 +104,7 @@ class Loop:
     self._batch_size = config.batch_size
     self._log_every, self._eval_every = config.log_every, config.eval_every
     self._accumulate = config.optimizer.accumulate
+    self._advice = optimizers.advice(config.optimizer)
     self._stop = stop
     self._problem: NonFiniteError | None = None
 
@@ -190,13 +193,13 @@ class Loop:
     """What is not finite in a new row and the metrics it was made of."""
     for offset, metrics in enumerate(fetched):
       if not np.isfinite(metrics['loss']):
-        return NonFiniteError('batch loss', first + offset + 1)
+        return NonFiniteError('batch loss', first + offset + 1, self._advice)
     if 'train_loss' in row and not math.isfinite(row['train_loss']):
-      return NonFiniteError('train loss', row['step'])
+      return NonFiniteError('train loss', row['step'], self._advice)
     before = self.position.rows[-1].get('skipped_steps', 0)
     updates = row['step'] // self._accumulate - first // self._accumulate
     if updates and row['skipped_steps'] - before == updates:
-      return NonFiniteError('parameter update', first + 1)
+      return NonFiniteError('parameter update', first + 1, self._advice)
     return None
 
 

@@ -210,6 +210,31 @@ def options(config: ml_collections.ConfigDict) -> dict[str, Any]:
   return {key: config[key] for key in keys}
 
 
+def unread(config: ml_collections.ConfigDict) -> tuple[str, ...]:
+  """Returns the keys for ``gt_ddp`` that an ``optimizer`` section ignores."""
+  of_feedback = ('terminal', 'value', 'trust_region')
+  if config.name != 'gt_ddp':
+    return ('base.name', 'cooperation', 'feedback', *of_feedback)
+  return () if config.feedback else of_feedback
+
+
+def advice(config: ml_collections.ConfigDict) -> str:
+  """Returns which keys to change where an ``optimizer`` section diverges."""
+  path, base = 'config.optimizer', config.base
+  found = [f'lower {path}.base.learning_rate']
+  feedback = config.name == 'gt_ddp' and config.feedback
+  if feedback:
+    found.append(f'{"lower" if config.trust_region else "set"} {path}.'
+                 f'trust_region')  # fmt: skip
+  if base_name(config) in ('kfac', 'ekfac'):
+    found.append(f'raise {path}.base.damping')
+    if not feedback or config.value == 'frozen':
+      word = 'lower' if base.norm_constraint else 'set'
+      found.append(f'{word} {path}.base.norm_constraint')
+  *others, last = found
+  return f'{", ".join(others)} or {last}' if others else last
+
+
 def build(
   config: ml_collections.ConfigDict,
   graph: gt.LayerGraph,

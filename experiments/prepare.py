@@ -19,10 +19,10 @@ from collections.abc import Sequence
 
 from absl import app, flags, logging
 
-from experiments import catalog, cli, prepared
+from experiments import catalog, cli, folders, prepared
 
-_DATASET = flags.DEFINE_enum(
-  'dataset', None, list(catalog.SPECS), 'Set to prepare.'
+_DATASET = flags.DEFINE_string(
+  'dataset', None, f'Set to prepare: one of {", ".join(catalog.SPECS)}.'
 )
 _MANUAL_DIR = flags.DEFINE_string(
   'manual_dir', None, 'Folder of the published files.'
@@ -85,14 +85,22 @@ def prepare(
 
 def _check_files(name: str, manual_dir: str | None) -> None:
   """All published files are there."""
-  for file in catalog.SPECS[name].files:
-    if manual_dir is None or not (pathlib.Path(manual_dir) / file).is_file():
-      raise PrepareError(
-        f'--manual_dir: expected a folder with '
-        f'{catalog.files(name)}, got '
-        f'{"none" if manual_dir is None else f"{manual_dir} without {file}"}; '
-        f'put the published files there, or let --download fetch them.'
-      )
+  if manual_dir is None:
+    missing = [*catalog.SPECS[name].files]
+    got, where = 'none', 'in a folder and name it with --manual_dir=FOLDER'
+  else:
+    folder = pathlib.Path(manual_dir)
+    missing = [
+      f for f in catalog.SPECS[name].files if not (folder / f).exists()
+    ]
+    got, where = f'{manual_dir} without {", ".join(missing)}', 'there'
+    if not folder.is_dir():
+      got = f'{manual_dir}, which is no folder'
+  if missing:
+    raise PrepareError(
+      f'--manual_dir: expected a folder with {catalog.files(name)}, got {got}; '
+      f'put the published files {where}, or let --download fetch them.'
+    )
 
 
 def _build(
@@ -104,12 +112,12 @@ def _build(
 ) -> None:
   """Runs the builder; silently, unless it may download."""
   import tensorflow_datasets as tfds
-  from tensorflow_datasets.core.download import download_manager
 
   from experiments import builders
 
   if not download:
     tfds.disable_progress_bar()
+  made = folders.absent(root / name)
   builder = builders.BUILDERS[name](data_dir=root)
   if not verify and manual_dir is not None:
     builder.unchecked = pathlib.Path(manual_dir)
@@ -127,53 +135,73 @@ def _build(
           force_checksums_validation=verify,
         ),
       )
-    except download_manager.NonMatchingChecksumError as error:
-      wrong = re.search(r'downloaded to (.+), has wrong', str(error))
-      raise PrepareError(
-        f'--manual_dir: expected the published files of {name}, got '
-        f'{wrong[1] if wrong else "one"} with another checksum; replace it, '
-        f'or use it as it is with --noverify.'
-      ) from error
-    except OSError as error:  # of the network, too
-      raise PrepareError(
-        f'--dataset={name}: expected to read its files and to write in {root}, '
-        f'got {type(error).__name__} ({str(error).splitlines()[0]}); put all '
-        f'files in --manual_dir, or choose another --data_dir.'
-      ) from error
-    except Exception as error:  # Of what decompresses and parses.
-      raise PrepareError(
-        f'--manual_dir: expected whole files of {name}, got one that cannot be '
-        f'read ({type(error).__name__}); replace '
-        f'{catalog.files(name)} by the published files.'
-      ) from error
+    except Exception as error:  # Of the network, and of what parses.
+      folders.remove_empty(made)
+      raise PrepareError(_reason(name, root, error)) from error
+
+
+def _reason(name: str, root: pathlib.Path, error: Exception) -> str:
+  """Says why a builder has failed."""
+  from tensorflow_datasets.core.download import download_manager
+
+  from experiments import builders
+
+  whole: BaseException | None = error
+  while whole and not isinstance(whole, builders.RawFileError):
+    whole = whole.__cause__ or whole.__context__
+  if whole is not None:
+    return (
+      f'--manual_dir: expected whole files of {name}, got one that cannot be '
+      f'read: {str(whole).splitlines()[-1]}; replace it by the published file.'
+    )
+  if isinstance(error, download_manager.NonMatchingChecksumError):
+    wrong = re.search(r'downloaded to (.+), has wrong', str(error))
+    return (
+      f'--manual_dir: expected the published files of {name}, got '
+      f'{wrong[1] if wrong else "one"} with another checksum; replace it, '
+      f'or use it as it is with --noverify.'
+    )
+  if isinstance(error, OSError):  # of the network, too
+    return (
+      f'--dataset={name}: expected to read its files and to write in {root}, '
+      f'got {type(error).__name__} ({str(error).splitlines()[0]}); put all '
+      f'files in --manual_dir, or choose another --data_dir.'
+    )
+  return (
+    f'--manual_dir: expected whole files of {name}, got one that does not hold '
+    f'it ({type(error).__name__}); replace {catalog.files(name)} by the '
+    f'published files.'
+  )
 
 
 def main(argv: Sequence[str]) -> None:
   """Prepares what the flags say."""
+  del argv
   logging.set_verbosity(logging.ERROR)
   begin = time.perf_counter()
+  name, data_dir = _DATASET.value, _DATA_DIR.value
+  if name not in catalog.SPECS:
+    got = 'none' if name is None else repr(name)
+    cli.refuse(
+      f'--dataset: expected one of {", ".join(catalog.SPECS)}, got {got}; '
+      f'give one.'
+    )
+  if not catalog.SPECS[name].files and data_dir is None:
+    cli.say(f'{name} needs no preparation: it comes with scikit-learn')
+    return
+  before = catalog.find(name, data_dir)
   try:
-    if len(argv) > 1:
-      raise PrepareError(
-        f'{argv[1]}: expected only flags, got a word; write it as --flag=value.'
-      )
-    if _DATASET.value is None:
-      raise PrepareError(
-        f'--dataset: expected one of {", ".join(catalog.SPECS)}, got none; '
-        f'give one.'
-      )
     folder = prepare(
-      _DATASET.value,
-      _MANUAL_DIR.value,
-      _DATA_DIR.value,
-      _VERIFY.value,
-      _DOWNLOAD.value,
+      name, _MANUAL_DIR.value, data_dir, _VERIFY.value, _DOWNLOAD.value
     )
   except (PrepareError, catalog.NotPreparedError) as error:
     cli.refuse(str(error))
+  if before is not None:
+    cli.say(f'{name} was prepared already, in {folder}')
+    return
   seconds = time.perf_counter() - begin
-  cli.say(f'{_DATASET.value} is prepared in {folder} ({seconds:.0f} s)')
+  cli.say(f'{name} is prepared in {folder} ({seconds:.0f} s)')
 
 
 if __name__ == '__main__':
-  app.run(main)
+  app.run(main, flags_parser=lambda argv: cli.only_flags(argv, flags.FLAGS))

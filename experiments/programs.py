@@ -56,6 +56,7 @@ class Program(NamedTuple):
 
   Attributes:
     init: ``seed -> (params, optimizer state)``.
+    begin: the same from parameters and batch statistics at hand.
     step: ``(params, state, images, labels, key, number) -> (params, state,
       metrics)``, where the key is of the run and the number that of the step.
     evaluate: ``(params, state) -> `` as that of the network.
@@ -65,6 +66,7 @@ class Program(NamedTuple):
   """
 
   init: Callable[[int], tuple[Any, Any]]
+  begin: Callable[[Any, Any], tuple[Any, Any]]
   step: Step
   evaluate: Evaluate
   steps: int
@@ -146,19 +148,24 @@ def build(
     pair: tuple[Any, Any] = layout.everywhere((params, tx.init(params)))
     return pair
 
+  def begin(params: Any, collections: Any) -> tuple[Any, Any]:
+    state = optax.tree_utils.tree_set(tx.init(params), collections=collections)
+    pair: tuple[Any, Any] = layout.everywhere((params, state))
+    return pair
+
   step = jax.jit(stepper(tx, config, dataset), **layout.words('aabbaa'))
   samples = layout.batch(dataset.train, config.batch_size, seed=0, step=0)
-  begin = time.perf_counter()
+  clock = time.perf_counter()
   key = layout.everywhere(step_key(0))
   with layout.context():
     lowered = step.lower(*init(0), *samples, key, np.uint32(0))
   compiled = lowered.compile()
-  seconds = time.perf_counter() - begin
+  seconds = time.perf_counter() - clock
 
   def evaluate(params: Any, state: Any) -> dict[str, float]:
     return network.evaluate(params, gt.collections(state))
 
-  return Program(init, compiled, evaluate, steps, layout, seconds)
+  return Program(init, begin, compiled, evaluate, steps, layout, seconds)
 
 
 def stepper(

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import matplotlib
 import numpy as np
 import rich.box
+import rich.console
+import rich.measure
 import rich.table
 from matplotlib import axes, figure, ticker
 
@@ -106,6 +108,16 @@ def table(columns: Sequence[Column], caption: str) -> rich.table.Table:
   for cells in zip(*(column.cells for column in columns), strict=True):
     made.add_row(*cells)
   return made
+
+
+def show(columns: Sequence[Column], caption: str) -> None:
+  """Prints a table: as wide as the terminal, or whole where there is none."""
+  console, made = rich.console.Console(), table(columns, caption)
+  if not console.is_terminal:
+    options = console.options.update(max_width=10_000)
+    needed = rich.measure.Measurement.get(console, options, made).maximum
+    console = rich.console.Console(width=max(80, needed))
+  console.print(made)
 
 
 def markdown(columns: Sequence[Column], caption: str) -> str:

@@ -137,10 +137,7 @@ def create(
   folder = RunFolder(path)
   try:
     path.mkdir(parents=True, exist_ok=True)
-    for name in folders.FOLDERS:
-      shutil.rmtree(folder.folder(name), ignore_errors=True)
-    for name in reversed(folders.FILES):  # config.json last: until then, a run
-      folder.file(name).unlink(missing_ok=True)
+    _clear(folder)
     folder.file('metrics.jsonl').touch()
     folder.write_json('versions.json', versions.versions())
     # Last: with it, the folder holds a run that can be gone on with.
@@ -148,3 +145,21 @@ def create(
   except OSError as error:
     raise folders.unwritable(path, error) from error
   return folder
+
+
+def remove_unused(folder: RunFolder) -> None:
+  """Removes the files of a run that was refused before it logged anything.
+
+  Args:
+    folder: as ``create`` made it.
+  """
+  with contextlib.suppress(OSError, ValueError):
+    if not folder.rows():
+      _clear(folder)
+
+
+def _clear(folder: RunFolder) -> None:
+  for name in folders.FOLDERS:
+    shutil.rmtree(folder.folder(name), ignore_errors=True)
+  for name in reversed(folders.FILES):  # config.json last: until then, a run
+    folder.file(name).unlink(missing_ok=True)

@@ -30,7 +30,6 @@ import time
 from collections.abc import Sequence
 
 import ml_collections
-import rich.console
 from absl import flags
 
 from experiments import (
@@ -200,7 +199,7 @@ def _report(
     'results.md', outcomes.page(title, found, sweep.metrics, reasons)
   )
   columns = outcomes.columns(found, sweep.metrics)
-  rich.console.Console().print(report.table(columns, 'means over the seeds'))
+  report.show(columns, 'means over the seeds')
 
 
 def _list(runs: Sequence[plan.Run], path: pathlib.Path) -> None:

@@ -19,17 +19,20 @@ nothing. Every key of a config is in configs/default.py.
 from __future__ import annotations
 
 import ml_collections
-import rich.console
 
 from experiments import cli, dry_run, processes, report, runs, training
 
 
-def work(config: ml_collections.ConfigDict, folder: runs.RunFolder) -> None:
+def work(
+  config: ml_collections.ConfigDict,
+  folder: runs.RunFolder,
+  built: training.Built | None,
+) -> None:
   """Trains and prints the outcome."""
   before = folder.result()
   if before is not None and before['status'] == training.FINISHED:
     cli.say('this run has finished; --overwrite would start it again')
-  result = training.train(config, folder)
+  result = training.train(config, folder, built)
   if not processes.is_first():
     return
   columns = [
@@ -42,8 +45,19 @@ def work(config: ml_collections.ConfigDict, folder: runs.RunFolder) -> None:
     report.Column('compile', 's', [f'{result["compile_seconds"]:.1f}']),
   ]
   caption = f'After {config.epochs} epochs; times are of this machine.'
-  rich.console.Console().print(report.table(columns, caption))
+  report.show(columns, caption)
+
+
+def main() -> None:
+  """Does what the command line says."""
+  cli.launch(
+    'train',
+    work,
+    resume=True,
+    plan=dry_run.describe,
+    build=training.build,
+  )
 
 
 if __name__ == '__main__':
-  cli.launch('train', work, resume=True, plan=dry_run.describe)
+  main()

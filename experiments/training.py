@@ -6,8 +6,11 @@ from the last complete checkpoint, and the files end up as if it had not been.
 
 from __future__ import annotations
 
+import math
+import pathlib
 import time
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import ml_collections
@@ -25,39 +28,88 @@ from experiments import (
   report,
   runs,
   summary,
+  warm_start,
 )
 
 FINISHED = 'finished'
 
 
+class Built(NamedTuple):
+  """What a training needs beside its folder."""
+
+  dataset: data.Dataset
+  program: programs.Program
+  start: warm_start.Start | None
+
+
+def build(
+  config: ml_collections.ConfigDict, folder: runs.RunFolder | None = None
+) -> Built | None:
+  """Traces, builds and compiles; whatever can be refused is, and no file made.
+
+  Args:
+    config: validated.
+    folder: of the run that is gone on with; None for a new one.
+
+  Returns:
+    What ``train`` needs; None if that run has finished.
+
+  Raises:
+    GtddpError: if the optimizer cannot train this network.
+    ConfigError: if ``config.start_from`` is no place to start from.
+  """
+  held, begun = None, False
+  if folder is not None:
+    held = processes.from_first(folder.result)
+    begun = processes.from_first(lambda: _begun(folder))
+  if held is not None and held['status'] == FINISHED:
+    return None
+  dataset = data.from_config(config.dataset)
+  network = programs.build_network(config, dataset)
+  start = None
+  if not begun:
+    start = processes.from_first(
+      lambda: processes.local(warm_start.read(config, network, dataset))
+    )
+  return Built(dataset, programs.build(network, config, dataset), start)
+
+
+def _begun(folder: runs.RunFolder) -> bool:
+  """Whether it has a checkpoint, so that its start no longer matters."""
+  return any(p.name.isdigit() for p in folder.folder('checkpoints').glob('*'))
+
+
 def train(
-  config: ml_collections.ConfigDict, folder: runs.RunFolder
+  config: ml_collections.ConfigDict,
+  folder: runs.RunFolder,
+  built: Built | None = None,
 ) -> loop.Row:
   """Trains one network and fills its folder, or what is left of both.
 
   Args:
     config: validated.
     folder: new, or of an earlier run of this config.
+    built: of ``build``; None to build it here.
 
   Returns:
     What result.json holds.
 
   Raises:
     NonFiniteError: if a loss is not finite.
+    GtddpError: if the optimizer cannot train this network.
     CheckpointError: if the last checkpoint cannot be gone on from.
     Stopped: where a signal said so; a checkpoint has been written.
   """
   held = processes.from_first(folder.result)
   if held is not None and held['status'] == FINISHED:
     return held
-  dataset = data.from_config(config.dataset)
+  built = built or build(config, folder)
+  assert built is not None
   title = optimizers.title(config.optimizer)
   result: loop.Row = {'status': 'interrupted', 'optimizer': title}
+  result['compile_seconds'] = built.program.compile_seconds
   try:
-    network = programs.build_network(config, dataset)
-    program = programs.build(network, config, dataset)
-    result['compile_seconds'] = program.compile_seconds
-    rows = _train(config, folder, program, dataset)
+    rows = _train(config, folder, built)
     result |= _outcome(rows)
     report.curves(folder.file('curves.png'), [report.Curve(title, [rows])])
     result['status'] = FINISHED
@@ -78,12 +130,12 @@ def train(
 def _train(
   config: ml_collections.ConfigDict,
   folder: runs.RunFolder,
-  program: programs.Program,
-  dataset: data.Dataset,
+  built: Built,
 ) -> list[loop.Row]:
   """Trains from the last checkpoint to the end; returns all rows."""
-  title = optimizers.title(config.optimizer)
-  start = loop.Position(*program.init(config.seed))
+  title, (dataset, program, warm) = optimizers.title(config.optimizer), built
+  pair = program.begin(*warm) if warm else program.init(config.seed)
+  start = loop.Position(*pair)
   with (
     interrupts.Deferred() as stop,
     checkpoints.Checkpoints(folder.folder('checkpoints'), config) as saved,
@@ -112,8 +164,12 @@ def _train(
         saved.save(run.position)
         raise
       except loop.NonFiniteError as error:
+        kept = saved.losses(run.position.rows)
         raise loop.NonFiniteError(
-          error.quantity, error.step, str(saved.last or 'none')
+          error.quantity,
+          error.step,
+          error.advice,
+          left(kept, math.log(dataset.classes)),
         ) from error
     return list(run.position.rows)
 
@@ -131,6 +187,31 @@ def _restored(
     return start
   params, state = program.layout.everywhere(found[:2])
   return loop.Position(params, state, *found[2:])
+
+
+def left(kept: Mapping[pathlib.Path, float], chance: float) -> str:
+  """Says which checkpoints a run that diverged has, and what they are worth.
+
+  Args:
+    kept: train losses by path, in the order of the steps.
+    chance: the loss of a constant guess.
+
+  Returns:
+    A sentence.
+  """
+
+  def worth(path: pathlib.Path) -> str:
+    return f'{path} (train loss {kept[path]:.3g} nats)'
+
+  if not kept:
+    return 'No checkpoint is left.'
+  last, best = [*kept][-1], min(kept, key=lambda path: kept[path])
+  text = f'The last checkpoint: {worth(last)}'
+  if kept[last] > chance:
+    text += ', worse than a constant guess'
+    if best != last:
+      text += f'; the best one left: {worth(best)}'
+  return f'{text}.'
 
 
 class _Keeper:

@@ -50,7 +50,7 @@ def _main(
   limit: int | None,
 ) -> None:
   """What ``python -m experiments.train`` does, with stderr in a file."""
-  from experiments import cli, dry_run, train
+  from experiments import train
 
   # Compiled once for all.
   jax.config.update('jax_compilation_cache_dir', str(cache))
@@ -60,7 +60,7 @@ def _main(
   if limit is not None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
   sys.argv = ['train', *arguments]
-  cli.launch('train', train.work, resume=True, plan=dry_run.describe)
+  train.main()
 
 
 def start(

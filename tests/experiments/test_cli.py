@@ -6,10 +6,23 @@ import pathlib
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from absl import flags
 
-from experiments import cli, data, dry_run, interrupts, loop, runs
+import gtddp_jax as gt
+from experiments import (
+  cli,
+  data,
+  dry_run,
+  interrupts,
+  library,
+  loop,
+  optimizers,
+  runs,
+  train,
+  training,
+)
 
 # How ml_collections loads a configuration file.
 pytestmark = [
@@ -44,6 +57,8 @@ REFUSED = {
   ): "expected 'frozen', because the base adamw has no explicit curvature",
   '--config=configs/absent.py': '--config: expected a Python file',
   '--config=configs/digits.py:lars': 'expected one of adam',
+  '--epochs=3': "flag 'epochs'. Did you mean --config.epochs?",
+  '--learning-rate=3': 'mean --config.optimizer.base.learning_rate?',
   '--configs=configs/digits.py': "Unknown command line flag 'configs'",
   '--workdir': 'Missing value for flag --workdir',
   'runs': 'expected only flags',
@@ -108,6 +123,40 @@ def test_a_folder_that_holds_files_is_refused(
   assert caught.value.code == 2
   assert '--overwrite' in capsys.readouterr().err
   assert parsed(f'--workdir={tmp_path}', '--overwrite').overwrite
+  assert parsed(f'--workdir={tmp_path}', '--dry_run').dry_run
+
+
+UNREAD = {
+  '--config.optimizer.value=bellman --config.optimizer.trust_region=0.1': (
+    'config.optimizer.value, config.optimizer.trust_region: expected no value '
+    "on the command line, because adam does not read it, got 'bellman', 0.1; "
+    'remove it, or set config.optimizer.name=gt_ddp.'
+  ),
+  '--config.optimizer.base.name=sgd': 'optimizer.base.name: expected no value',
+  '--noconfig.optimizer.feedback': 'optimizer.feedback: expected no value',
+  (
+    '--config.optimizer.name=gt_ddp --noconfig.optimizer.feedback '
+    '--config.optimizer.terminal=gauss_newton'
+  ): 'or set config.optimizer.feedback=true',
+}
+
+
+@pytest.mark.parametrize('argument', UNREAD)
+def test_what_the_optimizer_would_not_read_is_refused(
+  argument: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+  command = ['train', *argument.split()]
+  with pytest.raises(SystemExit) as caught:
+    cli.parse(command, flags.FlagValues(), training=True)
+  assert caught.value.code == 2
+  output = capsys.readouterr()
+  assert UNREAD[argument] in output.err
+  assert len(output.err.splitlines()) == 1
+  # A study or a sweep gives its options to those runs that read them.
+  cli.parse(command, flags.FlagValues())
+  # What a file sets for gt_ddp, or has the default value, is no mistake.
+  usual = '--config.optimizer.value=frozen'
+  cli.parse(['train', usual], flags.FlagValues(), training=True)
 
 
 def test_keys_are_overridden() -> None:
@@ -198,6 +247,74 @@ def test_a_dry_run_makes_no_folder(
   assert 'memory of a step: 0.' in output
   assert 'Gflop' in output
   assert not list(tmp_path.iterdir())
+
+
+def unusable(*arguments: str) -> flags.FlagValues:
+  """What parses, and what the library refuses for this network."""
+  return parsed(
+    '--config=configs/digits.py:ekfac',
+    '--config.model.name=mlp',
+    '--config.model.widths=(8,)',
+    '--config.optimizer.base.diagonal=none',
+    *arguments,
+  )
+
+
+@pytest.mark.parametrize('overwrite', [False, True])
+def test_what_the_library_refuses_starts_nothing(
+  overwrite: bool,
+  tmp_path: pathlib.Path,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  if overwrite:
+    runs.create(tmp_path, parsed().config, overwrite=False).log({'step': 0})
+    (tmp_path / 'run.lock').touch()
+  folder = tmp_path if overwrite else tmp_path / 'runs' / 'new'
+  values = unusable(f'--workdir={folder}', f'--overwrite={overwrite}')
+  before = {path: path.read_bytes() for path in tmp_path.rglob('*')}
+  with pytest.raises(SystemExit) as caught:
+    cli.run('train', train.work, values, True, training.build)
+  assert caught.value.code == 2
+  output = capsys.readouterr()
+  assert not output.out
+  assert output.err.startswith(
+    'error: config.optimizer.base.diagonal: ekfac has no Kronecker rule for '
+  )
+  assert len(output.err.splitlines()) == 1
+  assert {path: path.read_bytes() for path in tmp_path.rglob('*')} == before
+
+
+def test_a_study_that_the_library_refuses_leaves_nothing(
+  tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+  logged: list[int] = []
+
+  def work(_: object, folder: runs.RunFolder) -> None:
+    for row in logged:
+      folder.log({'row': row})
+    raise gt.errors.OptionError('no\nsense')
+
+  for rows, left in ([], False), ([1], True):
+    logged[:] = rows
+    with pytest.raises(SystemExit) as caught:
+      cli.run('test', work, parsed(f'--workdir={tmp_path / "run"}'))
+    assert caught.value.code == 2
+    said = capsys.readouterr().err.splitlines()
+    assert said[1:] == ['error: config.optimizer: no sense']
+    assert (tmp_path / 'run').exists() == left
+
+
+def test_a_warning_of_the_library_names_the_key() -> None:
+  said: list[str] = []
+  config = parsed('--config.optimizer.cooperation=schur').config
+  network = gt.trace(
+    lambda p, x: x @ p['w'], {'w': np.ones((2, 2))}, np.ones((3, 2))
+  )
+  options = {**optimizers.options(config.optimizer), 'trust_region': None}
+  with library.telling(said.append):
+    gt.gt_ddp(network, gt.losses.squared_error, gt.ekfac(0.1, 0.1), **options)
+  assert len(said) == 1
+  assert said[0].startswith('warning: config.optimizer.cooperation: ')
 
 
 def test_a_dry_run_of_others_is_refused() -> None:

@@ -79,7 +79,7 @@ def test_a_second_program_is_refused(
 ) -> None:
   folder = base / 'two'
   first = commands.start(folder)
-  assert commands.wait_for(first, (folder / 'config.json').exists)
+  assert commands.wait_for(first, (folder / 'run.lock').exists)
   code, errors = commands.finish(commands.start(folder), folder)
   assert code == 2
   assert errors.count('error: ') == 1

@@ -140,6 +140,25 @@ def test_titles() -> None:
   assert optimizers.title(section) == 'SGD'
 
 
+def test_the_advice_fits_the_optimizer() -> None:
+  section = default.get_config().optimizer
+  rate = 'lower config.optimizer.base.learning_rate'
+  assert optimizers.advice(section) == rate
+  section.name = 'ekfac'
+  section.base.norm_constraint = 0.1
+  assert optimizers.advice(section) == (
+    f'{rate}, raise config.optimizer.base.damping or lower '
+    f'config.optimizer.base.norm_constraint'
+  )
+  section.update(name='gt_ddp', value='bellman', trust_region=0.3)
+  assert optimizers.advice(section) == (
+    f'{rate} or lower config.optimizer.trust_region'
+  )
+  section.update(feedback=False, base={'name': 'kfac'})
+  assert 'trust_region' not in optimizers.advice(section)
+  assert 'damping' in optimizers.advice(section)
+
+
 def test_muon_takes_a_kernel_of_a_convolution_as_a_matrix() -> None:
   section = default.get_config().optimizer.base
   section.update(learning_rate=1.0, weight_decay=0.0)

@@ -11,7 +11,7 @@ import raw_files
 from absl import flags
 from absl.testing import flagsaver
 
-from experiments import catalog, data, prepare, prepared
+from experiments import catalog, cli, data, prepare, prepared
 
 pytestmark = pytest.mark.filterwarnings('ignore::DeprecationWarning')
 
@@ -95,7 +95,17 @@ def test_a_folder_that_cannot_be_written_is_read(
   [
     ((), 'error: --dataset: expected one of digits, mnist'),
     (('word',), 'error: word: expected only flags'),
+    (
+      ('--dataset=imagenet',),
+      'error: --dataset: expected one of digits, mnist',
+    ),
+    (('--verify=perhaps',), 'error: command line: flag --verify=perhaps'),
     (('--dataset=mnist',), 'error: --manual_dir: expected a folder with train'),
+    (
+      ('--dataset=cifar10', '--manual_dir=absent'),
+      'error: --manual_dir: expected a folder with cifar-10-binary.tar.gz, got '
+      'absent, which is no folder; put the published files there',
+    ),
   ],
 )
 def test_refusals(
@@ -107,13 +117,64 @@ def test_refusals(
   with flagsaver.flagsaver():
     command = ['prepare', f'--data_dir={tmp_path}', *arguments]
     with pytest.raises(SystemExit) as caught:
-      prepare.main(flags.FLAGS(command))
+      prepare.main(cli.only_flags(command, flags.FLAGS))
   assert caught.value.code == 2
   output = capsys.readouterr()
   assert not output.out
   assert output.err.startswith(line)
   assert len(output.err.splitlines()) == 1
   assert not list(tmp_path.iterdir())
+
+
+def test_digits_needs_no_preparation(
+  tmp_path: pathlib.Path,
+  monkeypatch: pytest.MonkeyPatch,
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  monkeypatch.setenv('TFDS_DATA_DIR', str(tmp_path))
+  with flagsaver.flagsaver():
+    prepare.main(flags.FLAGS(['prepare', '--dataset=digits']))
+  assert capsys.readouterr().err.startswith('digits needs no preparation')
+  assert not list(tmp_path.iterdir())
+
+
+def test_a_set_that_is_there_is_said_to_be(
+  tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+  pytest.importorskip('array_record')
+  with flagsaver.flagsaver():
+    command = ['prepare', '--dataset=digits', f'--data_dir={tmp_path}']
+    for _ in range(2):
+      prepare.main(flags.FLAGS(command))
+  first, second = capsys.readouterr().err.splitlines()
+  folder = tmp_path / 'digits' / '1.0.0'
+  assert first.startswith(f'digits is prepared in {folder} (')
+  assert second == f'digits was prepared already, in {folder}'
+
+
+@pytest.mark.parametrize(
+  ('name', 'file'),
+  [
+    ('mnist', 't10k-labels-idx1-ubyte.gz'),
+    ('cifar10', 'cifar-10-binary.tar.gz'),
+    ('svhn_cropped', 'test_32x32.mat'),
+  ],
+)
+def test_a_truncated_file_is_named_and_nothing_left(
+  name: str, file: str, tmp_path: pathlib.Path
+) -> None:
+  pytest.importorskip('array_record')
+  raw_files.write(name, tmp_path)
+  whole = (tmp_path / file).read_bytes()
+  (tmp_path / file).write_bytes(whole[: len(whole) // 2])
+  with pytest.raises(prepare.PrepareError) as caught:
+    prepare.prepare(name, str(tmp_path), str(tmp_path / 'sets'), verify=False)
+  message = str(caught.value)
+  assert f'got one that cannot be read: {tmp_path / file} (' in message
+  others = {*catalog.SPECS[name].files} - {file}
+  assert not any(other in message for other in others)
+  assert len(message.splitlines()) == 1
+  assert not (tmp_path / 'sets').exists()
 
 
 def test_it_runs_from_outside(tmp_path: pathlib.Path) -> None:

@@ -39,6 +39,18 @@ def test_a_table_fits_a_narrow_terminal() -> None:
     assert word in text
 
 
+def test_a_table_is_whole_where_there_is_no_terminal(
+  monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+  monkeypatch.setenv('COLUMNS', '80')
+  cells = [f'{number}' * 30 for number in range(8)]
+  wide = [report.Column(cell, 's', [cell]) for cell in cells]
+  report.show(wide, 'a caption')
+  lines = capsys.readouterr().out.splitlines()
+  assert sum(all(cell in line for cell in cells) for line in lines) == 2
+  assert any(line.strip() == 'a caption' for line in lines)
+
+
 def test_markdown() -> None:
   assert report.markdown(COLUMNS, 'a caption').splitlines() == [
     '| optimizer | step (ms) |',

@@ -158,10 +158,36 @@ def test_it_stops_where_the_loss_is_not_finite(
   rows = folder.rows()
   assert [row['step'] for row in rows[:2]] == [0, 2]
   (last,) = (folder.path / 'checkpoints').iterdir()
-  assert str(caught.value).endswith(f'The last good one: {last}')
+  loss = f'(train loss {rows[0]["train_loss"]:.3g} nats)'
+  assert f'. The last checkpoint: {last} {loss}' in str(caught.value)
   result = json.loads(folder.file('result.json').read_text())
   assert 'expected a finite number' in result['status']
   assert result['test_accuracy'] is not None
+
+
+@pytest.mark.parametrize(
+  ('losses', 'text'),
+  [
+    ((), 'No checkpoint is left.'),
+    ((1.0, 2.0), 'The last checkpoint: b (train loss 2 nats).'),
+    (
+      (1.0, 8e19),
+      'The last checkpoint: b (train loss 8e+19 nats), worse than a constant '
+      'guess; the best one left: a (train loss 1 nats).',
+    ),
+    (
+      (9.0,),
+      'The last checkpoint: a (train loss 9 nats), worse than a constant '
+      'guess.',
+    ),
+  ],
+)
+def test_what_a_run_that_diverged_has_left(
+  losses: tuple[float, ...], text: str
+) -> None:
+  paths = map(pathlib.Path, 'ab')
+  kept = dict(zip(paths, losses, strict=False))
+  assert training.left(kept, 2.3) == text
 
 
 def test_an_interrupt_leaves_whole_files(

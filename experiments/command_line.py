@@ -1,0 +1,121 @@
+"""What is wrong with a command line, in the words of who typed it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import ml_collections
+from absl import flags
+
+from configs import default
+from experiments import folders, optimizers, validation
+
+_OVERRIDE = re.compile(r'--?(no)?config\.(?P<path>[^=]+)')
+_BAD_VALUE = re.compile(r'flag --config\.(?P<path>[\w.]+)=(?P<value>.*?):')
+
+
+def check_names(argv: Sequence[str]) -> None:
+  """Refuses --config.KEY where there is no such key, naming its neighbours.
+
+  Args:
+    argv: the command line; the first item is the program.
+
+  Raises:
+    ConfigError: for the first such key.
+  """
+  for argument in argv[1:]:
+    match = _OVERRIDE.match(argument)
+    section, path = default.get_config(), 'config'
+    for key in match['path'].split('.') if match else ():
+      if not isinstance(section, ml_collections.ConfigDict):
+        raise validation.ConfigError(
+          path, 'no key in it', repr(key), 'remove what follows the key'
+        )
+      if key not in section:
+        known = ', '.join(section)
+        raise validation.ConfigError(
+          f'{path}.{key}', f'one of {known}', repr(key), 'correct the name'
+        )
+      section, path = section[key], f'{path}.{key}'
+
+
+def check_read(
+  config: ml_collections.ConfigDict, given: Mapping[str, Any]
+) -> None:
+  """Refuses options that were given and that the optimizer does not read.
+
+  What a configuration file sets is there for those that do.
+
+  Args:
+    config: validated.
+    given: values on the command line, by the paths of their keys.
+
+  Raises:
+    ConfigError: if there are such options.
+  """
+  usual = folders.flat(default.get_config().to_dict())
+  unread = {}
+  for key in optimizers.unread(config.optimizer):
+    path = f'optimizer.{key}'
+    value = given.get(path, usual[f'config.{path}'])
+    if value not in (usual[f'config.{path}'], config.optimizer.name):
+      unread[f'config.{path}'] = value
+  if unread:
+    name, remedy = config.optimizer.name, 'config.optimizer.name=gt_ddp'
+    if name == 'gt_ddp':
+      name, remedy = 'gt_ddp without feedback', 'config.optimizer.feedback=true'
+    raise validation.ConfigError(
+      ', '.join(unread),
+      f'no value on the command line, because {name} does not read it',
+      ', '.join(repr(value) for value in unread.values()),
+      f'remove it, or set {remedy}',
+    )
+
+
+def explanation(error: Exception) -> str:
+  """Returns one line for an error of the flags' libraries."""
+  if isinstance(error, flags.UnrecognizedFlagError):
+    return _unknown(error)
+  text = str(error.args[0] if error.args else error)
+  match = _BAD_VALUE.match(text)
+  if match:
+    *sections, key = match['path'].split('.')
+    section = default.get_config()
+    for name in sections:
+      section = section[name]
+    kind = section.get_type(key).__name__
+    return str(
+      validation.ConfigError(
+        f'config.{match["path"]}',
+        f'a value of type {kind}',
+        repr(match['value']),
+        'correct it',
+      )
+    )
+  return f'command line: {last_line(error)}'
+
+
+def _unknown(error: flags.UnrecognizedFlagError) -> str:
+  """Of a flag; perhaps a key of the config was meant."""
+  end = f'.{error.flagname.replace("-", "_")}'
+  keys = folders.flat(default.get_config().to_dict())
+  meant = [f'--{key}' for key in keys if key.endswith(end)]
+  if f'--config{end}' in meant:
+    meant = [f'--config{end}']
+  if not meant:
+    return f'command line: {last_line(error)}'
+  hint = ' or '.join(sorted(meant, key=len)[:3])
+  return (
+    f"command line: Unknown command line flag '{error.flagname}'. Did you "
+    f'mean {hint}?'
+  )
+
+
+def last_line(error: Exception) -> str:
+  """Returns the telling line of a message that may hold a traceback."""
+  text = str(error.args[-1] if error.args else error)
+  lines = [part.strip() for part in text.splitlines() if part.strip()]
+  last = lines[-1] if lines else type(error).__name__
+  return last.removeprefix('ValueError: ')
