@@ -180,7 +180,8 @@ class LayerGraph:
 
   def __repr__(self) -> str:
     """One line; ``summary`` has a row per stage."""
-    return f'<LayerGraph: {_totals(self)}>'
+    games = f', games {len(self.games)}' if self.games else ''
+    return f'<LayerGraph: {_totals(self)}{games}>'
 
   def __call__(
     self, params: Any, inputs: Any, extras: Extras | None = None
@@ -374,9 +375,8 @@ def summarize(graph: LayerGraph) -> str:
 
 def _totals(graph: LayerGraph) -> str:
   total = sum(math.prod(s.shape) for s in jax.tree.leaves(graph.params))
-  games = f'{len(graph.games)} games, ' if graph.games else ''
   return (
-    f'{len(graph.stages)} stages, {games}{total:,} parameters, batch '
+    f'{len(graph.stages)} stages, {total:,} parameters, batch '
     f'{graph.batch_size}'
   )
 

@@ -92,7 +92,7 @@ def gt_ddp(
     trust_region: largest length of a sample's ``S e``, and of how far
       'bellman' moves its ``d``, in units of the batch's root mean square
       terminal ``d``; None for no bound. Start with 0.3: the bare equations
-      may diverge, and with ``ekfac`` do at usual rates, to losses that are
+      may diverge, and with ``ekfac`` did at usual rates, to losses that are
       finite and so not skipped.
 
   Returns:

@@ -236,3 +236,11 @@ def test_a_graph_is_printed_in_one_line() -> None:
   graph = gt.trace(lambda p, x: x @ p['w'], {'w': matrix(3, 3)}, X)
   assert repr(graph) == f'<LayerGraph: 1 stages, 9 parameters, batch {len(X)}>'
   assert repr(graph.stages) == "(<Stage 'w': dense>,)"
+
+  def players(p: Any, x: jax.Array) -> jax.Array:
+    return x @ p['v'] + x @ p['w']
+
+  graph = gt.trace(players, {'v': matrix(3, 3), 'w': matrix(3, 3)}, X)
+  assert (
+    repr(graph) == '<LayerGraph: 2 stages, 18 parameters, batch 4, games 1>'
+  )
