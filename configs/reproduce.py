@@ -110,7 +110,7 @@ PARTS = (
   _methods(
     'digits', 'DIGITS', 'configs/digits.py',
     small=Budget(
-      15,
+      13,
       (
         '--config.epochs=4',
         '--config.log_every=15',
@@ -128,7 +128,7 @@ PARTS = (
     ('--config=configs/digits.py',),
     {
       'small': Budget(
-        4,
+        6,
         (
           '--config.epochs=4',
           '--config.log_every=15',
@@ -230,7 +230,7 @@ PARTS = (
     'blocks, and what leaving that out changes.',
     'experiments.blocks',
     ('--config=configs/digits.py:sgd',),
-    {'small': Budget(5), 'full': Budget(10)},
+    {'small': Budget(2), 'full': Budget(10)},
     {
       'blocks.png': 'Magnitudes of the batch-augmented value Hessian',
       'masses.png': 'What lies outside the blocks, by layer',
@@ -249,7 +249,7 @@ PARTS = (
       ),
       {
         'small': Budget(
-          6,
+          3,
           (
             '--config.model.widths=(8,16)',
             '--config.model.units=32',
@@ -292,7 +292,7 @@ PARTS = (
       '--config.dataset.augment=true',
       '--config.optimizer.schedule.name=warmup_cosine',
     ),
-    {'small': Budget(2), 'full': Budget(2)},
+    {'small': Budget(1), 'full': Budget(2)},
     {'curves.png': 'Loss and error against epochs'},
   ),
   Part(
@@ -302,7 +302,7 @@ PARTS = (
     'to the image, on the network trained above.',
     'experiments.analysis',
     (),
-    {'small': Budget(2), 'full': Budget(2)},
+    {'small': Budget(1), 'full': Budget(2)},
     {
       'feedback.png': 'Leading eigenvectors, and their projections',
       'pairs.png': 'Pairs of classes that the eigenvectors separate',
