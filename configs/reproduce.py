@@ -110,7 +110,7 @@ PARTS = (
   _methods(
     'digits', 'DIGITS', 'configs/digits.py',
     small=Budget(
-      15,
+      13,
       (
         '--config.epochs=4',
         '--config.log_every=15',
@@ -128,7 +128,7 @@ PARTS = (
     ('--config=configs/digits.py',),
     {
       'small': Budget(
-        4,
+        6,
         (
           '--config.epochs=4',
           '--config.log_every=15',
@@ -140,20 +140,19 @@ PARTS = (
     {'variance.png': 'Spread over seeds, with and without GT-DDP'},
   ),
   _methods(
-    'mnist', 'MNIST', 'configs/mnist.py:ekfac',
+    'mnist', 'MNIST', 'configs/mnist.py',
     small=Budget(
       9,
       (
-        '--config.dataset.train_samples=1600',
+        '--config.dataset.train_samples=2000',
         '--config.dataset.test_samples=2000',
-        '--config.model.widths=(8,16)',
+        # EKFAC decomposes a factor of 14 * 14 * 8 + 1 rows, which takes an
+        # eighth of the time that it takes for (8,16).
+        '--config.model.widths=(4,8)',
         '--config.batch_size=32',
         '--config.epochs=2',
-        '--config.log_every=10',
-        '--config.eval_every=50',
-        # Of the linear layer's 3,137 inputs the diagonal alone: eigenvectors
-        # would take longer than the training.
-        '--config.optimizer.base.largest=1024',
+        '--config.log_every=5',
+        '--config.eval_every=125',
         '--config.methods.bases=("sgd","adam","ekfac")',
         '--config.methods.forms=("frozen","bellman","coupled")',
         '--config.methods.seeds=(0,1,2)',
@@ -231,7 +230,7 @@ PARTS = (
     'blocks, and what leaving that out changes.',
     'experiments.blocks',
     ('--config=configs/digits.py:sgd',),
-    {'small': Budget(5), 'full': Budget(10)},
+    {'small': Budget(2), 'full': Budget(10)},
     {
       'blocks.png': 'Magnitudes of the batch-augmented value Hessian',
       'masses.png': 'What lies outside the blocks, by layer',
@@ -250,7 +249,7 @@ PARTS = (
       ),
       {
         'small': Budget(
-          6,
+          3,
           (
             '--config.model.widths=(8,16)',
             '--config.model.units=32',
@@ -293,7 +292,7 @@ PARTS = (
       '--config.dataset.augment=true',
       '--config.optimizer.schedule.name=warmup_cosine',
     ),
-    {'small': Budget(2), 'full': Budget(2)},
+    {'small': Budget(1), 'full': Budget(2)},
     {'curves.png': 'Loss and error against epochs'},
   ),
   Part(
@@ -303,7 +302,7 @@ PARTS = (
     'to the image, on the network trained above.',
     'experiments.analysis',
     (),
-    {'small': Budget(2), 'full': Budget(2)},
+    {'small': Budget(1), 'full': Budget(2)},
     {
       'feedback.png': 'Leading eigenvectors, and their projections',
       'pairs.png': 'Pairs of classes that the eigenvectors separate',
