@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import pathlib
 import subprocess
@@ -116,3 +117,32 @@ def test_waiting_ends_with_the_lock(tmp_path: pathlib.Path) -> None:
 
     folders.wait_for(tmp_path, say)
   assert said == [f'waiting for another program to leave {tmp_path}']
+
+
+def test_a_lock_that_was_taken_away_holds_nobody_out(
+  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  def flock(*unused: object) -> None:
+    del unused
+    (tmp_path / 'run.lock').unlink()  # as its holder does at its end
+
+  monkeypatch.setattr(fcntl, 'flock', flock)
+  with (
+    pytest.raises(validation.ConfigError, match='no other program'),
+    folders.locked(tmp_path),
+  ):
+    pytest.fail('another could lock it, too')
+
+
+def test_what_was_made_for_a_lock_goes_with_it(tmp_path: pathlib.Path) -> None:
+  folder = tmp_path / 'a' / 'b'
+  with folders.locked(folder):
+    assert (folder / 'run.lock').exists()
+  assert not list(tmp_path.iterdir())
+  with folders.locked(folder):
+    (folder / 'kept').touch()
+  assert {path.name for path in folder.iterdir()} == {'kept', 'run.lock'}
+  (tmp_path / 'mine').mkdir()
+  with folders.locked(tmp_path / 'mine'):
+    pass
+  assert not list((tmp_path / 'mine').iterdir())

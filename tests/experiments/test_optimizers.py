@@ -154,7 +154,12 @@ def test_the_advice_fits_the_optimizer() -> None:
   assert optimizers.advice(section) == (
     f'{rate} or lower config.optimizer.trust_region'
   )
-  section.update(feedback=False, base={'name': 'kfac'})
+  section.base.name = 'kfac'  # its values take no norm_constraint
+  assert optimizers.advice(section) == (
+    f'{rate}, lower config.optimizer.trust_region or raise '
+    f'config.optimizer.base.damping'
+  )
+  section.feedback = False
   assert 'trust_region' not in optimizers.advice(section)
   assert 'damping' in optimizers.advice(section)
 
