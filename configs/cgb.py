@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import ml_collections
 
-from configs import default
+from configs import choices, default
 
 
 def get_config(base: str = 'sgd') -> ml_collections.ConfigDict:
@@ -37,6 +37,6 @@ def get_config(base: str = 'sgd') -> ml_collections.ConfigDict:
   config.log_every = 45  # an epoch of DIGITS
   config.eval_every = 45
   config.optimizer.trust_region = 0.3
-  default.choose_network(config, 'cgb')
-  default.choose_base(config, base)
+  choices.choose_network(config, 'cgb')
+  choices.choose_base(config, base)
   return config

@@ -7,19 +7,19 @@ r"""CIFAR-100 (32x32x3, 50,000 training images) on a residual network.
 
 FOLDER holds cifar-100-binary.tar.gz.
 The word after the colon is the base, and brings its learning rate; a second
-one, as in :adam,resnet18, is a network of ``default.NETWORKS``.
+one, as in :adam,resnet18, is a network of ``choices.NETWORKS``.
 """
 
 from __future__ import annotations
 
 import ml_collections
 
-from configs import default
+from configs import choices
 
 
 def get_config(base: str = 'adam') -> ml_collections.ConfigDict:
-  """Returns the configuration; see ``default.for_images``."""
-  config = default.for_images('cifar100', base, (16, 32, 64))
+  """Returns the configuration; see ``choices.for_images``."""
+  config = choices.for_images('cifar100', base, (16, 32, 64))
   config.dataset.augment = True
   config.epochs = 30
   config.log_every = 39

@@ -8,26 +8,8 @@ list. A key is changed on the command line by its path:
 
 from __future__ import annotations
 
-from typing import Any
-
 import ml_collections
 from ml_collections import config_dict
-
-_STAGES: dict[str, Any] = {'widths': (64, 128, 256, 512), 'norm': 'batch'}
-_TOKENS: dict[str, Any] = {
-  'widths': (192,),
-  'activation': 'gelu',
-  'norm': 'layer',
-}
-# What a network is called that has these values in the section `model`.
-NETWORKS: dict[str, dict[str, Any]] = {
-  'resnet18': _STAGES,
-  'resnet34': _STAGES,
-  'resnet50': _STAGES,
-  'cgb': {'widths': (16, 32, 64), 'activation': 'tanh'},
-  'vit': {**_TOKENS, 'depth': 12, 'heads': 3},  # ViT-tiny
-  'mixer': {**_TOKENS, 'depth': 8},
-}
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -318,86 +300,3 @@ def get_sweep() -> ml_collections.ConfigDict:
   sweep.plot.lines = ''
   sweep.plot.panels = ''
   return sweep
-
-
-def for_images(
-  name: str, base: str, widths: tuple[int, ...]
-) -> ml_collections.ConfigDict:
-  """What the prepared image sets share: a normalised residual network.
-
-  Args:
-    name: of the data set.
-    base: the words after the colon; see ``choose``.
-    widths: of the residual network.
-
-  Returns:
-    The configuration for a base optimizer alone.
-
-  Raises:
-    ValueError: if there is no such base or network.
-  """
-  config = get_config()
-  config.dataset.name = name
-  config.batch_size = 128
-  config.model.norm = 'layer'
-  config.model.widths = widths
-  config.optimizer.trust_region = 0.3
-  choose(config, base)
-  return config
-
-
-def choose(config: ml_collections.ConfigDict, words: str) -> None:
-  """Sets what is named after the colon.
-
-  Args:
-    config: changed.
-    words: a base, and after a comma, if wanted, a network: ``'adam'`` or
-      ``'adam,vit'``.
-
-  Raises:
-    ValueError: if there is no such base or network.
-  """
-  base, comma, network = words.partition(',')
-  choose_base(config, base)
-  if comma:
-    choose_network(config, network)
-
-
-def choose_network(config: ml_collections.ConfigDict, name: str) -> None:
-  """Sets a network of ``NETWORKS``, in its published size.
-
-  Args:
-    config: changed.
-    name: the second word after the colon.
-
-  Raises:
-    ValueError: if there is no such network.
-  """
-  if name not in NETWORKS:
-    raise ValueError(
-      f'--config: expected one of {", ".join(NETWORKS)} after the comma, got '
-      f'{name!r}; correct the word.'
-    )
-  config.model = _model()
-  config.model.update(name=name, **NETWORKS[name])
-
-
-def choose_base(config: ml_collections.ConfigDict, base: str) -> None:
-  """Sets a base optimizer, which stands alone, and its learning rate.
-
-  Args:
-    config: changed.
-    base: the first word after the colon: a key of ``compare.learning_rate``.
-
-  Raises:
-    ValueError: if there is no such base.
-  """
-  rates = config.compare.learning_rate
-  if base not in rates:
-    raise ValueError(
-      f'--config: expected one of {", ".join(rates)} after the colon, got '
-      f'{base!r}; correct the word.'
-    )
-  config.optimizer.name = base
-  config.optimizer.base.name = base
-  config.optimizer.base.learning_rate = rates[base]

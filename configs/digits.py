@@ -9,7 +9,7 @@ shortcut, layer normalisation and one linear layer: 12 controls.
   python -m experiments.compare --config=configs/digits.py
 
 The word after the colon is the base, and brings its learning rate; a second
-one, as in :adam,resnet18, is a network of ``default.NETWORKS``.
+one, as in :adam,resnet18, is a network of ``choices.NETWORKS``.
 
 On 2 CPU cores a run takes about half a minute, most of it imports and
 compilation, and the comparison (18 runs) about 1.5 minutes. Expected test
@@ -23,14 +23,14 @@ from __future__ import annotations
 
 import ml_collections
 
-from configs import default
+from configs import choices, default
 
 
 def get_config(base: str = 'adam') -> ml_collections.ConfigDict:
   """Returns the configuration for a base optimizer alone.
 
   Args:
-    base: the words after the colon; see ``default.choose``.
+    base: the words after the colon; see ``choices.choose``.
 
   Returns:
     The configuration.
@@ -48,5 +48,5 @@ def get_config(base: str = 'adam') -> ml_collections.ConfigDict:
   config.optimizer.trust_region = 0.3
   config.compare.learning_rate.rmsprop = 0.0015
   config.compare.learning_rate.adam = 0.003
-  default.choose(config, base)
+  choices.choose(config, base)
   return config

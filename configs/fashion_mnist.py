@@ -8,19 +8,19 @@ r"""Fashion-MNIST (28x28, 60,000 training images) on a small residual network.
 FOLDER holds train-images-idx3-ubyte.gz, train-labels-idx1-ubyte.gz and the
 two of t10k.
 The word after the colon is the base, and brings its learning rate; a second
-one, as in :adam,resnet18, is a network of ``default.NETWORKS``.
+one, as in :adam,resnet18, is a network of ``choices.NETWORKS``.
 """
 
 from __future__ import annotations
 
 import ml_collections
 
-from configs import default
+from configs import choices
 
 
 def get_config(base: str = 'adam') -> ml_collections.ConfigDict:
-  """Returns the configuration; see ``default.for_images``."""
-  config = default.for_images('fashion_mnist', base, (16, 32))
+  """Returns the configuration; see ``choices.for_images``."""
+  config = choices.for_images('fashion_mnist', base, (16, 32))
   config.epochs = 10
   config.log_every = 67
   config.eval_every = 469  # an epoch, but for a part of a step

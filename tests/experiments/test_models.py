@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import gtddp_jax as gt
-from configs import default
+from configs import choices, default
 from experiments import models
 
 IMAGES = jnp.linspace(-1, 1, 128, dtype=jnp.float32).reshape(2, 8, 8, 1)
@@ -82,7 +82,7 @@ def test_activations_differ(activation: str) -> None:
 )
 def test_published_sizes(name: str, count: int) -> None:
   config = default.get_config()
-  default.choose_network(config, name)
+  choices.choose_network(config, name)
   _, variables = shapes(
     models.build(config.model, classes=10), jnp.ones((1, 32, 32, 3))
   )

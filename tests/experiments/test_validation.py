@@ -9,7 +9,7 @@ from typing import Any
 import ml_collections
 import pytest
 
-from configs import default
+from configs import choices, default
 from experiments import catalog, models, optimizers, validation
 
 CONFIGS = sorted(
@@ -158,14 +158,14 @@ def test_one_sample_has_no_statistics() -> None:
     validation.validate(changed(**changes))
 
 
-@pytest.mark.parametrize('network', sorted(default.NETWORKS))
+@pytest.mark.parametrize('network', sorted(choices.NETWORKS))
 @pytest.mark.parametrize('name', ['digits', 'cifar10'])
 def test_a_network_after_the_comma(network: str, name: str) -> None:
   module = importlib.import_module(f'configs.{name}')
   config = module.get_config(f'sgd,{network}')
   validation.validate(config)
   assert config.model.name == network
-  assert config.model.widths == default.NETWORKS[network]['widths']
+  assert config.model.widths == choices.NETWORKS[network]['widths']
   assert config.optimizer.name == 'sgd'
   with pytest.raises(ValueError, match='after the comma'):
     module.get_config('sgd,alexnet')
