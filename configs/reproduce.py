@@ -156,7 +156,9 @@ PARTS = (
         '--config.methods.bases=("sgd","adam","ekfac")',
         '--config.methods.forms=("frozen","bellman","coupled")',
         '--config.methods.seeds=(0,1,2)',
+        # Around the best of each base here.
         '--config.methods.rates.sgd=(0.01,0.03,0.1)',
+        '--config.methods.rates.ekfac=(0.003,0.01,0.03)',
         '--config.methods.target_loss=0.5',
       ),
     ),
