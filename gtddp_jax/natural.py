@@ -104,7 +104,7 @@ def ekfac(
 
   ``Q_uu = (W x V) (s + gamma) (W x V)^T / eta``, ``s = E[(V^T G_i W)^2]``.
   With feedback, give ``gt_ddp`` a bound: ``gt_ddp(graph, loss, ekfac(0.01,
-  0.01), trust_region=0.3)``; without one it may explode where EKFAC alone is best.
+  0.01), trust_region=0.3)``; without, it may explode where EKFAC alone is best.
 
   Args:
     learning_rate: eta, a number or a schedule over steps.
