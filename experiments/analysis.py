@@ -37,11 +37,10 @@ from absl import flags
 import gtddp_jax as gt
 from configs import held
 from experiments import (
-  checkpoints,
   class_pairs,
   cli,
   data,
-  folders,
+  earlier,
   loop,
   optimizers,
   preprocessing,
@@ -203,20 +202,15 @@ def _position(
   source: pathlib.Path | None,
 ) -> loop.Position:
   """The last checkpoint of a run, or fresh parameters; on one device."""
-  params = network.init(config.seed)
   if source is None:
+    params = network.init(config.seed)
     return loop.Position(params, _fresh(config, network, dataset, params))
-  own = held.get_config(str(source / 'config.json'))
-  start = loop.Position(params, _fresh(own, network, dataset, params))
-  place = source / 'checkpoints'
-  if not place.is_dir():
-    raise _without_checkpoint(source)
-  with folders.locked(source), checkpoints.Checkpoints(place, own) as saved:
-    found = saved.restore(start)
+  found = earlier.last_position(source, network, dataset)
   if found is None:
     raise _without_checkpoint(source)
+  own = held.get_config(str(source / 'config.json'))
   if _base(own) != _base(config):
-    state = _fresh(config, network, dataset, params)
+    state = _fresh(config, network, dataset, found.params)
     return found._replace(state=state)
   return found
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pathlib
 from typing import Any, NamedTuple
 
@@ -13,9 +12,8 @@ from configs import held
 from experiments import (
   checkpoints,
   data,
+  earlier,
   folders,
-  loop,
-  optimizers,
   programs,
   validation,
 )
@@ -50,31 +48,15 @@ def read(
     return None
   source = pathlib.Path(config.start_from)
   try:
-    path = source / 'config.json'
-    asked, own = json.loads(path.read_text()), held.get_config(str(path))
-  except (OSError, ValueError) as error:
-    raise _refused(f'{source} ({type(error).__name__})') from error
+    own = held.get_config(str(source / 'config.json'))
+  except ValueError as error:
+    reason = type(error.__cause__ or error).__name__
+    raise _refused(f'{source} ({reason})') from error
   models = ({'model': c.model.to_dict()} for c in (own, config))
   if other := folders.difference(*map(folders.plain, models)):
     raise _refused(f'{source}, whose run has {other}')
-  if not (source / 'checkpoints').is_dir():
-    raise _refused(f'{source} without one')
-  params = network.init(0)
-  tx = optimizers.build(
-    own.optimizer,
-    network.graph,
-    gt.losses.softmax_cross_entropy,
-    programs.step_count(own, dataset),
-  )
-  like = loop.Position(params, tx.init(params))
   try:
-    with (
-      folders.locked(source),
-      checkpoints.Checkpoints(
-        source / 'checkpoints', ml_collections.ConfigDict(asked)
-      ) as saved,
-    ):
-      found = saved.restore(like)
+    found = earlier.last_position(source, network, dataset)
   except checkpoints.CheckpointError as error:
     raise _refused(f'"{error.what}"') from error
   except validation.ConfigError as error:
