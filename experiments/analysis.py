@@ -110,7 +110,9 @@ def analyse(
   separated = _separated(network, dataset, at, found)
   _write(folder, found, source, at.step)
   stage_charts.pairs(folder.file('pairs.png'), found, separated)
-  caption = f'Step {at.step + 1}, {len(found[0].gains)} samples.'
+  rate = config.optimizer.base.learning_rate  # a schedule may have ended at 0
+  samples = len(found[0].gains)
+  caption = f'Step {at.step + 1}, {samples} samples, learning rate {rate:g}.'
   text = report.markdown(_columns(found), f'{caption} {_STAGES}')
   if separated:
     columns = _pair_columns(found, separated)
@@ -129,7 +131,7 @@ def _taken_apart(
   """The step from a position, as NumPy's arrays."""
   samples = data.batch(dataset.train, config.batch_size, config.seed, at.step)
   images = preprocessing.prepare(samples.images, dataset.scale)
-  base = optimizers.base(config.optimizer, programs.step_count(config, dataset))
+  base = optimizers.unscheduled_base(config.optimizer)
   options = optimizers.options(config.optimizer)
 
   @jax.jit

@@ -212,6 +212,7 @@ def parse(
     if training:
       given = config_flags.get_override_values(values['config'])
       command_line.check_read(values.config, given)
+      command_line.check_rate(values.config, given)
     if resume:
       processes.join(values)
     devices.check(values.config, training=resume)

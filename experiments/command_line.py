@@ -74,6 +74,34 @@ def check_read(
     )
 
 
+def check_rate(
+  config: ml_collections.ConfigDict, given: Mapping[str, Any]
+) -> None:
+  """Refuses a base changed by its key that keeps the rate of another.
+
+  Args:
+    config: validated.
+    given: values on the command line, by the paths of their keys.
+
+  Raises:
+    ConfigError: if it does.
+  """
+  named = {'optimizer.name', 'optimizer.base.name'} & given.keys()
+  if not named or 'optimizer.base.learning_rate' in given:
+    return
+  base, usual = optimizers.base_name(config.optimizer), config.compare
+  rates = usual.learning_rate.to_dict()
+  rate = config.optimizer.base.learning_rate
+  owners = [name for name, value in rates.items() if value == rate]
+  if base in rates and owners and base not in owners:
+    raise validation.ConfigError(
+      'config.optimizer.base.learning_rate',
+      f'one for {base}, whose usual is {rates[base]:g}',
+      f'that of {owners[0]}, {rate:g}',
+      f'give one, or name the base by --config=FILE:{base}',
+    )
+
+
 def explanation(error: Exception) -> str:
   """Returns one line for an error of the flags' libraries."""
   if isinstance(error, flags.UnrecognizedFlagError):

@@ -196,12 +196,28 @@ def base(
   config: ml_collections.ConfigDict, steps: int = 1
 ) -> optax.GradientTransformation:
   """Returns the base of an ``optimizer`` section, for a run of some steps."""
-  rate = schedules.build(
-    config.schedule, config.base.learning_rate, steps // config.accumulate
+  rate = config.base.learning_rate
+  return _with_rate(
+    config, schedules.build(config.schedule, rate, steps // config.accumulate)
   )
-  return BASES[base_name(config)].build(
-    ml_collections.ConfigDict({**config.base, 'learning_rate': rate})
+
+
+def unscheduled_base(
+  config: ml_collections.ConfigDict,
+) -> optax.GradientTransformation:
+  """Returns it at the rate that the schedule scales, with the same state."""
+  rate = config.base.learning_rate
+  scheduled = config.schedule.name != 'constant'
+  return _with_rate(
+    config, optax.constant_schedule(rate) if scheduled else rate
   )
+
+
+def _with_rate(
+  config: ml_collections.ConfigDict, rate: Any
+) -> optax.GradientTransformation:
+  section = ml_collections.ConfigDict({**config.base, 'learning_rate': rate})
+  return BASES[base_name(config)].build(section)
 
 
 def options(config: ml_collections.ConfigDict) -> dict[str, Any]:

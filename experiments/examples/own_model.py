@@ -24,7 +24,7 @@ x, x_test, y, y_test = train_test_split(images / 16, labels, random_state=0)
 params = Net().init(jax.random.key(0), x[:32])
 graph = gt.trace(Net().apply, params, x[:32])
 loss = gt.losses.softmax_cross_entropy
-gt_ddp = gt.gt_ddp(graph, loss, gt.ekfac(0.03, 0.01), trust_region=0.3)
+gt_ddp = gt.gt_ddp(graph, loss, gt.ekfac(0.01, 0.01), trust_region=0.3)
 tx = optax.chain(gt_ddp, optax.clip_by_global_norm(1.0))
 state = tx.init(params)
 step = jax.jit(lambda p, s, batch: tx.update(None, s, p, batch=batch))

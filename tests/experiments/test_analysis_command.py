@@ -43,6 +43,7 @@ def small(**optimizer: Any) -> ml_collections.ConfigDict:
   config.optimizer.update(
     {'name': 'gt_ddp', 'trust_region': 0.3, 'value': 'bellman', **optimizer}
   )
+  config.optimizer.schedule.name = 'cosine'  # which ends at a rate of 0
   return config
 
 
@@ -90,13 +91,17 @@ def test_the_next_step_of_a_run(
   assert len(pairs) == 6 and pairs[0].startswith('| block_1/conv_1 | 1 |')
   assert all(float(row.split('|')[4]) > 0 for row in pairs)
 
-  # The updates are those of the step that the run would have taken.
+  # The updates are those of one more step of the run, at its full rate.
   dataset = data.from_config(config.dataset)
   network = programs.build_network(config, dataset)
   at = analysis._position(config, network, dataset, trained)
   samples = data.batch(dataset.train, 16, 0, step=4)
-  tx = programs.optimizers.build(
-    config.optimizer, network.graph, gt.losses.softmax_cross_entropy, 4
+  tx = gt.gt_ddp(
+    network.graph,
+    gt.losses.softmax_cross_entropy,
+    gt.adam(lambda count: config.optimizer.base.learning_rate),
+    value='bellman',
+    trust_region=0.3,
   )
   images = preprocessing.prepare(samples.images, dataset.scale)
   updates, _ = jax.jit(

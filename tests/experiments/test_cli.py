@@ -159,6 +159,29 @@ def test_what_the_optimizer_would_not_read_is_refused(
   cli.parse(['train', usual], flags.FlagValues(), training=True)
 
 
+RATES = {
+  '--config.optimizer.name=sgd': 'whose usual is 0.1, got that of adam, 0.003;',
+  '--config.optimizer.name=gt_ddp --config.optimizer.base.name=rmsprop': (
+    'config.optimizer.base.learning_rate: expected one for rmsprop'
+  ),
+}
+
+
+@pytest.mark.parametrize('argument', RATES)
+def test_a_base_does_not_take_the_rate_of_another(
+  argument: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+  command = ['train', *argument.split()]
+  with pytest.raises(SystemExit) as caught:
+    cli.parse(command, flags.FlagValues(), training=True)
+  assert caught.value.code == 2
+  assert RATES[argument] in capsys.readouterr().err
+  own = '--config.optimizer.base.learning_rate=0.003'
+  cli.parse([*command, own], flags.FlagValues(), training=True)
+  form = '--config.optimizer.name=gt_ddp'
+  cli.parse(['train', form], flags.FlagValues(), training=True)
+
+
 def test_keys_are_overridden() -> None:
   values = parsed(
     '--config=configs/digits.py:sgd',
