@@ -114,10 +114,13 @@ def folder(name: str, data_dir: str | None) -> pathlib.Path:
   """
   found = find(name, data_dir)
   if found is None:
+    remedy = how_to_prepare(name, data_dir)
+    if any(root(data_dir).glob(f'*/{INFO}')):  # that of one set was given
+      remedy = f'give the folder above, {root(data_dir).parent}'
     raise NotPreparedError(
       f'{name} prepared in {root(data_dir) / name}',
       'no such folder',
-      how_to_prepare(name, data_dir),
+      remedy,
     )
   if not any(found.glob('*.array_record*')):
     raise NotPreparedError(

@@ -154,6 +154,8 @@ def test_where_prepared_sets_lie(
   assert catalog.find('mnist', None) == tmp_path / 'mnist' / '3.0.10'
   with pytest.raises(catalog.NotPreparedError, match='array_record'):
     catalog.folder('mnist', None)
+  with pytest.raises(catalog.NotPreparedError, match='give the folder above'):
+    catalog.folder('mnist', str(tmp_path / 'mnist'))
   monkeypatch.delenv('TFDS_DATA_DIR')
   assert catalog.root(None) == pathlib.Path.home() / 'tensorflow_datasets'
 
