@@ -39,8 +39,12 @@ def step(tx: Any, params: Any, state: Any) -> Any:
 
 def plain_step(params: Any, state: Any) -> Any:
   """A step of plain optax."""
-  grads = jax.grad(lambda p: loss(network.apply(p, inputs), targets).mean())
-  return plain.update(grads(params), state, params)
+
+  def mean(params: Any) -> jax.Array:
+    outputs: Any = network.apply(params, inputs)
+    return loss(outputs, targets).mean()
+
+  return plain.update(jax.grad(mean)(params), state, params)
 
 
 made: dict[str, timing.Compiled] = {}
