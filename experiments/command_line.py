@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -34,9 +35,12 @@ def check_names(argv: Sequence[str]) -> None:
           path, 'no key in it', repr(key), 'remove what follows the key'
         )
       if key not in section:
-        known = ', '.join(section)
+        close = difflib.get_close_matches(key, section, 1)
         raise validation.ConfigError(
-          f'{path}.{key}', f'one of {known}', repr(key), 'correct the name'
+          f'{path}.{key}',
+          f'one of {", ".join(section)}',
+          repr(key),
+          f'perhaps {close[0]} was meant' if close else 'correct the name',
         )
       section, path = section[key], f'{path}.{key}'
 

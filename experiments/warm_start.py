@@ -50,8 +50,9 @@ def read(
   try:
     own = held.get_config(str(source / 'config.json'))
   except ValueError as error:
-    reason = type(error.__cause__ or error).__name__
-    raise _refused(f'{source} ({reason})') from error
+    missing = isinstance(error.__cause__, FileNotFoundError)
+    reason = 'without config.json' if missing else f'({error})'
+    raise _refused(f'{source} {reason}') from error
   models = ({'model': c.model.to_dict()} for c in (own, config))
   if other := folders.difference(*map(folders.plain, models)):
     raise _refused(f'{source}, whose run has {other}')

@@ -34,6 +34,7 @@ ROOT = pathlib.Path(data.__file__).parent.parent
 
 REFUSED = {
   '--config.batch=1': 'config.batch: expected one of batch_size',
+  '--config.epoch=3': 'perhaps epochs was meant',
   '--config.optimizer.base.lr=1': 'config.optimizer.base.lr: expected one of',
   '--config.batch_size.x=1': 'config.batch_size: expected no key in it',
   '--config.batch_size=many': 'config.batch_size: expected a value of type int',

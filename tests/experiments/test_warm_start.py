@@ -80,7 +80,7 @@ def test_a_damaged_checkpoint_is_refused(
 @pytest.mark.parametrize(
   ('change', 'message'),
   [
-    ({'start_from': 'absent'}, r'got absent \(FileNotFoundError\)'),
+    ({'start_from': 'absent'}, 'got absent without config.json'),
     ({'model': {'widths': (5,)}}, r'whose run has config.model.widths \[4\]'),
     ({'model': {'activation': 'tanh'}}, "activation 'relu' .asked for: 'tanh'"),
   ],
