@@ -34,14 +34,8 @@ def get_config() -> ml_collections.ConfigDict:
   config.dataset = _dataset()
   config.model = _model()
   config.optimizer = _optimizer()
-  config.compare = _compare()
-  config.levels = _levels()
-  config.games = _games()
-  config.scaling = _scaling()
-  config.benchmark = _benchmark()
-  config.blocks = _blocks()
-  config.placement = _placement()
-  config.methods = _methods()
+  for name, section in STUDIES.items():
+    config[name] = section()
   return config
 
 
@@ -270,6 +264,19 @@ def _methods() -> ml_collections.ConfigDict:
   methods.rates.lion = (0.0001, 0.0003, 0.001)
   methods.rates.muon = (0.003, 0.01, 0.03)
   return methods
+
+
+# Sections that one command alone reads: `experiments.NAME`.
+STUDIES = {
+  'compare': _compare,
+  'levels': _levels,
+  'games': _games,
+  'scaling': _scaling,
+  'benchmark': _benchmark,
+  'blocks': _blocks,
+  'placement': _placement,
+  'methods': _methods,
+}
 
 
 def get_sweep() -> ml_collections.ConfigDict:

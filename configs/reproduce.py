@@ -58,7 +58,7 @@ class Part(NamedTuple):
 
 
 _METHODS = {
-  'curves.png': 'Train loss against steps and seconds',
+  'curves.png': 'Train loss against steps',
   'variance.png': 'Spread over seeds, with and without GT-DDP',
   'targets.png': 'Steps and seconds to the target',
 }

@@ -135,7 +135,10 @@ def work(config: ml_collections.ConfigDict, folder: runs.RunFolder) -> None:
   folder.write_json('result.json', found)
   caption = benchmark_report.caption(config, reference(own.base))
   columns = benchmark_report.columns(found)
-  folder.write_report(report.markdown(columns, caption))
+  folder.write_report(
+    report.markdown(columns, caption),
+    short=benchmark_report.short(found, reference(own.base)),
+  )
   benchmark_report.draw(folder.file('ratios.png'), found, reference(own.base))
   rich.console.Console(width=140).print(report.table(columns, caption))
 

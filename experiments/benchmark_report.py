@@ -41,6 +41,22 @@ def columns(found: Sequence[Mapping[str, Any]]) -> list[report.Column]:
   ]
 
 
+def short(found: Sequence[Mapping[str, Any]], base: str) -> list[str]:
+  """Returns how each goal was met.
+
+  Args:
+    found: of ``benchmark.summaries``.
+    base: the form that ratios are to.
+  """
+  goals = [
+    f'{part["form"]} {part["ratio"]:.2f} (goal ≤ {part["goal"]:g}: '
+    f'{_met(part)})'
+    for part in found
+    if part['goal'] is not None
+  ]
+  return [f'Time over that of a step of {base}: {", ".join(goals)}.']
+
+
 def _cell(value: float | None, form: str) -> str:
   return '-' if value is None else form.format(value)
 
@@ -53,8 +69,11 @@ def _ratio(part: Mapping[str, Any]) -> str:
 def _verdict(part: Mapping[str, Any]) -> str:
   if part['goal'] is None:
     return '-'
-  word = 'met' if part['ratio'] <= part['goal'] else 'missed'
-  return f'{word} ({part["met_in"]}/{part["rounds"]} rounds)'
+  return f'{_met(part)} ({part["met_in"]}/{part["rounds"]} rounds)'
+
+
+def _met(part: Mapping[str, Any]) -> str:
+  return 'met' if part['ratio'] <= part['goal'] else 'missed'
 
 
 def caption(config: ml_collections.ConfigDict, base: str) -> str:

@@ -1,4 +1,4 @@
-"""How numbers came to be: the last section of every report.
+"""What frames a report: what came out in short, and how numbers came to be.
 
 A report is read on other machines, so it names no folder of this one: what lies
 outside the working directory is called FOLDER or FILE.
@@ -17,8 +17,38 @@ from typing import Any
 from configs import default
 from experiments import folders, report
 
+_SHORT = re.compile(r'## In short\n\n((?:- .*\n)+)\n')
+_STUDY = re.compile(r'experiments\.(\w+)')
 _PLACE = re.compile(r'(?<![^=:])(?:/|~|\.\.)[^:]*')
 _DATA_DIR = re.compile(r'(.*data_dir)=.*')
+
+
+def short(sentences: Sequence[str]) -> str:
+  """Returns the first section of a report; nothing if there are no sentences.
+
+  Args:
+    sentences: without line breaks.
+
+  Returns:
+    Markdown, with its head.
+  """
+  if not sentences:
+    return ''
+  lines = ''.join(f'- {sentence}\n' for sentence in sentences)
+  return f'## In short\n\n{lines}\n'
+
+
+def parted(text: str) -> tuple[list[str], str]:
+  """Returns the sentences of ``short``, and the report without them.
+
+  Args:
+    text: of a report; one without that section has no sentences.
+  """
+  match = _SHORT.match(text)
+  if match is None:
+    return [], text
+  sentences = [line.removeprefix('- ') for line in match[1].splitlines()]
+  return sentences, text[match.end() :]
 
 
 def section(
@@ -33,7 +63,8 @@ def section(
     command: as typed; None where a study was called from Python.
     seeds: of the runs; empty where nothing is random.
     held: what ``versions.versions`` returned.
-    config: in JSON's types; only what is not the default is shown.
+    config: in JSON's types; only what is not the default is shown, and of the
+      sections of studies that of the command alone.
 
   Returns:
     Markdown, with its head.
@@ -44,16 +75,25 @@ def section(
   if seeds:
     lines.append(f'- seeds: {", ".join(map(str, seeds))}')
   lines += [f'- device: {device(held)}', f'- versions: {versions(held)}', '']
-  if columns := _changes(config):
+  if columns := _changes(config, command):
     caption = 'The configuration, where it is not that of configs/default.py.'
     lines.append(report.markdown(columns, caption))
   return '\n'.join(lines)
 
 
-def _changes(config: Mapping[str, Any]) -> list[report.Column]:
+def _changes(
+  config: Mapping[str, Any], command: str | None
+) -> list[report.Column]:
+  match = _STUDY.search(command or '')
+  study = match[1] if match else None
+  others = [f'config.{name}.' for name in default.STUDIES if name != study]
   ours = folders.flat(config)
   usual = folders.flat(folders.plain(default.get_config().to_dict()))
-  keys = [key for key in ours if ours[key] != usual.get(key)]
+  keys = [
+    key
+    for key in ours
+    if ours[key] != usual.get(key) and not key.startswith((*others,))
+  ]
   if not keys:
     return []
   values = [str(ours[key]) for key in keys]

@@ -64,13 +64,8 @@ def text(
       '',
       '## Each tuned by the same budget',
       '',
-      report.markdown(
-        method_tables.standings(found, 'tuned'),
-        method_tables.tuned_caption(config),
-      ),
-      report.markdown(
-        method_tables.grid(found), 'Mean train loss (nats) at every rate.'
-      ),
+      _tuned(config, found),
+      report.markdown(method_tables.grid(found), method_tables.GRID),
       '## To the target',
       '',
       report.markdown(
@@ -91,6 +86,46 @@ def text(
   )
 
 
+def short(found: Sequence[Row], against: Sequence[Row]) -> list[str]:
+  """Returns what came out, in a few sentences.
+
+  Args:
+    found: of ``rankings.summaries``.
+    against: of ``rankings.champions``.
+  """
+  ours = [s for s in found if s['method'] != s['base']]
+  counts = [
+    f'{name}: {paired.counts([method_tables.verdict(s["equal"][key]) for s in ours])}'
+    for name, key in (
+      ('train loss', 'loss_gain'),
+      ('accuracy', 'accuracy_gain'),
+    )
+  ]
+  return [
+    'The best GT-DDP form against the best base, each tuned:',
+    *(f'{_rival(part)[2:]}' for part in against),
+    f'The {len(ours)} forms against their bases at equal hyper-parameters, '
+    f'{"; ".join(counts)}.',
+  ]
+
+
+def _tuned(config: ml_collections.ConfigDict, found: Sequence[Row]) -> str:
+  """Methods at their best rates, but for those in the table of equal ones."""
+  caption = method_tables.tuned_caption(config)
+  others = method_tables.elsewhere(found)
+  same = len(found) - len(others)
+  if not others:
+    return (
+      f'All {same} methods are best at the rate of the table above, which '
+      f'shows them.\n\n{caption}\n'
+    )
+  return report.markdown(
+    method_tables.standings(others, 'tuned'),
+    f'The {same} methods that are best at the rate of the table above are not '
+    f'shown again. {caption}',
+  )
+
+
 def _losses(found: Sequence[Row], against: Sequence[Row]) -> list[str]:
   """The verdicts in words; the first table counts them."""
   ours = [s for s in found if s['method'] != s['base']]
@@ -102,20 +137,20 @@ def _losses(found: Sequence[Row], against: Sequence[Row]) -> list[str]:
     method_tables.verdict(part) for s in ours for part in s['deviations']
   ]
   asked.append(('standard deviation, every rate', spreads))
-  words = (paired.BETTER, paired.WORSE, paired.OPEN)
   columns = [report.Column('against the base', '', [name for name, _ in asked])]
   columns += [
     report.Column(
       word, '', [str(verdicts.count(word)) for _, verdicts in asked]
     )
-    for word in words
+    for word in paired.VERDICTS
   ]
-  decided = sum(v in words for _, verdicts in asked for v in verdicts)
+  decided = sum(v in paired.VERDICTS for _, verdicts in asked for v in verdicts)
   note = (
     f'{decided} comparisons, each with an error of 5 % of its own: about '
     f'{decided / 20:.0f} would be told apart by chance if no two differed. '
-    f'Missing ones: a run diverged, or did not get to the target, or there are '
-    f'too few seeds (less than two; less than three for deviations).'
+    f'Missing ones: a run diverged, or did not get to the target, or, for '
+    f'deviations, did not learn; or there are less than {paired.LEAST} seeds, '
+    f'or differences that are all equal.'
   )
   lines = [
     f'- {summary["method"]}: {"; ".join(parts)}.'
@@ -191,7 +226,7 @@ def _rival(part: Row) -> str:
     f'- {part["criterion"]}: {part["ours"]} ({show(part["our_value"])}) is '
   )
   tail = f'{part["plain"]} ({show(part["plain_value"])})'
-  if gain is None:
-    return f'{head}beside {tail}; one seed tells nothing.'
+  if gain is None or gain['verdict'] == paired.NONE:
+    return f'{head}beside {tail}; too few seeds, or equal ones, for a verdict.'
   between = 'from' if gain['verdict'] == paired.OPEN else 'than'
   return f'{head}{gain["verdict"]} {between} {tail}: {_amount(gain, unit)}.'

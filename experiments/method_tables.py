@@ -7,7 +7,7 @@ from typing import Any
 
 import ml_collections
 
-from experiments import catalog, paired, report
+from experiments import catalog, optimizers, paired, rankings, report
 
 Row = dict[str, Any]
 
@@ -19,8 +19,9 @@ PAPER = {
   'cifar10': (0.0069, 74.69),
   'cifar100': (0.0054, 72.24),
 }
-_EDGE = '*'
+_BEST = '*'
 _ABSENT = '-'
+_AT_CHANCE = 'not trained'
 
 
 def caption(config: ml_collections.ConfigDict) -> str:
@@ -39,9 +40,17 @@ def caption(config: ml_collections.ConfigDict) -> str:
     f'batches of the last epoch (nats); values are means ± sample standard '
     f'deviations over seeds. Differences are from the base alone, paired by '
     f'seed, with 95 % intervals; *better* and *worse* stand where the interval '
-    f'leaves out zero. The best rate has the least mean train loss; the test '
-    f'split chooses nothing.'
+    f'leaves out zero, and no verdict from less than {paired.LEAST} seeds or '
+    f'from equal differences. The best rate has the least mean train loss; the '
+    f'test split chooses nothing. {_FORMS}'
   )
+
+
+_FORMS = (
+  '`frozen`, `bellman` and `coupled` have that value and the terminal '
+  f'`gradient`, with the trust region {optimizers.BOUND}; `gauss_newton` has '
+  'that terminal, and the value `frozen`.'
+)
 
 
 def _sizes(name: str) -> tuple[int, int]:
@@ -49,28 +58,25 @@ def _sizes(name: str) -> tuple[int, int]:
   return spec.train, spec.test
 
 
+def elsewhere(found: Sequence[Row]) -> list[Row]:
+  """Returns the methods whose best rate is not that of their base."""
+  return [s for s in found if s['best_rate'] != s['base_rate']]
+
+
 def standings(found: Sequence[Row], part: str) -> list[report.Column]:
   """Returns losses and accuracies beside those of the bases.
 
   Args:
-    found: of ``rankings.summaries``.
+    found: of ``rankings.summaries``, or some of them.
     part: 'equal' or 'tuned'.
   """
   rows = [summary[part] for summary in found]
-  edges = [part == 'tuned' and summary['at_edge'] for summary in found]
   losses, accuracies = (
     [row[key] for row in rows] for key in ('loss_gain', 'accuracy_gain')
   )
   return [
     _names(found),
-    report.Column(
-      'rate',
-      '',
-      [
-        f'{row["rate"]:g}{_EDGE if edge else ""}'
-        for row, edge in zip(rows, edges, strict=True)
-      ],
-    ),
+    report.Column('rate', '', [f'{row["rate"]:g}' for row in rows]),
     report.Column('train loss', 'nats', [_loss(row) for row in rows]),
     report.Column(
       'difference', 'nats', [paired.text(g, 1, '.2g') for g in losses]
@@ -119,7 +125,7 @@ def ratio(part: Row | None) -> str:
 
 def verdict(part: Row | None) -> str:
   """Returns what an interval says."""
-  return _ABSENT if part is None else part.get('verdict', _ABSENT)
+  return paired.NONE if part is None else part.get('verdict', paired.NONE)
 
 
 def equal_caption(config: ml_collections.ConfigDict) -> str:
@@ -149,10 +155,7 @@ def tuned_caption(config: ml_collections.ConfigDict) -> str:
       f'Every method at the best of its rates. The budgets are **not** equal; '
       f'rates tried: {listed}'
     )
-  words += (
-    '; a star marks an end of the grid, beyond which a better one may lie. The '
-    'rate is chosen and judged on the same seeds.'
-  )
+  words += '. The rate is chosen and judged on the same seeds.'
   if 'lion' in counts:
     words += ' Lion has the momentum that it was published with.'
   if 'muon' in counts:
@@ -166,20 +169,27 @@ def tuned_caption(config: ml_collections.ConfigDict) -> str:
   )
 
 
+GRID = (
+  'Mean train loss (nats) at every rate. A star marks the best of a method; at '
+  'an end of the grid, a better one may lie beyond.'
+)
+
+
 def grid(found: Sequence[Row]) -> list[report.Column]:
   """Returns the mean train loss at every rate."""
   columns = [_names(found)]
   for place in range(max(len(s['rates']) for s in found)):
     cells = []
-    for parts in (s['rates'] for s in found):
-      if place >= len(parts):
+    for s in found:
+      if place >= len(s['rates']):
         cells.append(_ABSENT)
         continue
-      part = parts[place]
+      part = s['rates'][place]
       value = report.number(part['loss'], '.3g')
       if part['diverged']:
         value = f'diverged {part["diverged"]}/{part["runs"]}'
-      cells.append(f'{value} at {part["rate"]:g}')
+      mark = _BEST if part['rate'] == s['best_rate'] else ''
+      cells.append(f'{value} at {part["rate"]:g}{mark}')
     columns.append(report.Column(f'rate {place + 1}', '', cells))
   return columns
 
@@ -227,7 +237,9 @@ VARIANCE = (
   'Sample standard deviation of the final train loss over the seeds, at every '
   "rate (a star: the base's best), and its ratio to that of the base with the "
   '95 % interval of Pitman and Morgan for pairs, which takes the losses for '
-  'normal.'
+  f'normal. *{_AT_CHANCE}*: one of the two did not learn (a run diverged, or '
+  f'the mean loss is at least {rankings.CHANCE:g} times that of guessing), so '
+  'they are not compared.'
 )
 
 
@@ -245,7 +257,7 @@ def deviations(found: Sequence[Row]) -> list[report.Column]:
       'rate',
       '',
       [
-        f'{part["rate"]:g}{_EDGE if part["rate"] == s["base_rate"] else ""}'
+        f'{part["rate"]:g}{_BEST if part["rate"] == s["base_rate"] else ""}'
         for s, part in rows
       ],
     ),
@@ -255,6 +267,13 @@ def deviations(found: Sequence[Row]) -> list[report.Column]:
       )
       for head, key in (('base', 'base_deviation'), ('GT-DDP', 'deviation'))
     ),
-    report.Column('ratio', '', [ratio(part) for _, part in rows]),
+    report.Column(
+      'ratio',
+      '',
+      [
+        ratio(part) if part['learned'] and part['base_learned'] else _AT_CHANCE
+        for _, part in rows
+      ],
+    ),
     report.Column('verdict', '', [verdict(part) for _, part in rows]),
   ]

@@ -115,12 +115,16 @@ def _conclude(
   config = study.config
   alone = {f.base: f.title for f in study.forms if f.terminal is None}
   found = rankings.summaries(
-    rows, {form.title: alone[form.base] for form in study.forms}
+    rows,
+    {form.title: alone[form.base] for form in study.forms},
+    study.dataset.classes,
   )
   against = rankings.champions(found)
   folder.write_json('result.json', {'methods': found, 'champions': against})
   folder.write_report(
-    method_report.text(config, found, against), config.methods.seeds
+    method_report.text(config, found, against),
+    config.methods.seeds,
+    method_report.short(found, against),
   )
   method_charts.curves(folder.file('curves.png'), found, rows, config.log_every)
   method_charts.deviations(folder.file('variance.png'), found)

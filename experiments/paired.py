@@ -13,6 +13,10 @@ Values = Sequence[float | None]
 Interval = dict[str, float]
 
 BETTER, WORSE, OPEN = 'better', 'worse', 'not told apart'
+VERDICTS = BETTER, WORSE, OPEN
+NONE = '-'  # no verdict
+LEAST = 3  # seeds; two that happen to agree tell nothing
+_EQUAL = 1e-9  # of an end; a narrower interval is of equal values, rounded
 
 
 def difference(own: Values, base: Values) -> Interval | None:
@@ -24,7 +28,7 @@ def difference(own: Values, base: Values) -> Interval | None:
 
   Returns:
     ``mean`` and ``half_width`` of Student's interval; None if a number is
-    missing or there are less than two seeds.
+    missing or there are less than ``LEAST`` seeds.
   """
   pairs = _pairs(own, base)
   if pairs is None:
@@ -64,10 +68,10 @@ def deviation_ratio(own: Values, base: Values) -> Interval | None:
 
   Returns:
     ``ratio``, ``low`` and ``high``; None if a number is missing, there are less
-    than three seeds, or all values of one are equal.
+    than ``LEAST`` seeds, or all values of one are equal.
   """
   pairs = _pairs(own, base)
-  if pairs is None or len(pairs) < 3:
+  if pairs is None:
     return None
   columns = [*zip(*pairs, strict=True)]
   ours, theirs = map(statistics.stdev, columns)
@@ -107,11 +111,35 @@ def verdict(
     less: whether less is better.
 
   Returns:
-    ``BETTER``, ``WORSE`` or ``OPEN``.
+    ``BETTER``, ``WORSE`` or ``OPEN``; ``NONE`` where the interval has no width,
+    as that of equal differences, and leaves out what is neutral.
   """
   if low <= neutral <= high:
     return OPEN
+  if math.isclose(low, high, rel_tol=_EQUAL):
+    return NONE
   return BETTER if (high < neutral) is less else WORSE
+
+
+def gain(found: Mapping[str, Any] | None, less: bool = True) -> str:
+  """Returns the verdict on a difference.
+
+  Args:
+    found: of ``difference``; None where there is none.
+    less: whether less is better.
+
+  Returns:
+    See ``verdict``; ``NONE`` where there is no difference.
+  """
+  if found is None:
+    return NONE
+  mean, half = found['mean'], found['half_width']
+  return verdict(mean - half, mean + half, less=less)
+
+
+def counts(words: Sequence[str]) -> str:
+  """Returns how many verdicts are which, in words."""
+  return ', '.join(f'{words.count(word)} {word}' for word in VERDICTS)
 
 
 def _logs(values: Values) -> list[float | None]:
@@ -124,7 +152,7 @@ def _pairs(own: Values, base: Values) -> list[tuple[float, float]] | None:
     for a, b in zip(own, base, strict=True)
     if a is not None and b is not None
   ]
-  return pairs if len(pairs) == len(own) > 1 else None
+  return pairs if len(pairs) == len(own) >= LEAST else None
 
 
 def _quantile(freedom: int) -> float:

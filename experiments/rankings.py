@@ -17,6 +17,8 @@ from experiments import outcomes, paired
 
 Row = dict[str, Any]
 
+# Of the loss of guessing: from here on, a method has not learned.
+CHANCE = 0.95
 # What methods are judged by: part of a summary, values, whether less is better.
 CRITERIA = {
   'train loss': ('tuned', 'losses', True),
@@ -26,12 +28,15 @@ CRITERIA = {
 }
 
 
-def summaries(rows: Sequence[Row], bases: Mapping[str, str]) -> list[Row]:
+def summaries(
+  rows: Sequence[Row], bases: Mapping[str, str], classes: int
+) -> list[Row]:
   """Returns how the methods stand.
 
   Args:
     rows: of all runs; every method, rate of its base, and seed is there.
     bases: of every method, its base alone, which is a method too.
+    classes: of the data set; chance is a loss of the log of it.
 
   Returns:
     One summary per method, ready for JSON.
@@ -57,7 +62,7 @@ def summaries(rows: Sequence[Row], bases: Mapping[str, str]) -> list[Row]:
         'compile_seconds': statistics.median(
           row['compile_seconds'] for row in rows if row['form'] == title
         ),
-        'deviations': _deviations(rows, title, base),
+        'deviations': _deviations(rows, title, base, classes),
       }
     )
   return found
@@ -183,11 +188,9 @@ def _gain(own: paired.Values, base: paired.Values, *, less: bool) -> Row | None:
   found = paired.difference(own, base)
   if found is None:
     # It is lost where the base is not; no number can say by how much.
-    worse = None in own and None not in base
+    worse = None in own and None not in base and len(own) >= paired.LEAST
     return {'verdict': paired.WORSE} if worse else None
-  mean, half = found['mean'], found['half_width']
-  word = paired.verdict(mean - half, mean + half, less=less)
-  return {**found, 'verdict': word}
+  return {**found, 'verdict': paired.gain(found, less)}
 
 
 def _ratio(own: paired.Values, base: paired.Values) -> Row | None:
@@ -218,14 +221,30 @@ def _targets(own: Sequence[Row], base: Sequence[Row], alone: bool) -> Row:
   return made
 
 
-def _deviations(rows: Sequence[Row], title: str, base: str) -> list[Row]:
-  """Standard deviations of the final loss over seeds, rate by rate."""
+def _deviations(
+  rows: Sequence[Row], title: str, base: str, classes: int
+) -> list[Row]:
+  """Standard deviations of the final loss over seeds, rate by rate.
+
+  Runs that learned nothing hardly differ, which is no merit: they are not
+  compared.
+  """
   made = []
   for rate in rates(rows, title):
-    losses = [_values(at(rows, t, rate), 'final_loss') for t in (title, base)]
+    runs = [at(rows, t, rate) for t in (title, base)]
+    losses = [_values(own, 'final_loss') for own in runs]
     ours, theirs = (_deviation(values) for values in losses)
-    part: Row = {'rate': rate, 'deviation': ours, 'base_deviation': theirs}
-    found = None if title == base else paired.deviation_ratio(*losses)
+    learned, base_learned = (_learned(own, classes) for own in runs)
+    part: Row = {
+      'rate': rate,
+      'deviation': ours,
+      'base_deviation': theirs,
+      'learned': learned,
+      'base_learned': base_learned,
+    }
+    found = None
+    if title != base and learned and base_learned:
+      found = paired.deviation_ratio(*losses)
     if found is None:
       part['ratio'] = None
     else:
@@ -233,6 +252,11 @@ def _deviations(rows: Sequence[Row], title: str, base: str) -> list[Row]:
       part |= {**found, 'verdict': word}
     made.append(part)
   return made
+
+
+def _learned(rows: Sequence[Row], classes: int) -> bool:
+  """Whether the mean loss is below that of guessing."""
+  return outcomes.mean_loss(rows) < CHANCE * math.log(classes)
 
 
 def _deviation(values: paired.Values) -> float | None:

@@ -151,6 +151,12 @@ def _head(entries: Sequence[Entry], budget: str) -> str:
     MARK,
     '# Results',
     '',
+    '## In short',
+    '',
+    *_short(entries, budget),
+    '',
+    '## What was run',
+    '',
     f'Budget `{budget}` ({plans.BUDGETS[budget]}): {len(done)} of '
     f'{len(entries)} parts in {minutes:.0f} minutes{where}; about '
     f'{planned:.0f} minutes for all. Made by',
@@ -168,9 +174,34 @@ def _head(entries: Sequence[Entry], budget: str) -> str:
   ]
   for entry in entries:
     took = f'{entry.seconds / 60:.1f}' if entry.status == DONE else '-'
-    link = f'[{entry.part.title}](#{_anchor(entry.part.title)})'
-    lines.append(f'| {link} | {entry.status} | {took} |')
+    lines.append(f'| {_link(entry.part)} | {entry.status} | {took} |')
   return '\n'.join([*lines, ''])
+
+
+def _short(entries: Sequence[Entry], budget: str) -> list[str]:
+  """What the parts say of themselves, a line each, and what was not run."""
+  lines = []
+  for entry in entries:
+    sentences, _ = how.parted(entry.text)
+    if entry.status == DONE and sentences:
+      lines.append(f'- {_link(entry.part)}: {" ".join(sentences)}')
+  missing = [
+    f'{entry.part.title} ({entry.status})'
+    for entry in entries
+    if entry.status != DONE
+  ]
+  missing += [
+    f'{part.title} (budget {" or ".join(f"`{b}`" for b in part.budgets)})'
+    for part in plans.PARTS
+    if budget not in part.budgets
+  ]
+  if missing:
+    lines.append(f'- Not run here: {", ".join(missing)}.')
+  return lines or ['- No part says anything of itself.']
+
+
+def _link(part: plans.Part) -> str:
+  return f'[{part.title}](#{_anchor(part.title)})'
 
 
 def _anchor(title: str) -> str:
@@ -183,7 +214,7 @@ def _section(entry: Entry, budget: str) -> str:
   lines = [f'## {part.title}', '', part.shows, '']
   if entry.status != DONE:
     return '\n'.join([*lines, f'**{entry.status}**: {entry.note}.', ''])
-  found, _, made = entry.text.partition(_HOW)
+  found, _, made = how.parted(entry.text)[1].partition(_HOW)
   if not made:
     own = shlex.join(['python', *entry.command])
     made = how.section(own, (), _held(entry), {}).partition('## How\n')[2]

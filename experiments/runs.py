@@ -77,19 +77,25 @@ class RunFolder:
     text = json.dumps(folders.plain(value), indent=2, allow_nan=False)
     self.write_text(name, text + '\n')
 
-  def write_report(self, text: str, seeds: Sequence[int] = ()) -> None:
-    """Writes results.md: what came out, and how (see ``how.section``).
+  def write_report(
+    self, text: str, seeds: Sequence[int] = (), short: Sequence[str] = ()
+  ) -> None:
+    """Writes results.md: what came out, in short too, and how.
 
     Args:
       text: Markdown.
       seeds: of the runs; empty where nothing is random.
+      short: the same in a few sentences, without line breaks; see ``how.short``
+        and, for the end of the page, ``how.section``.
     """
     held, config = (
       json.loads(self.file(name).read_text(encoding='utf-8'))
       for name in ('versions.json', 'config.json')
     )
     made = how.section(self.command, seeds, held, config)
-    self.write_text('results.md', f'{text.rstrip()}\n\n{made}')
+    self.write_text(
+      'results.md', f'{how.short(short)}{text.rstrip()}\n\n{made}'
+    )
 
   def log(self, row: Mapping[str, Any]) -> None:
     """Adds a line to metrics.jsonl."""

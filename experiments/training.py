@@ -102,6 +102,8 @@ def train(
   """
   held = processes.from_first(folder.result)
   if held is not None and held['status'] == FINISHED:
+    if processes.is_first():  # its folder alone has the rows
+      _report(config, folder, held, folder.rows())
     return held
   built = built or build(config, folder)
   assert built is not None
@@ -113,8 +115,7 @@ def train(
     result |= _outcome(rows)
     report.curves(folder.file('curves.png'), [report.Curve(title, [rows])])
     result['status'] = FINISHED
-    page = summary.text(config, result, rows)
-    folder.write_report(page, seeds=[config.seed])
+    _report(config, folder, result, rows)
   except checkpoints.CheckpointError:
     raise  # Nothing has changed.
   except BaseException as error:
@@ -125,6 +126,19 @@ def train(
     raise
   folder.write_json('result.json', result)
   return result
+
+
+def _report(
+  config: ml_collections.ConfigDict,
+  folder: runs.RunFolder,
+  result: loop.Row,
+  rows: list[loop.Row],
+) -> None:
+  folder.write_report(
+    summary.text(config, result, rows),
+    [config.seed],
+    summary.short(config, result, rows),
+  )
 
 
 def _train(

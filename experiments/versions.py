@@ -22,10 +22,18 @@ _PACKAGES = (
   'scikit-learn',
   'ml_collections',
 )
+# Of the whole repository, but for its report.
+_STATUS = (
+  'status', '--porcelain', '--', ':(top)', ':(top,exclude)docs/results',
+)  # fmt: skip
 
 
 def versions() -> dict[str, Any]:
-  """Returns what the numbers of a run may depend on, beside its config."""
+  """Returns what the numbers of a run may depend on, beside its config.
+
+  The report kept in the repository and its figures (``docs/results``) are made
+  of numbers and make none: that they changed is not counted as a change.
+  """
   devices = jax.devices()
   return {
     'python': platform.python_version(),
@@ -35,7 +43,7 @@ def versions() -> dict[str, Any]:
     'devices': [device.device_kind for device in devices],
     'backend': devices[0].platform,
     'git_commit': _git('rev-parse', 'HEAD'),
-    'git_changed_files': (_git('status', '--porcelain') or '').splitlines(),
+    'git_changed_files': (_git(*_STATUS) or '').splitlines(),
   }
 
 
