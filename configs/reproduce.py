@@ -263,7 +263,7 @@ PARTS = (
         ),
         'full': Budget(60),
       },
-      {'games.png': 'Train loss of the forms'},
+      {'games.png': 'Train loss of the forms over that of EKFAC'},
     )
     for activation, title in (('tanh', 'Tanh'), ('relu', 'ReLU'))
   ),

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import matplotlib
 import numpy as np
-from matplotlib import axes, figure
+from matplotlib import axes, axis, figure, ticker
 
 from experiments import report
 
@@ -26,6 +26,9 @@ PALETTE = (
   '#0072B2',
   '#CC79A7',
 )
+# First digits of the labels of a logarithmic axis: the first that give enough.
+_TICKS = (1,), (1, 3), (1, 2, 5)
+_LEAST_TICKS = 3
 _STYLES = ('-', '--', '-.')
 BAND = 'line: median over seeds; band: from least to largest'
 
@@ -154,16 +157,18 @@ def curves(
   names: Sequence[str],
   series: Sequence[Sequence[Sequence[Sequence[float]]]],
   every: int,
+  label: str,
 ) -> None:
-  """Draws smoothed train losses against steps.
+  """Draws one number of many forms against steps.
 
   Args:
     path: of the PNG.
     panels: their titles.
     names: of the lines.
-    series: by panel, line, seed and point; the median over seeds is drawn and
-      a band from least to largest, as far as every seed got.
+    series: by panel, line, seed and point; the median over seeds is drawn, as
+      far as every seed got, and no band: those of many lines hide each other.
     every: steps between points.
+    label: of the other axis.
   """
   with matplotlib.rc_context(report.STYLE):
     drawing = figure.Figure(
@@ -171,16 +176,16 @@ def curves(
     )
     places = drawing.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for panel, title, lines in zip(places, panels, series, strict=True):
-      draw_curves(panel, names, lines, every)
+      draw_curves(panel, names, lines, every, band=False)
       panel.set(title=title)
-    places[0].set(ylabel='train loss, smoothed (nats)')
+    places[0].set(ylabel=label)
     handles, labels = places[0].get_legend_handles_labels()
     drawing.legend(
       handles,
       labels,
       loc='outside lower center',
       ncols=3,
-      title=BAND,
+      title='line: median over seeds',
     )
     drawing.savefig(path, dpi=150)
 
@@ -190,14 +195,16 @@ def draw_curves(
   names: Sequence[str],
   series: Sequence[Sequence[Sequence[float]]],
   every: int,
+  band: bool = True,
 ) -> None:
-  """Draws one panel of ``curves``.
+  """Draws one panel of lines, each the median over seeds.
 
   Args:
     panel: where.
     names: of the lines.
     series: by line, seed and point.
     every: steps between points.
+    band: whether to show the range from least to largest.
   """
   for number, (name, runs) in enumerate(zip(names, series, strict=True)):
     points = np.array([*zip(*runs, strict=False)], dtype=float)
@@ -205,19 +212,57 @@ def draw_curves(
       continue
     steps = every * np.arange(1, len(points) + 1)
     colour, style = look(number)
-    panel.fill_between(
-      steps,
-      points.min(axis=1),
-      points.max(axis=1),
-      color=colour,
-      alpha=0.12,
-      linewidth=0,
-    )
+    if band:
+      panel.fill_between(
+        steps,
+        points.min(axis=1),
+        points.max(axis=1),
+        color=colour,
+        alpha=0.12,
+        linewidth=0,
+      )
     panel.plot(
       steps, np.median(points, axis=1), style, color=colour, label=name
     )
   # A log axis without data is an error.
-  panel.set(xlabel='steps', yscale='log' if panel.lines else 'linear')
+  panel.set(xlabel='steps')
+  if panel.lines:
+    panel.set(yscale='log')
+    plain_ticks(panel.yaxis)
+
+
+def plain_ticks(line: axis.Axis) -> None:
+  """Writes plain decimals at a logarithmic axis, and at least two of them.
+
+  Args:
+    line: the axis, which has its data.
+  """
+  low, high = sorted(line.get_view_interval())
+  first, last = (math.floor(math.log10(end)) for end in (low, high))
+  choices = [
+    [
+      digit * 10.0**power
+      for power in range(first, last + 1)
+      for digit in digits
+    ]
+    for digits in _TICKS
+  ]
+  if high < 10 * low:
+    choices = [
+      ticker.MaxNLocator(6, steps=[1, 2, 5, 10]).tick_values(low, high)
+    ]
+  for choice in choices:
+    ticks = [tick for tick in choice if low <= tick <= high]
+    if len(ticks) >= _LEAST_TICKS:
+      break
+  line.set_ticks(
+    ticks,
+    [
+      np.format_float_positional(t, 3, fractional=False, trim='-')
+      for t in ticks
+    ],
+  )
+  line.set_minor_locator(ticker.NullLocator())
 
 
 def look(number: int) -> tuple[str, str]:

@@ -93,9 +93,10 @@ def work(config: ml_collections.ConfigDict, folder: runs.RunFolder) -> None:
     f'{report.markdown(_standings(found), caption)}\n'
     f'{report.markdown(_grid(rows, found), second)}',
     config.games.seeds,
+    _short(found),
   )
   charts.curves(folder.file('games.png'), *_curves(rows, found, config))
-  short = [_standings(found)[place] for place in (0, 1, 2, 6, 8)]
+  short = [_standings(found)[place] for place in (0, 1, 2, 6, 7, 10)]
   rich.console.Console().print(report.table(short, caption))
 
 
@@ -108,13 +109,15 @@ def summaries(rows: Sequence[Row], titles: Sequence[str]) -> list[Row]:
 
   Returns:
     One summary per form: its best setting, the runs there and at the base's
-    best, and the paired differences from the base at both.
+    best, and the paired differences from the base at both; of the base, none.
   """
   best = {title: _best(rows, title) for title in titles}
   base = titles[0]
   reference = _at(rows, base, best[base])
 
   def gain(own: Sequence[Row], key: str) -> dict[str, float] | None:
+    if own[0]['form'] == base:
+      return None
     values = ([row[key] for row in part] for part in (own, reference))
     return paired.difference(*values)
 
@@ -181,16 +184,40 @@ def _standings(found: Sequence[Row]) -> list[report.Column]:
       'accuracy, equal', '%', [accuracies(s['equal']) for s in found]
     ),
     report.Column(
-      'loss gain, equal',
+      'difference of loss, equal',
       'nats',
       [paired.text(s['loss_gain'], 1, '.2g') for s in found],
     ),
+    report.Column('verdict', '', _verdicts(found, 'loss_gain')),
     report.Column(
-      'accuracy gain, equal',
+      'difference of accuracy, equal',
       'points',
       [paired.text(s['accuracy_gain'], 100, '.2f') for s in found],
     ),
+    report.Column('verdict', '', _verdicts(found, 'accuracy_gain')),
     report.Column('step', '× base', [f'{s["step_ratio"]:.2f}' for s in found]),
+  ]
+
+
+def _verdicts(found: Sequence[Row], key: str) -> list[str]:
+  return [paired.gain(s[key], less=key == 'loss_gain') for s in found]
+
+
+def _short(found: Sequence[Row]) -> list[str]:
+  """What came out, in a few sentences."""
+  base, *others = found
+  best = min(others, key=lambda s: outcomes.mean_loss(s['equal']))
+  losses, accuracies = (
+    paired.counts(_verdicts(others, key))
+    for key in ('loss_gain', 'accuracy_gain')
+  )
+  return [
+    f'The {len(others)} forms against {base["form"]} at its best rate and '
+    f'damping, train loss: {losses}; accuracy: {accuracies}.',
+    f'The least loss is of {best["form"]}, with a difference of '
+    f'{paired.text(best["loss_gain"], 1, ".2g")} nats '
+    f'({paired.gain(best["loss_gain"])}) and a step of '
+    f'{best["step_ratio"]:.2f} × that of {base["form"]}.',
   ]
 
 
@@ -200,9 +227,11 @@ def _caption(config: ml_collections.ConfigDict) -> str:
     f'{config.dataset.name}, {config.model.name}, {config.epochs} epochs, '
     f'batch {config.batch_size}, {seeds} seeds. Train loss: mean over the last '
     f'epoch, ± sample standard deviation over seeds. Best: least mean loss. '
-    f'Equal: at the best setting of the first form; gains over it are paired '
-    f'by seed, with 95 % intervals. Forms with feedback have the trust region '
-    f'{optimizers.BOUND}.'
+    f'Equal: at the best setting of the first form; differences from it are '
+    f'paired by seed, with 95 % intervals; *better* and *worse* stand where '
+    f'the interval leaves out zero. GT-DDP forms have the terminal '
+    f'`gradient`, the value `frozen` unless another is named, and the trust '
+    f'region {optimizers.BOUND}.'
   )
 
 
@@ -225,18 +254,32 @@ def _curves(
   rows: Sequence[Row],
   found: Sequence[Row],
   config: ml_collections.ConfigDict,
-) -> tuple[list[str], list[str], list[list[Any]], int]:
-  """What ``charts.curves`` draws."""
+) -> tuple[list[str], list[str], list[list[Any]], int, str]:
+  """What ``charts.curves`` draws: losses over the base's, seed by seed."""
   rate, damping = found[0]['best']
   panels = [
     f'all at rate {rate:g}, damping {damping:g}',
     'each at its own best',
   ]
   series = [
-    [[row['smoothed_losses'] for row in s[key]] for s in found]
+    [
+      [
+        _over(row['smoothed_losses'], base['smoothed_losses'])
+        for row, base in zip(s[key], found[0]['own'], strict=True)
+      ]
+      for s in found
+    ]
     for key in ('equal', 'own')
   ]
-  return panels, [s['form'] for s in found], series, config.log_every
+  label = f'train loss, smoothed, over\nthat of {found[0]["form"]} at its best'
+  return panels, [s['form'] for s in found], series, config.log_every, label
+
+
+def _over(
+  own: Sequence[float | None], base: Sequence[float | None]
+) -> list[float | None]:
+  """Ratios, as far as both got; what is not finite is None in JSON."""
+  return [a / b if a and b else None for a, b in zip(own, base, strict=False)]
 
 
 if __name__ == '__main__':

@@ -168,7 +168,9 @@ def _ratios(panel: axes.Axes, group: Sequence[Row]) -> None:
       panel.text(
         1,
         place,
-        'no interval',
+        'no interval'
+        if part['learned'] and part['base_learned']
+        else 'not trained',
         ha='center',
         va='center',
         fontsize=9,
@@ -186,8 +188,8 @@ def _ratios(panel: axes.Axes, group: Sequence[Row]) -> None:
       capsize=3,
     )
   panel.axvline(1, color=charts.PALETTE[0], linewidth=1)
-  panel.set_xscale('log', base=2)
-  panel.xaxis.set_major_formatter(ticker.FormatStrFormatter('%g'))
+  panel.set_xscale('log')
+  charts.plain_ticks(panel.xaxis)
   panel.set_yticks(range(len(group)), [_short(s) for s in group])
   panel.set_ylim(len(group) - 0.5, -0.5)
   panel.set(xlabel='deviation, × base')
@@ -200,7 +202,9 @@ def _by_rate(panel: axes.Axes, group: Sequence[Row]) -> None:
     colour, style = charts.look(place)
     parts = summary['deviations']
     values = [
-      np.nan if part['deviation'] is None else part['deviation']
+      np.nan
+      if part['deviation'] is None or not part['learned']
+      else part['deviation']
       for part in parts
     ]
     known |= bool(np.isfinite(values).any())
@@ -214,8 +218,9 @@ def _by_rate(panel: axes.Axes, group: Sequence[Row]) -> None:
       label=_short(summary),
     )
   rates = [part['rate'] for part in group[0]['deviations']]
-  # A log axis without data is an error.
-  panel.set(yscale='log' if known else 'linear')
+  if known:  # A log axis without data is an error.
+    panel.set(yscale='log')
+    charts.plain_ticks(panel.yaxis)
   panel.set(xscale='log', xlabel='learning rate')
   panel.set_xticks(rates, [f'{rate:g}' for rate in rates])
   panel.xaxis.set_minor_locator(ticker.NullLocator())

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import ml_collections
 
-from experiments import method_tables, paired, report
+from experiments import method_tables, paired, rankings, report
 
 Row = dict[str, Any]
 
@@ -94,18 +94,17 @@ def short(found: Sequence[Row], against: Sequence[Row]) -> list[str]:
     against: of ``rankings.champions``.
   """
   ours = [s for s in found if s['method'] != s['base']]
-  counts = [
-    f'{name}: {paired.counts([method_tables.verdict(s["equal"][key]) for s in ours])}'
-    for name, key in (
-      ('train loss', 'loss_gain'),
-      ('accuracy', 'accuracy_gain'),
-    )
-  ]
+
+  def counts(key: str) -> str:
+    return paired.counts([method_tables.verdict(s['equal'][key]) for s in ours])
+
+  rivals = [_rival(part)[2:] for part in against]
   return [
-    'The best GT-DDP form against the best base, each tuned:',
-    *(f'{_rival(part)[2:]}' for part in against),
+    'The best GT-DDP form against the best base, each tuned, on '
+    f'{len(rivals)} of {len(rankings.CRITERIA)} criteria.',
+    *(f'{rival[0].upper()}{rival[1:]}' for rival in rivals),
     f'The {len(ours)} forms against their bases at equal hyper-parameters, '
-    f'{"; ".join(counts)}.',
+    f'train loss: {counts("loss_gain")}; accuracy: {counts("accuracy_gain")}.',
   ]
 
 

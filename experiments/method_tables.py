@@ -239,7 +239,7 @@ VARIANCE = (
   '95 % interval of Pitman and Morgan for pairs, which takes the losses for '
   f'normal. *{_AT_CHANCE}*: one of the two did not learn (a run diverged, or '
   f'the mean loss is at least {rankings.CHANCE:g} times that of guessing), so '
-  'they are not compared.'
+  'they are not compared; the figure leaves that one out.'
 )
 
 

@@ -112,12 +112,12 @@ def verdict(
 
   Returns:
     ``BETTER``, ``WORSE`` or ``OPEN``; ``NONE`` where the interval has no width,
-    as that of equal differences, and leaves out what is neutral.
+    as that of equal differences.
   """
-  if low <= neutral <= high:
-    return OPEN
   if math.isclose(low, high, rel_tol=_EQUAL):
     return NONE
+  if low <= neutral <= high:
+    return OPEN
   return BETTER if (high < neutral) is less else WORSE
 
 

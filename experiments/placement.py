@@ -16,9 +16,8 @@ it stopped: --workdir may hold a study of the same configuration.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import ml_collections
 import rich.console
@@ -44,6 +43,8 @@ FORMS = (
   studies.Form('bellman', **optimizers.FORMS['bellman']),
   studies.Form('coupled', 'gauss_newton', 'coupled'),
 )
+
+_PLACED = {paired.BETTER: 'fork better', paired.WORSE: 'merge better'}
 
 
 class _Measure(NamedTuple):
@@ -169,7 +170,9 @@ def _conclude(
   found = summaries(rows, config.placement.rates)
   folder.write_json('result.json', found)
   columns, caption = _standings(found), _caption(config)
-  folder.write_report(report.markdown(columns, caption), config.placement.seeds)
+  folder.write_report(
+    report.markdown(columns, caption), config.placement.seeds, _short(found)
+  )
   charts.intervals(
     folder.file('placement.png'),
     [f'{s["form"]}, {s["rate"]:g}' for s in found],
@@ -207,12 +210,17 @@ def _standings(found: Sequence[Row]) -> list[report.Column]:
     )
     for place in PLACES
   ]
-  return columns + [
-    report.Column(
-      f'{m.head}, fork − merge', m.unit, [_cell(s[m.key], m) for s in found]
-    )
-    for m in _MEASURES
-  ]
+  for m in _MEASURES:
+    parts = [s[m.key]['difference'] for s in found]
+    columns += [
+      report.Column(
+        f'{m.head}, fork − merge',
+        m.unit,
+        [paired.text(part, m.scale, m.form) for part in parts],
+      ),
+      report.Column('verdict', '', [_verdict(part, m) for part in parts]),
+    ]
+  return columns
 
 
 def _spread(values: Sequence[float | None]) -> str:
@@ -222,18 +230,27 @@ def _spread(values: Sequence[float | None]) -> str:
   return report.spread(known, '.3g')
 
 
-def _cell(part: dict[str, Any], measure: _Measure) -> str:
-  """Difference, half width, and which place is better if that is certain."""
-  scaled = _scaled(part['difference'], measure.scale)
-  if scaled is None or not math.isfinite(scaled[0]):
-    return '-'
-  mean, half = scaled
-  text = paired.text(part['difference'], measure.scale, measure.form)
-  verdict = paired.verdict(
-    mean - half, mean + half, less=measure.less_is_better
-  )
-  better = {paired.BETTER: 'fork', paired.WORSE: 'merge'}.get(verdict)
-  return f'{text}, {better} better' if better else text
+def _verdict(part: dict[str, float] | None, measure: _Measure) -> str:
+  """Which place is better, if that is certain."""
+  word = paired.gain(part, measure.less_is_better)
+  return _PLACED.get(word, word)
+
+
+def _short(found: Sequence[Row]) -> list[str]:
+  """What came out, in a sentence."""
+  ours = [s for s in found if s['form'] != FORMS[0].title]
+  counts = [
+    f'{m.head}: '
+    + ', '.join(
+      f'{words.count(word)} {word}' for word in (*_PLACED.values(), paired.OPEN)
+    )
+    for m in _MEASURES[:2]
+    for words in [[_verdict(s[m.key]['difference'], m) for s in ours]]
+  ]
+  return [
+    f'The fork against the merge in {len(ours)} pairs of a form with feedback '
+    f'and a rate, {"; ".join(counts)}.'
+  ]
 
 
 def _caption(config: ml_collections.ConfigDict) -> str:
@@ -246,9 +263,10 @@ def _caption(config: ml_collections.ConfigDict) -> str:
     f'Differences are paired by seed, with 95 % intervals; one place is called '
     f'better only where the interval leaves out zero, and there is a dash '
     f'where a run diverged or did not reach the target of '
-    f'{section.target_loss:g} nats (smoothed). The base knows no places. '
-    f'frozen and bellman: terminal gradient, trust region '
-    f'{optimizers.BOUND}; coupled: gauss_newton.'
+    f'{section.target_loss:g} nats (smoothed), or all differences are equal. The base knows no places. '
+    f'`frozen` and `bellman` have the terminal `gradient` and the trust region '
+    f'{optimizers.BOUND}; `coupled` has the terminal `gauss_newton` here, '
+    f'where the study of methods has `gradient`.'
   )
 
 

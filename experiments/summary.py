@@ -9,7 +9,6 @@ import ml_collections
 
 from experiments import loop, report
 
-
 # What GT-DDP should reach, of the whole test split (0 to 1).
 GOALS = {'digits': 0.985, 'mnist': 0.993, 'fashion_mnist': 0.925}
 
