@@ -2,7 +2,7 @@
 
 The word of --what says what happens: `fail` until a file `mended` lies beside
 the folder, `wait` until a signal comes or that file, `bare` makes no figure,
-`leak` reports a folder of this machine.
+`leak` reports a folder of this machine, `short` says what came out in short.
 """
 
 from __future__ import annotations
@@ -59,6 +59,8 @@ if what == 'wait':
 if what == 'data':
   text += f'from {os.environ["TFDS_DATA_DIR"]}/x\n'
 if what != 'run':
+  if what == 'short':
+    text = f'## In short\n\n- It is so.\n- It is not.\n\n{text}'
   how = '## How\n\n```sh\npython -m study\n```\n\n- seeds: 4, 5\n'
   how += '- device: 2 CPU cores\n'
   (folder / 'results.md').write_text(f'{text}\n{how}')

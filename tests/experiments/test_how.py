@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pathlib
+import subprocess
 
 import pytest
 
 from configs import default
-from experiments import how, runs
+from experiments import how, runs, versions
 
 pytestmark = pytest.mark.once
 
@@ -78,3 +79,48 @@ def test_every_report_ends_with_it(tmp_path: pathlib.Path) -> None:
   assert '| config.batch_size | 17 | 64 |' in text
   assert '| config.dataset.data_dir | FOLDER | None |' in text
   assert 'config.epochs' not in text
+
+
+@pytest.mark.parametrize('study', ['compare', 'methods', 'train'])
+def test_a_section_of_a_study_is_shown_in_its_report_alone(study: str) -> None:
+  config = default.get_config()
+  config.compare.target = 0.5
+  config.methods.rates.adam = (0.5,)
+  config.epochs = 3
+  command = f'python -m experiments.{study} --config=x'
+  text = how.section(command, (), HELD, config.to_dict())
+  assert ('config.compare.target' in text) is (study == 'compare')
+  assert ('config.methods.rates.adam' in text) is (study == 'methods')
+  assert '| config.epochs | 3 | 20 |' in text
+
+
+def test_every_study_with_a_section_is_a_command() -> None:
+  for name in default.STUDIES:
+    assert (pathlib.Path(how.__file__).parent / f'{name}.py').exists()
+
+
+def test_what_came_out_in_short() -> None:
+  page = f'{how.short(["One.", "Two - or so."])}# Found\n\n- a\n'
+  assert page.startswith('## In short\n\n- One.\n- Two - or so.\n\n# Found')
+  assert how.parted(page) == (['One.', 'Two - or so.'], '# Found\n\n- a\n')
+  assert how.short([]) == '' and how.parted('# A\n') == ([], '# A\n')
+
+
+def test_the_report_itself_is_no_change(
+  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  for path in ('experiments/a.py', 'docs/results/README.md', 'docs/b.md'):
+    (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / path).write_text('old')
+  for words in (['init', '-q'], ['add', '.']):
+    subprocess.run(['git', *words], cwd=tmp_path, check=True)
+  who = ['-c', 'user.name=a', '-c', 'user.email=a@b.c']
+  subprocess.run(['git', *who, 'commit', '-qm', 'a'], cwd=tmp_path, check=True)
+  monkeypatch.setattr(
+    versions, '__file__', str(tmp_path / 'experiments' / 'versions.py')
+  )
+  (tmp_path / 'docs/results/README.md').write_text('new')
+  (tmp_path / 'docs/results/figure.png').touch()
+  assert versions.versions()['git_changed_files'] == []
+  (tmp_path / 'docs/b.md').write_text('new')
+  assert versions.versions()['git_changed_files'] == ['M docs/b.md']

@@ -11,13 +11,16 @@ from typing import Any
 import ml_collections
 import numpy as np
 import pytest
+from matplotlib import figure
 from scipy import stats
 
 from configs import default, digits
 from experiments import (
+  charts,
   data,
   method_charts,
   method_report,
+  method_tables,
   methods,
   paired,
   rankings,
@@ -67,7 +70,7 @@ ROWS = [
 
 @pytest.fixture(scope='module')
 def found() -> list[Any]:
-  return rankings.summaries(ROWS, BASES)
+  return rankings.summaries(ROWS, BASES, 10)
 
 
 def test_the_best_rate_has_the_least_loss_and_no_run_that_diverged() -> None:
@@ -99,10 +102,13 @@ def test_a_run_without_a_number_is_lost_and_not_left_out(
     [
       row('SGD', 0.1, 0, 0.4, 9),
       row('SGD', 0.1, 1, 0.4, 9),
+      row('SGD', 0.1, 2, 0.4, 9),
       row('GT', 0.1, 0, 0.1, 9),
       row('GT', 0.1, 1, None, None),
+      row('GT', 0.1, 2, None, None),
     ],
     {'SGD': 'SGD', 'GT': 'SGD'},
+    10,
   )[1]
   assert lost['equal']['loss_gain'] == {'verdict': paired.WORSE}
   assert lost['targets']['steps_ratio'] is None
@@ -143,6 +149,89 @@ def test_verdicts() -> None:
   assert paired.verdict(-2, -1, less=False) == paired.WORSE
   assert paired.verdict(-1, 0) == paired.OPEN
   assert paired.verdict(1.1, 2, neutral=1) == paired.WORSE
+
+
+def test_no_verdict_from_two_seeds_or_from_equal_differences() -> None:
+  # Two images of 360 more on each seed, but for rounding.
+  base = [0.95, 0.96, 0.97]
+  ours = [value + 2 / 360 for value in base]
+  assert paired.difference(ours[:2], base[:2]) is None
+  assert paired.ratio(ours[:2], base[:2]) is None
+  assert paired.gain(paired.difference(ours, base), less=False) == paired.NONE
+  assert paired.gain(paired.difference(base, base)) == paired.NONE
+  assert paired.gain(None) == paired.NONE
+  ours[0] += 1e-4
+  assert paired.gain(paired.difference(ours, base), less=False) == paired.BETTER
+  forms = ('SGD', 'GT')
+  rows = [
+    row(form, 0.1, seed, loss)
+    for form, loss in (('SGD', 0.4), ('GT', None))
+    for seed in range(2)
+  ]
+  (_, lost) = rankings.summaries(rows, dict.fromkeys(forms, 'SGD'), 10)
+  assert lost['equal']['loss_gain'] is None
+
+
+@pytest.mark.parametrize('last', ['SGD', 'GT'])
+def test_deviations_of_what_did_not_learn_are_not_compared(last: str) -> None:
+  chance = 0.96 * math.log(10)
+  losses = {'SGD': [0.1, 0.2, 0.4], 'GT': [0.2, 0.1, 0.4]}
+  rows = [
+    row(form, rate, seed, loss + (form == last and rate == 1.0) * chance)
+    for form, values in losses.items()
+    for rate in (0.1, 1.0)
+    for seed, loss in enumerate(values)
+  ]
+  found = rankings.summaries(rows, dict.fromkeys(losses, 'SGD'), 10)
+  good, lost = found[1]['deviations']
+  assert good['verdict'] == paired.OPEN
+  assert lost['ratio'] is None and 'verdict' not in lost
+  columns = method_tables.deviations(found)
+  assert columns[4].cells[0].startswith('0.')
+  assert [column.cells[1] for column in columns[4:]] == ['not trained', '-']
+
+
+def test_a_method_that_is_best_at_the_rate_of_its_base_is_shown_once(
+  found: list[Any],
+) -> None:
+  assert [s['method'] for s in method_tables.elsewhere(found)] == [
+    'GT-DDP SGD, frozen'
+  ]
+  text = method_report.text(digits.get_config(), found, [])
+  tuned = text.split('## Each tuned')[1].split('## To the target')[0]
+  table = tuned.split('The 2 methods that are best at the rate of')[0]
+  assert '| GT-DDP SGD, frozen | 1 |' in table and '| Lion |' not in table
+  assert '| GT-DDP SGD, frozen | 0.403 at 0.1 | 0.133 at 1* |' in tuned
+  rest = [s for s in found if s['method'] != 'GT-DDP SGD, frozen']
+  text = method_report.text(digits.get_config(), rest, [])
+  assert 'All 2 methods are best at the rate of the table above' in text
+
+
+def test_in_short(found: list[Any]) -> None:
+  against = rankings.champions(found)
+  assert [s.split(' (')[0] for s in method_report.short(found, against)] == [
+    'The best GT-DDP form against the best base, each tuned, on 2 of 4 '
+    'criteria.',
+    'Train loss: GT-DDP SGD, frozen',
+    'Test accuracy: GT-DDP SGD, frozen',
+    'The 1 forms against their bases at equal hyper-parameters, train loss: '
+    '0 better, 1 worse, 0 not told apart; accuracy: 1 better, 0 worse, 0 not '
+    'told apart.',
+  ]
+
+
+def test_logarithmic_axes_have_plain_decimals_and_more_than_one() -> None:
+  for low, high, labels in (
+    (0.0038, 0.014, ['0.004', '0.006', '0.008', '0.01', '0.012', '0.014']),
+    (0.02, 2.5, ['0.03', '0.1', '0.3', '1']),
+    (0.95, 1.02, ['0.96', '0.98', '1', '1.02']),
+    (0.0005, 20, ['0.001', '0.01', '0.1', '1', '10']),
+  ):
+    panel = figure.Figure().subplots()
+    panel.set(yscale='log', ylim=(low, high))
+    charts.plain_ticks(panel.yaxis)
+    texts = [label.get_text() for label in panel.get_yticklabels()]
+    assert texts == labels
 
 
 def test_the_report_says_where_ours_lose(found: list[Any]) -> None:
@@ -207,8 +296,8 @@ def test_the_study_goes_on_where_it_stopped(tmp_path: pathlib.Path) -> None:
   assert 'budgets are **not** equal' in report
   assert '## How' in report and ', jaxlib ' in report
   assert 'diverged 2/2 at 1e+30' in report
-  for figure in re.findall(r'!\[.*\]\((.*)\)', report):
-    assert folder.file(figure).stat().st_size > 10_000
+  for name in re.findall(r'!\[.*\]\((.*)\)', report):
+    assert folder.file(name).stat().st_size > 10_000
 
 
 @pytest.mark.parametrize(
@@ -236,7 +325,7 @@ def test_figures_of_runs_that_all_diverged(tmp_path: pathlib.Path) -> None:
   lost = [row(form, 0.1, seed, None) for form in forms for seed in range(3)]
   for part in lost:
     part['smoothed_losses'] = [2.0, None]  # as JSON has what is not finite
-  got = rankings.summaries(lost, dict.fromkeys(forms, 'SGD'))
+  got = rankings.summaries(lost, dict.fromkeys(forms, 'SGD'), 10)
   method_charts.curves(tmp_path / 'curves.png', got, lost, 1)
   method_charts.deviations(tmp_path / 'variance.png', got)
   method_charts.targets(tmp_path / 'targets.png', got, 0.1)

@@ -78,7 +78,7 @@ def test_the_report(
   assert 'Budget `small` (' in text
   assert '2 of 3 parts in 0 minutes on 2 CPU cores; about 9 minutes' in text
   assert '| [Title of one](#title-of-one) | done | 0.0 |' in text
-  first, second, third = re.split(r'^## ', text, flags=re.M)[1:]
+  first, second, third = re.split(r'^## ', text, flags=re.M)[3:]
   assert first.splitlines() == [
     'Title of one',
     '',
@@ -118,6 +118,28 @@ def test_the_report(
   copied = {path.name for path in pathlib.Path('r').iterdir()}
   assert copied == {'README.md', 'one-curves.png', 'two-curves.png'}
   assert pathlib.Path('r', 'two-curves.png').read_text() == 'picture of two'
+
+
+def test_what_came_out_in_short_is_under_the_title(
+  monkeypatch: pytest.MonkeyPatch,
+) -> None:
+  parts = (
+    part('one', 'short'),
+    part('two'),
+    part('three', dataset='mnist'),
+    part('four', budgets={'full': plans.Budget(3)}),
+  )
+  monkeypatch.setattr(plans, 'PARTS', parts)
+  assert reproduced() == 0
+  head, first = re.split(r'^## ', page(), flags=re.M)[1:4:2]
+  assert head.splitlines() == [
+    'In short',
+    '',
+    '- [Title of one](#title-of-one): It is so. It is not.',
+    '- Not run here: Title of three (not run), Title of four (budget `full`).',
+    '',
+  ]
+  assert 'It is so' not in first and '### Found' in first
 
 
 def test_what_is_done_is_kept_until_its_command_changes(

@@ -198,10 +198,11 @@ def test_a_study_of_placement_goes_on_where_it_stopped(
   assert folder.file('metrics.jsonl').read_text().splitlines() == lines
   text = folder.file('results.md').read_text()
   (coupled,) = [x for x in text.splitlines() if x.startswith('| coupled')]
-  assert '-0.06 ± 0.025, fork better' in coupled
+  assert '| -0.06 ± 0.025 | fork better |' in coupled
   assert coupled.rstrip(' |').endswith('| -')
   (base,) = [x for x in text.splitlines() if x.startswith('| base alone')]
-  assert '+0 ± 0 |' in base and 'better' not in base
+  assert '+0 ± 0 | - |' in base and 'better' not in base
+  assert 'train loss: 1 fork better, 0 merge better, 0 not told' in text
   assert folder.file('placement.png').stat().st_size > 10_000
 
 

@@ -29,10 +29,10 @@ def row(form: str, rate: float, seed: int, loss: float | None) -> Any:
 
 
 ROWS = [
-  row('base', 0.1, 0, 0.4), row('base', 0.1, 1, 0.2),
-  row('base', 1.0, 0, 0.1), row('base', 1.0, 1, None),
-  row('ours', 0.1, 0, 0.3), row('ours', 0.1, 1, 0.15),
-  row('ours', 1.0, 0, 0.1), row('ours', 1.0, 1, 0.1),
+  row('base', 0.1, 0, 0.4), row('base', 0.1, 1, 0.2), row('base', 0.1, 2, 0.3),
+  row('base', 1.0, 0, 0.1), row('base', 1.0, 1, None), row('base', 1.0, 2, 0.1),
+  row('ours', 0.1, 0, 0.3), row('ours', 0.1, 1, 0.15), row('ours', 0.1, 2, 0.2),
+  row('ours', 1.0, 0, 0.1), row('ours', 1.0, 1, 0.1), row('ours', 1.0, 2, 0.1),
 ]  # fmt: skip
 
 
@@ -40,13 +40,26 @@ def test_forms_are_compared_at_their_own_best_and_at_the_base_s() -> None:
   base, ours = games.summaries(ROWS, ['base', 'ours'])
   assert base['best'] == ours['base_best'] == (0.1, 0.1)
   assert ours['best'] == (1.0, 0.1)
-  # Differences -0.1 and -0.05: t(0.975, 1) = 12.706.
-  assert ours['loss_gain']['mean'] == pytest.approx(-0.075)
-  half = 12.7062 * 0.05 / math.sqrt(2) / math.sqrt(2)
+  # Differences -0.1, -0.05 and -0.1: t(0.975, 2) = 4.3027.
+  assert ours['loss_gain']['mean'] == pytest.approx(-0.25 / 3)
+  half = 4.30265 * (0.05 / math.sqrt(3)) / math.sqrt(3)
   assert ours['loss_gain']['half_width'] == pytest.approx(half, rel=1e-4)
-  assert ours['accuracy_gain']['mean'] == pytest.approx(0.075)
+  assert ours['accuracy_gain']['mean'] == pytest.approx(0.25 / 3)
   assert ours['tuned_loss_gain']['mean'] == pytest.approx(-0.2)
+  assert base['loss_gain'] is None
   assert ours['step_ratio'] == 2
+
+
+def test_tables_have_verdicts() -> None:
+  found = games.summaries(ROWS, ['base', 'ours'])
+  columns = games._standings(found)
+  verdicts = [column.cells for column in columns if column.head == 'verdict']
+  assert verdicts == [['-', 'better'], ['-', 'better']]
+  assert games._short(found)[0] == (
+    'The 1 forms against base at its best rate and damping, train loss: 1 '
+    'better, 0 worse, 0 not told apart; accuracy: 1 better, 0 worse, 0 not '
+    'told apart.'
+  )
 
 
 def small(base: str = 'ekfac') -> ml_collections.ConfigDict:
