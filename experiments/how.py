@@ -17,38 +17,39 @@ from typing import Any
 from configs import default
 from experiments import folders, report
 
-_SHORT = re.compile(r'## In short\n\n((?:- .*\n)+)\n')
+_TITLE = re.compile(r'# .*\n\n')
+_SHORT = re.compile(r'^## In short\n\n((?:- .*\n)+)\n', re.MULTILINE)
 _STUDY = re.compile(r'experiments\.(\w+)')
 _PLACE = re.compile(r'(?<![^=:])(?:/|~|\.\.)[^:]*')
 _DATA_DIR = re.compile(r'(.*data_dir)=.*')
 
 
-def short(sentences: Sequence[str]) -> str:
-  """Returns the first section of a report; nothing if there are no sentences.
+def with_short(text: str, sentences: Sequence[str]) -> str:
+  """Returns a report that says first, under its title, what came out.
 
   Args:
-    sentences: without line breaks.
-
-  Returns:
-    Markdown, with its head.
+    text: of the report; its title, if it has one, is its first line.
+    sentences: without line breaks; if there are none, nothing is added.
   """
   if not sentences:
-    return ''
+    return text
+  title = _TITLE.match(text)
+  end = title.end() if title else 0
   lines = ''.join(f'- {sentence}\n' for sentence in sentences)
-  return f'## In short\n\n{lines}\n'
+  return f'{text[:end]}## In short\n\n{lines}\n{text[end:]}'
 
 
 def parted(text: str) -> tuple[list[str], str]:
-  """Returns the sentences of ``short``, and the report without them.
+  """Returns the sentences of ``with_short``, and the report without them.
 
   Args:
     text: of a report; one without that section has no sentences.
   """
-  match = _SHORT.match(text)
+  match = _SHORT.search(text)
   if match is None:
     return [], text
   sentences = [line.removeprefix('- ') for line in match[1].splitlines()]
-  return sentences, text[match.end() :]
+  return sentences, text[: match.start()] + text[match.end() :]
 
 
 def section(

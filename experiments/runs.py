@@ -85,17 +85,16 @@ class RunFolder:
     Args:
       text: Markdown.
       seeds: of the runs; empty where nothing is random.
-      short: the same in a few sentences, without line breaks; see ``how.short``
-        and, for the end of the page, ``how.section``.
+      short: the same in a few sentences, without line breaks; see
+        ``how.with_short`` and, for the end of the page, ``how.section``.
     """
     held, config = (
       json.loads(self.file(name).read_text(encoding='utf-8'))
       for name in ('versions.json', 'config.json')
     )
+    page = how.with_short(text, short)
     made = how.section(self.command, seeds, held, config)
-    self.write_text(
-      'results.md', f'{how.short(short)}{text.rstrip()}\n\n{made}'
-    )
+    self.write_text('results.md', f'{page.rstrip()}\n\n{made}')
 
   def log(self, row: Mapping[str, Any]) -> None:
     """Adds a line to metrics.jsonl."""

@@ -100,10 +100,15 @@ def test_every_study_with_a_section_is_a_command() -> None:
 
 
 def test_what_came_out_in_short() -> None:
-  page = f'{how.short(["One.", "Two - or so."])}# Found\n\n- a\n'
-  assert page.startswith('## In short\n\n- One.\n- Two - or so.\n\n# Found')
-  assert how.parted(page) == (['One.', 'Two - or so.'], '# Found\n\n- a\n')
-  assert how.short([]) == '' and how.parted('# A\n') == ([], '# A\n')
+  said = ['One.', 'Two - or so.']
+  for title in ('', '# Found\n\n'):
+    page = f'{title}- a\n\n## B\n'
+    made = how.with_short(page, said)
+    assert made.startswith(
+      f'{title}## In short\n\n- One.\n- Two - or so.\n\n- a\n'
+    )
+    assert how.parted(made) == (said, page)
+    assert how.with_short(page, []) == page and how.parted(page) == ([], page)
 
 
 def test_the_report_itself_is_no_change(

@@ -187,7 +187,7 @@ def test_deviations_of_what_did_not_learn_are_not_compared(last: str) -> None:
   assert good['verdict'] == paired.OPEN
   assert lost['ratio'] is None and 'verdict' not in lost
   columns = method_tables.deviations(found)
-  assert columns[4].cells[0].startswith('0.')
+  assert columns[4].cells[0].startswith('1.00 [')
   assert [column.cells[1] for column in columns[4:]] == ['not trained', '-']
 
 

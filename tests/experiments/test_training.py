@@ -22,6 +22,7 @@ from experiments import (
   programs,
   progress,
   runs,
+  summary,
   training,
 )
 
@@ -76,9 +77,34 @@ def test_from_config_to_files(tmp_path: pathlib.Path) -> None:
   assert '](curves.png)' in page
   assert f', jax {jax.__version__}, ' in page
   assert f'| last | 6 | {rows[-1]["epoch"]:.2f} |' in page
+  assert '\n## In short\n\n- GT-DDP SGD ends with ' in page
+  first.file('results.md').unlink()
+  training.train(config, first)  # has finished, and writes its report again
+  assert first.file('results.md').read_text() == page
 
   again = trained(config, tmp_path / 'b')
   assert without_times(again.rows()) == without_times(rows)
+
+
+def test_in_short_a_run_stands_beside_the_goal_of_its_data() -> None:
+  config = default.get_config()
+  config.optimizer.name = 'gt_ddp'
+  rows = [{'test_accuracy': value} for value in (0.5, 0.9917, 0.985)]
+  result = {'optimizer': 'GT-DDP Adam'}
+  said = (
+    'GT-DDP Adam ends with 98.50 % of the test samples right after 20 epochs '
+    '(at the best checkpoint 99.17 %)'
+  )
+  goal = 'the goal of 98.5 % is'
+  assert summary.short(config, result, rows) == [f'{said}; {goal} reached.']
+  rows[-1]['test_accuracy'] = 0.98
+  (missed,) = summary.short(config, result, rows)
+  assert missed.endswith(f'; {goal} missed.')
+  for key, value in (('dataset.test_samples', 9), ('optimizer.name', 'adam')):
+    other = config.copy_and_resolve_references()
+    other.update_from_flattened_dict({key: value})
+    (bare,) = summary.short(other, result, rows)
+    assert bare.endswith('99.17 %).')
 
 
 def test_a_baseline_is_a_plain_loop(dataset: data.Dataset) -> None:
