@@ -49,7 +49,7 @@ def short(found: Sequence[Mapping[str, Any]], base: str) -> list[str]:
     base: the form that ratios are to.
   """
   goals = [
-    f'{part["form"]} {part["ratio"]:.2f} (goal ≤ {part["goal"]:g}: '
+    f'{part["form"]} {part["ratio"]:.3g} (goal ≤ {part["goal"]:g}: '
     f'{_met(part)})'
     for part in found
     if part['goal'] is not None

@@ -98,11 +98,12 @@ def short(found: Sequence[Row], against: Sequence[Row]) -> list[str]:
   def counts(key: str) -> str:
     return paired.counts([method_tables.verdict(s['equal'][key]) for s in ours])
 
-  rivals = [_rival(part)[2:] for part in against]
+  rivals = {part['criterion']: _rival(part)[2:] for part in against}
+  absent = 'no comparison, as no method of one kind got there on every seed.'
+  said = [rivals.get(name, f'{name}: {absent}') for name in rankings.CRITERIA]
   return [
-    'The best GT-DDP form against the best base, each tuned, on '
-    f'{len(rivals)} of {len(rankings.CRITERIA)} criteria.',
-    *(f'{rival[0].upper()}{rival[1:]}' for rival in rivals),
+    'The best GT-DDP form against the best base, each tuned.',
+    *(f'{one[0].upper()}{one[1:]}' for one in said),
     f'The {len(ours)} forms against their bases at equal hyper-parameters, '
     f'train loss: {counts("loss_gain")}; accuracy: {counts("accuracy_gain")}.',
   ]
@@ -228,4 +229,4 @@ def _rival(part: Row) -> str:
   if gain is None or gain['verdict'] == paired.NONE:
     return f'{head}beside {tail}; too few seeds, or equal ones, for a verdict.'
   between = 'from' if gain['verdict'] == paired.OPEN else 'than'
-  return f'{head}{gain["verdict"]} {between} {tail}: {_amount(gain, unit)}.'
+  return f'{head}**{gain["verdict"]}** {between} {tail}: {_amount(gain, unit)}.'

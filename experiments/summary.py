@@ -27,8 +27,8 @@ def short(
   """
   accuracy, best = rows[-1]['test_accuracy'], loop.best(rows)
   said = (
-    f'{result["optimizer"]} ends with {100 * accuracy:.2f} % of the test '
-    f'samples right after {config.epochs} epochs'
+    f'{result["optimizer"]} has {100 * accuracy:.2f} % of the test samples '
+    f'right after {config.epochs} epochs'
   )
   if best:
     said += f' (at the best checkpoint {100 * best["test_accuracy"]:.2f} %)'

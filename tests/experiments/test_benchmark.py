@@ -51,7 +51,7 @@ def test_ratios_are_of_one_round_and_goals_of_their_median() -> None:
     'met (2/3 rounds)', '4.0', '6',
   ]  # fmt: skip
   assert columns[5].cells[2] == '-'
-  goals = f'frozen, gradient 1.30 (goal ≤ 1.4: met), {benchmark.INPUT} 0.01'
+  goals = f'frozen, gradient 1.3 (goal ≤ 1.4: met), {benchmark.INPUT} 0.01'
   (said,) = benchmark_report.short([base, ours, read], 'plain optax')
   assert said.startswith(f'Time over that of a step of plain optax: {goals} (')
   late = benchmark.summaries([*rows, turn(4, 1, 2, 1), turn(5, 1, 2, 1)], 'sgd')

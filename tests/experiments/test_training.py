@@ -77,7 +77,7 @@ def test_from_config_to_files(tmp_path: pathlib.Path) -> None:
   assert '](curves.png)' in page
   assert f', jax {jax.__version__}, ' in page
   assert f'| last | 6 | {rows[-1]["epoch"]:.2f} |' in page
-  assert '\n## In short\n\n- GT-DDP SGD ends with ' in page
+  assert '\n## In short\n\n- GT-DDP SGD has ' in page
   first.file('results.md').unlink()
   training.train(config, first)  # has finished, and writes its report again
   assert first.file('results.md').read_text() == page
@@ -92,7 +92,7 @@ def test_in_short_a_run_stands_beside_the_goal_of_its_data() -> None:
   rows = [{'test_accuracy': value} for value in (0.5, 0.9917, 0.985)]
   result = {'optimizer': 'GT-DDP Adam'}
   said = (
-    'GT-DDP Adam ends with 98.50 % of the test samples right after 20 epochs '
+    'GT-DDP Adam has 98.50 % of the test samples right after 20 epochs '
     '(at the best checkpoint 99.17 %)'
   )
   goal = 'the goal of 98.5 % is'
