@@ -145,6 +145,7 @@ def draw_bars(panel: axes.Axes, series: Bars) -> None:
   if wide:
     panel.set_xscale('log')
     panel.set_xlim(start, reach * (reach / start) ** 0.5)
+    plain_ticks(panel.xaxis)
   else:
     panel.set_xlim(0, 1.45 * reach or 1)
   panel.grid(visible=False, axis='y')
