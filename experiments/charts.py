@@ -240,7 +240,7 @@ def plain_ticks(line: axis.Axis) -> None:
   """
   low, high = sorted(line.get_view_interval())
   first, last = (math.floor(math.log10(end)) for end in (low, high))
-  choices = [
+  choices: list[Sequence[float]] = [
     [
       digit * 10.0**power
       for power in range(first, last + 1)

@@ -113,9 +113,8 @@ def train(
   try:
     rows = _train(config, folder, built)
     result |= _outcome(rows)
-    report.curves(folder.file('curves.png'), [report.Curve(title, [rows])])
-    result['status'] = FINISHED
     _report(config, folder, result, rows)
+    result['status'] = FINISHED
   except checkpoints.CheckpointError:
     raise  # Nothing has changed.
   except BaseException as error:
@@ -134,6 +133,8 @@ def _report(
   result: loop.Row,
   rows: list[loop.Row],
 ) -> None:
+  title = result['optimizer']
+  report.curves(folder.file('curves.png'), [report.Curve(title, [rows])])
   folder.write_report(
     summary.text(config, result, rows),
     [config.seed],

@@ -78,9 +78,11 @@ def test_from_config_to_files(tmp_path: pathlib.Path) -> None:
   assert f', jax {jax.__version__}, ' in page
   assert f'| last | 6 | {rows[-1]["epoch"]:.2f} |' in page
   assert '\n## In short\n\n- GT-DDP SGD has ' in page
-  first.file('results.md').unlink()
+  for name in ('results.md', 'curves.png'):
+    first.file(name).unlink()
   training.train(config, first)  # has finished, and writes its report again
   assert first.file('results.md').read_text() == page
+  assert first.file('curves.png').exists()
 
   again = trained(config, tmp_path / 'b')
   assert without_times(again.rows()) == without_times(rows)
