@@ -9,6 +9,8 @@ process and a folder of its own, so one that fails stops no other. The program
 can be killed at any moment; the same command goes on: it keeps the parts that
 are done, unless their command has changed, and goes on in the one that was not.
 A part whose data set has not been prepared is not run, and the report says so.
+A part that lacks one of its figures is gone on with: where all its runs are
+done, as after a change of what is reported, this writes its report again.
 
   PART           the run folder of each part
   PART.log       what it printed
