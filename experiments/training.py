@@ -102,7 +102,8 @@ def train(
   """
   held = processes.from_first(folder.result)
   if held is not None and held['status'] == FINISHED:
-    if processes.is_first():  # its folder alone has the rows
+    # The first process alone has the rows; a report that is there stays.
+    if processes.is_first() and not folder.file('curves.png').exists():
       _report(config, folder, held, folder.rows())
     return held
   built = built or build(config, folder)

@@ -15,7 +15,8 @@ from experiments import catalog, models, optimizers, validation
 CONFIGS = sorted(
   path.stem
   for path in pathlib.Path(default.__file__).parent.glob('*.py')
-  if path.stem not in ('__init__', 'reproduce')  # a plan of commands
+  # The last two are words after a colon, and a plan of commands.
+  if path.stem not in ('__init__', 'choices', 'reproduce')
 )
 
 REFUSED = [
