@@ -207,10 +207,10 @@ def _position(
   if source is None:
     params = network.init(config.seed)
     return loop.Position(params, _fresh(config, network, dataset, params))
-  found = earlier.last_position(source, network, dataset)
+  own = held.get_config(str(source / 'config.json'))
+  found = earlier.last_position(source, own, network, dataset)
   if found is None:
     raise _without_checkpoint(source)
-  own = held.get_config(str(source / 'config.json'))
   if _base(own) != _base(config):
     state = _fresh(config, network, dataset, found.params)
     return found._replace(state=state)

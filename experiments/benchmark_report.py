@@ -10,9 +10,9 @@ import matplotlib
 import ml_collections
 from matplotlib import axes, figure, ticker
 
-from experiments import report
+from experiments import charts, report
 
-_ALONE, _OURS, _GOAL = '#8C8C8C', '#0072B2', '#D55E00'  # see charts.PALETTE
+_GOAL = charts.PALETTE[4]
 _TICKS = (0.5, 0.7, 1, 1.4, 2, 3, 5, 7, 10, 15, 20, 30, 50)
 
 
@@ -147,7 +147,7 @@ def _bar(panel: axes.Axes, place: int, part: Mapping[str, Any]) -> None:
     ratio - 1,
     left=1,
     height=0.62,
-    color=_OURS if part['feedback'] else _ALONE,
+    color=charts.OURS if part['feedback'] else charts.BASE,
     label='GT-DDP' if part['feedback'] else 'without feedback',
     xerr=[[ratio - low], [high - ratio]],
     error_kw={'capsize': 3, 'linewidth': 1.2},

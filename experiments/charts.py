@@ -15,7 +15,7 @@ from experiments import report
 
 _LARGEST = 10.0  # nats; what is above has the same colour
 _WIDE = 20  # ratio of bars from which the axis is logarithmic
-_BASE, _OURS = '#8C8C8C', '#0072B2'
+BASE, OURS = '#8C8C8C', '#0072B2'  # a base alone, its GT-DDP forms
 # Okabe and Ito's, which the colour-blind tell apart.
 PALETTE = (
   '#000000',
@@ -123,7 +123,7 @@ def draw_bars(panel: axes.Axes, series: Bars) -> None:
   ):
     width, error = mean or start, deviation or 0.0
     reach = max(reach, width + error)
-    colour = _BASE if place in series.bases else _OURS
+    colour = BASE if place in series.bases else OURS
     panel.barh(
       place,
       width - start,
@@ -303,7 +303,7 @@ def intervals(
     )
     places = drawing.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for place, panel in zip(places, panels, strict=True):
-      place.axvline(0, color=_BASE, linewidth=1)
+      place.axvline(0, color=BASE, linewidth=1)
       for row, value in enumerate(panel.values):
         if value is None:
           place.text(
@@ -314,14 +314,14 @@ def intervals(
             ha='center',
             va='center',
             fontsize=8,
-            color=_BASE,
+            color=BASE,
           )
           continue
         mean, half = value
         certain = abs(mean) > half
         place.errorbar(
-          mean, row, xerr=half, fmt='o', color=_OURS, capsize=3, markersize=5,
-          markerfacecolor=_OURS if certain else 'white',
+          mean, row, xerr=half, fmt='o', color=OURS, capsize=3, markersize=5,
+          markerfacecolor=OURS if certain else 'white',
         )  # fmt: skip
       place.set(title=panel.title, xlabel=panel.label)
       place.locator_params(axis='x', nbins=5)

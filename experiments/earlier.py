@@ -8,7 +8,6 @@ import pathlib
 import ml_collections
 
 import gtddp_jax as gt
-from configs import held
 from experiments import (
   checkpoints,
   data,
@@ -20,12 +19,16 @@ from experiments import (
 
 
 def last_position(
-  source: pathlib.Path, network: programs.Network, dataset: data.Dataset
+  source: pathlib.Path,
+  own: ml_collections.ConfigDict,
+  network: programs.Network,
+  dataset: data.Dataset,
 ) -> loop.Position | None:
   """Reads where a run ended; on one device.
 
   Args:
     source: its folder.
+    own: its config, from ``held.get_config``.
     network: that of the run.
     dataset: that of the run, for the length of its schedules.
 
@@ -33,12 +36,9 @@ def last_position(
     The position; None if the folder holds no checkpoint.
 
   Raises:
-    ValueError: if there is no config.json of a run.
     CheckpointError: if the last checkpoint is damaged.
     ConfigError: if the folder is in use.
   """
-  path = source / 'config.json'
-  own = held.get_config(str(path))
   if not (source / 'checkpoints').is_dir():
     return None
   tx = optimizers.build(
@@ -49,7 +49,8 @@ def last_position(
   )
   params = network.init(own.seed)
   # As it was written: a run may be older than some keys.
-  asked = ml_collections.ConfigDict(json.loads(path.read_text('utf-8')))
+  written = json.loads((source / 'config.json').read_text('utf-8'))
+  asked = ml_collections.ConfigDict(written)
   with (
     folders.locked(source),
     checkpoints.Checkpoints(source / 'checkpoints', asked) as saved,

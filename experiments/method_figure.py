@@ -133,7 +133,7 @@ def _example(panel: axes.Axes) -> None:
   panel.annotate('before the step', (0.0105, 0.515), fontsize=9)
   styles = ('--', '-', '-', '-')
   for form, colour, style in zip(
-    FORMS, ('#8C8C8C', *charts.PALETTE[2:]), styles, strict=False
+    FORMS, (charts.BASE, *charts.PALETTE[2:]), styles, strict=False
   ):
     panel.plot(_RATES, losses(form, _RATES), style, color=colour, label=form)
   panel.axvline(0.1, color=charts.PALETTE[0], linewidth=1, alpha=0.4)

@@ -57,7 +57,7 @@ def read(
   if other := folders.difference(*map(folders.plain, models)):
     raise _refused(f'{source}, whose run has {other}')
   try:
-    found = earlier.last_position(source, network, dataset)
+    found = earlier.last_position(source, own, network, dataset)
   except checkpoints.CheckpointError as error:
     raise _refused(f'"{error.what}"') from error
   except validation.ConfigError as error:

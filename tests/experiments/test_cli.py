@@ -127,6 +127,16 @@ def test_a_folder_that_holds_files_is_refused(
   assert parsed(f'--workdir={tmp_path}', '--dry_run').dry_run
 
 
+def refusal(command: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+  """The one line that a training of this command line ends with."""
+  with pytest.raises(SystemExit) as caught:
+    cli.parse(command, flags.FlagValues(), training=True)
+  assert caught.value.code == 2
+  error = capsys.readouterr().err
+  assert len(error.splitlines()) == 1
+  return error
+
+
 UNREAD = {
   '--config.optimizer.value=bellman --config.optimizer.trust_region=0.1': (
     'config.optimizer.value, config.optimizer.trust_region: expected no value '
@@ -147,12 +157,7 @@ def test_what_the_optimizer_would_not_read_is_refused(
   argument: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
   command = ['train', *argument.split()]
-  with pytest.raises(SystemExit) as caught:
-    cli.parse(command, flags.FlagValues(), training=True)
-  assert caught.value.code == 2
-  output = capsys.readouterr()
-  assert UNREAD[argument] in output.err
-  assert len(output.err.splitlines()) == 1
+  assert UNREAD[argument] in refusal(command, capsys)
   # A study or a sweep gives its options to those runs that read them.
   cli.parse(command, flags.FlagValues())
   # What a file sets for gt_ddp, or has the default value, is no mistake.
@@ -173,10 +178,7 @@ def test_a_base_does_not_take_the_rate_of_another(
   argument: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
   command = ['train', *argument.split()]
-  with pytest.raises(SystemExit) as caught:
-    cli.parse(command, flags.FlagValues(), training=True)
-  assert caught.value.code == 2
-  assert RATES[argument] in capsys.readouterr().err
+  assert RATES[argument] in refusal(command, capsys)
   own = '--config.optimizer.base.learning_rate=0.003'
   cli.parse([*command, own], flags.FlagValues(), training=True)
   form = '--config.optimizer.name=gt_ddp'
