@@ -169,7 +169,7 @@ def _compare() -> ml_collections.ConfigDict:
   compare.learning_rate.adam = 0.002
   compare.learning_rate.adamw = 0.002
   compare.learning_rate.kfac = 0.03
-  compare.learning_rate.ekfac = 0.03
+  compare.learning_rate.ekfac = 0.01
   compare.learning_rate.lion = 0.0003
   compare.learning_rate.muon = 0.01
   return compare
