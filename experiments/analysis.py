@@ -39,6 +39,7 @@ from configs import held
 from experiments import (
   class_pairs,
   cli,
+  conditions,
   data,
   earlier,
   loop,
@@ -49,7 +50,6 @@ from experiments import (
   runs,
   stage_charts,
   studies,
-  validation,
 )
 
 _LOSS = gt.losses.softmax_cross_entropy
@@ -236,8 +236,8 @@ def _base(config: ml_collections.ConfigDict) -> tuple[Any, ...]:
   return name, section.base.to_dict() | {'name': name}, section.cooperation
 
 
-def _without_checkpoint(source: pathlib.Path | str) -> validation.ConfigError:
-  return validation.ConfigError(
+def _without_checkpoint(source: pathlib.Path | str) -> conditions.ConfigError:
+  return conditions.ConfigError(
     '--run',
     'the folder of a training with config.json and a checkpoint',
     source,
@@ -330,6 +330,6 @@ if __name__ == '__main__':
   flags.DEFINE_string('run', None, 'Folder of a training, as --run=FOLDER.')
   try:
     sys.argv = arguments(sys.argv)
-  except validation.ConfigError as refused:
+  except conditions.ConfigError as refused:
     cli.refuse(str(refused))
   cli.launch('analysis', work)

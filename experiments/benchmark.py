@@ -44,16 +44,13 @@ from experiments import (
   report,
   runs,
   timing,
-  validation,
 )
 from experiments.networks import resnets
 
 INPUT = 'reading a batch'
-BASES = ('sgd', 'rmsprop', 'adam', 'kfac', 'ekfac')
 _KRONECKER = ('kfac', 'ekfac')
 _SHAPE, _SAMPLES = (28, 28, 1), 60_000  # of MNIST
 _SHORT = re.compile(r'^--?(base|batch|rounds|rate|every)(?==|$)')
-_LEAST = {'batch': 2, 'rounds': 3, 'every': 1}
 _BATCH_GOAL = 0.05
 
 Call = Callable[[], Any]
@@ -99,7 +96,7 @@ def forms(base: str) -> dict[str, Form]:
   """Returns what is timed of a base.
 
   Args:
-    base: one of ``BASES``.
+    base: one of ``optimizers.EXPLICIT``.
 
   Returns:
     The forms by title; see ``reference``.
@@ -129,7 +126,6 @@ def reference(base: str) -> str:
 
 def work(config: ml_collections.ConfigDict, folder: runs.RunFolder) -> None:
   """Measures what is left and writes the report."""
-  check(config)
   own = config.benchmark
   found = summaries(measure(config, folder), own.base)
   folder.write_json('result.json', found)
@@ -141,37 +137,6 @@ def work(config: ml_collections.ConfigDict, folder: runs.RunFolder) -> None:
   )
   benchmark_report.draw(folder.file('ratios.png'), found, reference(own.base))
   rich.console.Console(width=140).print(report.table(columns, caption))
-
-
-def check(config: ml_collections.ConfigDict) -> None:
-  """Refuses what cannot be measured.
-
-  Args:
-    config: of the study.
-
-  Raises:
-    ConfigError: at the first key of ``config.benchmark``.
-  """
-  own = config.benchmark
-  if own.base not in BASES:
-    raise validation.ConfigError(
-      'config.benchmark.base',
-      f'one of {", ".join(BASES)}',
-      repr(own.base),
-      'correct the name',
-    )
-  for key, least in _LEAST.items():
-    if own[key] < least:
-      raise validation.ConfigError(
-        f'config.benchmark.{key}',
-        f'an integer from {least}',
-        own[key],
-        'raise it',
-      )
-  if not 0 < own.rate < float('inf'):
-    raise validation.ConfigError(
-      'config.benchmark.rate', 'a finite number above 0', own.rate, 'change it'
-    )
 
 
 def measure(
@@ -305,7 +270,7 @@ def summaries(
 
   Args:
     rows: of ``measure``.
-    base: one of ``BASES``.
+    base: one of ``optimizers.EXPLICIT``.
 
   Returns:
     One per form: the median step (s); the ratio to the base, round by round,

@@ -39,6 +39,7 @@ from configs import default
 from experiments import (
   block_charts,
   cli,
+  conditions,
   data,
   optimizers,
   outcomes,
@@ -93,14 +94,14 @@ def check(config: ml_collections.ConfigDict) -> None:
   studies.check(config)
   name = optimizers.base_name(config.optimizer)
   if name not in _BASES:
-    raise validation.ConfigError(
+    raise conditions.ConfigError(
       'config.optimizer.base.name',
       f'one of {", ".join(_BASES)}, whose curvature is a diagonal',
       repr(name),
       'choose one after the colon of --config',
     )
   if config.model.compute_dtype != 'float32':
-    raise validation.ConfigError(
+    raise conditions.ConfigError(
       'config.model.compute_dtype',
       "'float32', because masses are less than bfloat16 can tell",
       repr(config.model.compute_dtype),
@@ -108,7 +109,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     )
   last = config.blocks.epochs[-1]
   if last > config.epochs:
-    raise validation.ConfigError(
+    raise conditions.ConfigError(
       'config.blocks.epochs',
       f'numbers up to config.epochs ({config.epochs})',
       last,

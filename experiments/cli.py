@@ -25,12 +25,14 @@ from experiments import (
   catalog,
   checkpoints,
   command_line,
+  conditions,
   devices,
   folders,
   interrupts,
   library,
   loop,
   processes,
+  progress,
   runs,
   validation,
 )
@@ -42,7 +44,7 @@ Build = Callable[[ml_collections.ConfigDict, runs.RunFolder | None], Any]
 _NOT_FINITE, _REFUSED, _UNWRITTEN = 1, 2, 3
 _DEFAULT_CONFIG = 'configs/digits.py'
 _REFUSALS = (
-  validation.ConfigError,
+  conditions.ConfigError,
   catalog.NotPreparedError,
   checkpoints.CheckpointError,
   processes.OtherProcessError,
@@ -124,7 +126,7 @@ def _opened(
     held = processes.from_first(locked)
     made: tuple[Any, ...] = ()
     if build is not None:
-      with library.telling(say):
+      with library.telling(say), progress.working('tracing and compiling'):
         made = (build(values.config, folder if held else None),)
     processes.from_first(created)
     if not processes.is_first():
@@ -205,7 +207,7 @@ def parse(
     define_flags(values, argv, resume)
     rest: list[str] = values(argv)
     if len(rest) > 1:
-      raise validation.ConfigError(
+      raise conditions.ConfigError(
         rest[1], 'only flags', 'a word', 'write it as --flag=value'
       )
     validation.validate(values.config)

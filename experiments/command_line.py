@@ -11,7 +11,7 @@ import ml_collections
 from absl import flags
 
 from configs import default
-from experiments import folders, optimizers, validation
+from experiments import conditions, folders, optimizers
 
 _OVERRIDE = re.compile(r'--?(no)?config\.(?P<path>[^=]+)')
 _BAD_VALUE = re.compile(r'flag --config\.(?P<path>[\w.]+)=(?P<value>.*?):')
@@ -31,12 +31,12 @@ def check_names(argv: Sequence[str]) -> None:
     section, path = default.get_config(), 'config'
     for key in match['path'].split('.') if match else ():
       if not isinstance(section, ml_collections.ConfigDict):
-        raise validation.ConfigError(
+        raise conditions.ConfigError(
           path, 'no key in it', repr(key), 'remove what follows the key'
         )
       if key not in section:
         close = difflib.get_close_matches(key, section, 1)
-        raise validation.ConfigError(
+        raise conditions.ConfigError(
           f'{path}.{key}',
           f'one of {", ".join(section)}',
           repr(key),
@@ -70,7 +70,7 @@ def check_read(
     name, remedy = config.optimizer.name, 'config.optimizer.name=gt_ddp'
     if name == 'gt_ddp':
       name, remedy = 'gt_ddp without feedback', 'config.optimizer.feedback=true'
-    raise validation.ConfigError(
+    raise conditions.ConfigError(
       ', '.join(unread),
       f'no value on the command line, because {name} does not read it',
       ', '.join(repr(value) for value in unread.values()),
@@ -98,7 +98,7 @@ def check_rate(
   rate = config.optimizer.base.learning_rate
   owners = [name for name, value in rates.items() if value == rate]
   if base in rates and owners and base not in owners:
-    raise validation.ConfigError(
+    raise conditions.ConfigError(
       'config.optimizer.base.learning_rate',
       f'one for {base}, whose usual is {rates[base]:g}',
       f'that of {owners[0]}, {rate:g}',
@@ -119,7 +119,7 @@ def explanation(error: Exception) -> str:
       section = section[name]
     kind = section.get_type(key).__name__
     return str(
-      validation.ConfigError(
+      conditions.ConfigError(
         f'config.{match["path"]}',
         f'a value of type {kind}',
         repr(match['value']),

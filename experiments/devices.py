@@ -15,7 +15,7 @@ import ml_collections
 import numpy as np
 from jax import sharding
 
-from experiments import data, processes, validation
+from experiments import conditions, data, processes
 
 
 class Layout:
@@ -125,7 +125,7 @@ def check(config: ml_collections.ConfigDict, training: bool = True) -> int:
   """
   asked = config.devices
   if processes.count() > 1 and asked:
-    raise validation.ConfigError(
+    raise conditions.ConfigError(
       'config.devices',
       '0 (all), because the processes share every batch',
       asked,
@@ -134,7 +134,7 @@ def check(config: ml_collections.ConfigDict, training: bool = True) -> int:
   if asked == 1:
     return 1
   if not training:
-    raise validation.ConfigError(
+    raise conditions.ConfigError(
       'config.devices',
       '1, because only experiments.train takes more',
       asked,
@@ -142,7 +142,7 @@ def check(config: ml_collections.ConfigDict, training: bool = True) -> int:
     )
   there = jax.device_count()
   if asked > there:
-    raise validation.ConfigError(
+    raise conditions.ConfigError(
       'config.devices',
       f'at most {there}, the devices that JAX finds',
       asked,
@@ -150,7 +150,7 @@ def check(config: ml_collections.ConfigDict, training: bool = True) -> int:
     )
   count: int = asked or there
   if config.batch_size % count:
-    raise validation.ConfigError(
+    raise conditions.ConfigError(
       'config.batch_size',
       f'a multiple of the {count} devices',
       config.batch_size,

@@ -14,7 +14,7 @@ from typing import IO, Any
 
 import ml_collections
 
-from experiments import validation
+from experiments import conditions
 
 FILES = (
   'config.json',
@@ -86,7 +86,7 @@ def check(
     ConfigError: if the folder cannot be used.
   """
   if path.exists() and not path.is_dir():
-    raise validation.ConfigError(
+    raise conditions.ConfigError(
       '--workdir', 'a folder', f'the file {path}', 'choose another'
     )
   if not path.is_dir():
@@ -97,14 +97,14 @@ def check(
   held = _config_in(path) if config is not None else None
   if config is not None and held is not None:
     if other := difference(held, plain(config.to_dict())):
-      raise validation.ConfigError(
+      raise conditions.ConfigError(
         '--workdir',
         'a new folder, or one with a run of this config',
         f'{path}, whose run has {other}',
         'choose another, or add --overwrite to replace the run in it',
       )
   elif not _is_new(path):
-    raise validation.ConfigError(
+    raise conditions.ConfigError(
       '--workdir',
       'a new or empty folder',
       f'{path}, which holds files',
@@ -138,7 +138,7 @@ def locked(path: pathlib.Path) -> Iterator[None]:
       if not _same(stream, file):
         raise BlockingIOError  # Its holder has just taken it away.
     except OSError as error:
-      raise validation.ConfigError(
+      raise conditions.ConfigError(
         '--workdir',
         'a folder that no other program works in',
         f'{path}, which is locked',
@@ -187,7 +187,7 @@ def wait_for(path: pathlib.Path, say: Callable[[str], None]) -> None:
     try:
       with locked(path):
         return
-    except validation.ConfigError as error:
+    except conditions.ConfigError as error:
       if not isinstance(error.__cause__, BlockingIOError):
         raise
     if not told:
@@ -203,9 +203,9 @@ def write(path: pathlib.Path, text: str) -> None:
   part.replace(path)
 
 
-def unwritable(path: pathlib.Path, error: OSError) -> validation.ConfigError:
+def unwritable(path: pathlib.Path, error: OSError) -> conditions.ConfigError:
   """Returns the refusal of a folder in which a file could not be written."""
-  return validation.ConfigError(
+  return conditions.ConfigError(
     '--workdir',
     'a folder that can be written',
     f'{path} ({error.strerror})',
@@ -217,7 +217,7 @@ def _check_ours(path: pathlib.Path) -> None:
   """Refuses to replace folders that no run has made."""
   for name in FOLDERS:
     if (path / name).exists() and _config_in(path) is None:
-      raise validation.ConfigError(
+      raise conditions.ConfigError(
         '--overwrite',
         'a folder with a run in it',
         f'{path / name} without a config.json beside it',

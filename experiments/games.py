@@ -24,13 +24,13 @@ import rich.console
 from experiments import (
   charts,
   cli,
+  conditions,
   optimizers,
   outcomes,
   paired,
   report,
   runs,
   studies,
-  validation,
 )
 
 Row = outcomes.Row
@@ -73,7 +73,7 @@ def work(config: ml_collections.ConfigDict, folder: runs.RunFolder) -> None:
   """Runs what is left of the study and prints the table."""
   name = config.optimizer.base.name
   if name not in ('kfac', 'ekfac'):
-    raise validation.ConfigError(
+    raise conditions.ConfigError(
       'config.optimizer.base.name',
       "'kfac' or 'ekfac'",
       repr(name),

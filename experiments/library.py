@@ -7,22 +7,19 @@ on the traced network is not known until the optimizer is built on it.
 from __future__ import annotations
 
 import contextlib
-import re
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import gtddp_jax as gt
 
-# Of the messages of gtddp_jax; the first that is found counts.
-_KEYS = {
-  r'Name a diagonal': 'config.optimizer.base.diagonal',
-  r'Statistics\(largest=': 'config.optimizer.base.largest',
-  r'norm_constraint': 'config.optimizer.base.norm_constraint',
-  r'learning_rate': 'config.optimizer.base.learning_rate',
-  r'cooperation': 'config.optimizer.cooperation',
-  r'value function|Per-sample gradients': 'config.optimizer.value',
-}
+# Sections of the config, with the arguments of the library that they hold.
+_SECTIONS = {
+  'config.optimizer': ('terminal', 'value', 'cooperation', 'trust_region'),
+  'config.optimizer.base': (
+    'learning_rate', 'damping', 'norm_constraint', 'diagonal', 'largest',
+  ),
+}  # fmt: skip
 
 
 def explained(message: object) -> str:
@@ -35,13 +32,19 @@ def explained(message: object) -> str:
     It, after the key; the section, if no key is known.
   """
   text = ' '.join(str(message).split())
-  found = (key for part, key in _KEYS.items() if re.search(part, text))
-  usual = 'config.optimizer'
-  if isinstance(message, gt.errors.GtddpError) and not isinstance(
-    message, gt.errors.OptionError
-  ):
-    usual = 'config.model'  # it cannot be traced
-  return f'{next(found, usual)}: {text}'
+  return f'{_key(message)}: {text}'
+
+
+def _key(message: object) -> str:
+  """The key that it is about; its section, if no key is known."""
+  if isinstance(message, gt.errors.NoGameWarning):
+    return 'config.optimizer.cooperation'
+  if not isinstance(message, gt.errors.OptionError):
+    return 'config.model'  # it cannot be traced
+  for section, names in _SECTIONS.items():
+    if message.argument in names:
+      return f'{section}.{message.argument}'
+  return 'config.optimizer'
 
 
 @contextlib.contextmanager
@@ -52,11 +55,11 @@ def telling(say: Callable[[str], None]) -> Iterator[None]:
     say: writes a line.
   """
   with warnings.catch_warnings():
-    warnings.filterwarnings('always', 'cooperation changes nothing')
+    warnings.filterwarnings('always', category=gt.errors.NoGameWarning)
     others = warnings.showwarning
 
     def show(message: Any, category: Any, *rest: Any, **words: Any) -> None:
-      if str(message).startswith('cooperation changes nothing'):
+      if issubclass(category, gt.errors.NoGameWarning):
         say(f'warning: {explained(message)}')
       else:
         others(message, category, *rest, **words)

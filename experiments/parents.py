@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 from absl import app, flags, logging
 
-from experiments import cli, interrupts, validation
+from experiments import cli, conditions, interrupts
 
 FAILED, _UNWRITTEN = 1, 3
 
@@ -50,7 +50,7 @@ def guarded(work: Callable[[], int], folders: str, again: str) -> int:
   """
   try:
     return work()
-  except validation.ConfigError as error:
+  except conditions.ConfigError as error:
     cli.refuse(str(error))
   except interrupts.Stopped as error:
     cli.say(f'stopped; {again} goes on.')
@@ -78,13 +78,13 @@ def check_folder(path: pathlib.Path, marker: str, kind: str) -> bool:
     ConfigError: if it is another.
   """
   if path.exists() and not path.is_dir():
-    raise validation.ConfigError(
+    raise conditions.ConfigError(
       '--workdir', 'a folder', f'the file {path}', 'choose another'
     )
   held = {child.name for child in path.iterdir()} if path.is_dir() else set()
   begun = {'run.lock', str(pathlib.Path(marker).with_suffix('.part'))}
   if marker not in held and held - begun:
-    raise validation.ConfigError(
+    raise conditions.ConfigError(
       '--workdir',
       f'a new folder, or {kind}',
       f'{path}, which holds other files',

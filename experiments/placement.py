@@ -25,6 +25,7 @@ import rich.console
 from experiments import (
   charts,
   cli,
+  conditions,
   models,
   optimizers,
   outcomes,
@@ -32,7 +33,6 @@ from experiments import (
   report,
   runs,
   studies,
-  validation,
 )
 
 Row = outcomes.Row
@@ -98,7 +98,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     config.optimizer.base.name, 'choose one after the colon of --config'
   )
   if config.model.projection != PLACES[0]:
-    raise validation.ConfigError(
+    raise conditions.ConfigError(
       'config.model.projection',
       f'{PLACES[0]!r}, because this study runs both',
       repr(config.model.projection),
@@ -106,14 +106,14 @@ def check(config: ml_collections.ConfigDict) -> None:
     )
   able = [n for n, kind in models.MODELS.items() if 'projection' in kind.reads]
   if config.model.name not in able:
-    raise validation.ConfigError(
+    raise conditions.ConfigError(
       'config.model.name',
       f'a network with projection shortcuts ({", ".join(able)})',
       repr(config.model.name),
       'choose one of them',
     )
   if config.model.name == 'resnet' and len({*config.model.widths}) == 1:
-    raise validation.ConfigError(
+    raise conditions.ConfigError(
       'config.model.widths',
       'widths that change, so that there is a projection to place',
       config.model.widths,

@@ -16,7 +16,7 @@ import numpy as np
 from absl import flags
 from jax.experimental import multihost_utils
 
-from experiments import validation
+from experiments import conditions
 
 T = TypeVar('T')
 
@@ -69,7 +69,7 @@ def join(values: flags.FlagValues) -> None:
   if len(missing) == len(names) and not values.distributed:
     return
   if missing and len(missing) < len(names):
-    raise validation.ConfigError(
+    raise conditions.ConfigError(
       f'--{missing[0]}',
       f'a value, as for --{next(n for n in names if n not in missing)}',
       'none',
@@ -83,7 +83,7 @@ def join(values: flags.FlagValues) -> None:
     )
   except (RuntimeError, ValueError) as error:
     said = str(error).strip().splitlines() or [type(error).__name__]
-    raise validation.ConfigError(
+    raise conditions.ConfigError(
       '--distributed',
       'the other processes',
       f'"{said[0]}"',
@@ -94,15 +94,15 @@ def join(values: flags.FlagValues) -> None:
 def _check(values: flags.FlagValues) -> None:
   num_processes, process_id = values.num_processes, values.process_id
   if not _ADDRESS.fullmatch(values.coordinator):
-    raise validation.ConfigError(
+    raise conditions.ConfigError(
       '--coordinator', 'HOST:PORT', repr(values.coordinator), 'correct it'
     )
   if num_processes < 1:
-    raise validation.ConfigError(
+    raise conditions.ConfigError(
       '--num_processes', 'an integer from 1', num_processes, 'raise it'
     )
   if not 0 <= process_id < num_processes:
-    raise validation.ConfigError(
+    raise conditions.ConfigError(
       '--process_id',
       f'an integer from 0 to {num_processes - 1}',
       process_id,

@@ -2,10 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import types
 
 import rich.console
 import rich.progress
+
+
+def working(
+  text: str, console: rich.console.Console | None = None
+) -> contextlib.AbstractContextManager[object]:
+  """Shows on a terminal that something goes on whose end is not known.
+
+  Args:
+    text: what it is.
+    console: where to show it; stderr if None.
+
+  Returns:
+    A context manager, which takes the line away again; elsewhere it shows none.
+  """
+  console = console or rich.console.Console(stderr=True)
+  return (
+    console.status(text) if console.is_terminal else (contextlib.nullcontext())
+  )
 
 
 class Progress:

@@ -44,11 +44,11 @@ from experiments import (
   catalog,
   children,
   cli,
+  conditions,
   folders,
   interrupts,
   parents,
   reproduction,
-  validation,
 )
 
 _PAUSE, _KEEP, _SAY = 0.05, 5.0, 30.0  # s: between looks, records and lines
@@ -119,7 +119,7 @@ class Session:
   def __init__(self, values: flags.FlagValues):
     """Refuses flags that cannot be used; changes nothing."""
     if values.budget not in plans.BUDGETS:
-      raise validation.ConfigError(
+      raise conditions.ConfigError(
         '--budget',
         f'one of {", ".join(plans.BUDGETS)}',
         repr(values.budget),
@@ -310,7 +310,7 @@ def _chosen(
   known = [part.name for part in parts]
   for name in only:
     if name not in known:
-      raise validation.ConfigError(
+      raise conditions.ConfigError(
         '--only', f'some of {", ".join(known)}', repr(name), 'correct the name'
       )
   return [part for part in parts if part.name in only or not only]
@@ -322,7 +322,7 @@ def _check_workdir(path: pathlib.Path, budget: str) -> None:
     return
   other = json.loads((path / _MARKER).read_text(encoding='utf-8'))['budget']
   if other != budget:
-    raise validation.ConfigError(
+    raise conditions.ConfigError(
       '--workdir',
       f'a new folder, or one of the budget {budget}',
       f'{path}, of the budget {other}',
@@ -339,14 +339,14 @@ def _check_report(path: pathlib.Path) -> None:
     (path / 'probe').unlink()
     held = page.read_text(encoding='utf-8') if page.exists() else ''
   except OSError as error:
-    raise validation.ConfigError(
+    raise conditions.ConfigError(
       '--report',
       'a folder that can be written',
       f'{path} ({error.strerror})',
       'choose another',
     ) from error
   if held and not held.startswith(reproduction.MARK):
-    raise validation.ConfigError(
+    raise conditions.ConfigError(
       '--report',
       f'a folder without a {_PAGE} of another kind',
       page,

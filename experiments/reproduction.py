@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from configs import reproduce as plans
-from experiments import catalog, how, validation
+from experiments import catalog, conditions, how
 
 MARK = '<!-- written by experiments.reproduce; changes are lost -->'
 DONE, FAILED, UNPREPARED, LEFT = 'done', 'failed', 'not run', 'not yet run'
@@ -127,7 +127,7 @@ def page(entries: Sequence[Entry], budget: str, hidden: Sequence[str]) -> str:
     text = re.sub(rf'{re.escape(path)}(?=[/\s\'"`|),;:]|$)', 'FOLDER', text)
   for number, line in enumerate(text.splitlines(), 1):
     if _MACHINE_PATH.search(line):
-      raise validation.ConfigError(
+      raise conditions.ConfigError(
         '--report',
         'no folder of this machine in its text',
         f'line {number}: {line.strip()}',

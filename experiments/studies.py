@@ -21,13 +21,13 @@ import gtddp_jax as gt
 from configs import default
 from experiments import (
   cli,
+  conditions,
   data,
   optimizers,
   outcomes,
   programs,
   progress,
   runs,
-  validation,
 )
 
 # Labels of a run that are keys of its base.
@@ -137,7 +137,7 @@ class Study:
       tx = self.optimizer(run.form, run.setting)
       jax.eval_shape(tx.init, self.network.graph.params)
     except gt.errors.GtddpError as error:
-      raise validation.ConfigError(
+      raise conditions.ConfigError(
         'config.optimizer.base',
         f'one on which {run.form.title!r} can be built',
         f'"{error}"',
@@ -295,7 +295,7 @@ def check_explicit(name: str, remedy: str) -> None:
     ConfigError: if it has none.
   """
   if name not in optimizers.EXPLICIT:
-    raise validation.ConfigError(
+    raise conditions.ConfigError(
       'config.optimizer.base.name',
       f'a base with an explicit curvature ({", ".join(optimizers.EXPLICIT)})',
       repr(name),
@@ -317,7 +317,7 @@ def check(config: ml_collections.ConfigDict) -> None:
   usual = default.get_config().optimizer.to_dict()
   for key in ('accumulate', 'schedule'):
     if own[key] != usual[key]:
-      raise validation.ConfigError(
+      raise conditions.ConfigError(
         f'config.optimizer.{key}',
         'the default, because this study does not read it',
         'another value',

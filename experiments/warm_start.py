@@ -11,11 +11,11 @@ import gtddp_jax as gt
 from configs import held
 from experiments import (
   checkpoints,
+  conditions,
   data,
   earlier,
   folders,
   programs,
-  validation,
 )
 
 
@@ -60,15 +60,15 @@ def read(
     found = earlier.last_position(source, own, network, dataset)
   except checkpoints.CheckpointError as error:
     raise _refused(f'"{error.what}"') from error
-  except validation.ConfigError as error:
+  except conditions.ConfigError as error:
     raise _refused(f'{source}, which is in use or cannot be written') from error
   if found is None:
     raise _refused(f'{source} without one')
   return Start(found.params, gt.collections(found.state))
 
 
-def _refused(got: str) -> validation.ConfigError:
-  return validation.ConfigError(
+def _refused(got: str) -> conditions.ConfigError:
+  return conditions.ConfigError(
     'config.start_from',
     'the folder of a run of this network with a checkpoint',
     got,

@@ -15,6 +15,7 @@ made several devices known, each of them takes its own samples in turn.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -30,6 +31,7 @@ Array = jax.Array
 Shape = tuple[int, ...]
 
 _BLOCK = 16  # samples whose patches are formed at once on a CPU
+_NARROW = 16  # columns below which a product costs more than joining them
 
 
 class Factors(NamedTuple):
@@ -80,7 +82,7 @@ def by_device(samples: Any) -> Any | None:
   if devices <= 1 or batch % devices:
     return None
   return jax.tree.map(
-    lambda v: v.reshape(devices, batch // devices, *v.shape[1:]), samples
+    lambda v: v.reshape(devices, v.shape[0] // devices, *v.shape[1:]), samples
   )
 
 
@@ -92,6 +94,28 @@ def summed_over_devices(
   if parts is None:
     return function(samples)
   return jax.vmap(function)(parts).sum(axis=0)
+
+
+def weigh(weights: Array, directions: Sequence[Array]) -> tuple[Array, ...]:
+  """``sum_r w_i^r P^{i,r}``: weights ``[B, R]``, result leaves ``[B, ...]``."""
+
+  def combine(p: Array) -> Array:
+    scaled = [
+      _per_sample(weights[:, r].astype(p.dtype), p[r]) * p[r]
+      for r in range(p.shape[0])
+    ]
+    return functools.reduce(jnp.add, scaled)
+
+  return tuple(map(combine, directions))
+
+
+def _per_sample(weights: Array, value: Array) -> Array:
+  """Repeats one number per sample to broadcast against ``value``.
+
+  The leading axis of ``value`` may hold several rows per sample.
+  """
+  rows = jnp.repeat(weights, value.shape[0] // weights.shape[0])
+  return rows.reshape(-1, *(1,) * (value.ndim - 1))
 
 
 class Contraction:
@@ -177,31 +201,44 @@ class Contraction:
       matrices = rows.swapaxes(2, 3) * x[:, None]
     return matrices.reshape(*matrices.shape[:2], -1)
 
-  def total(self, x: Array, h: Array) -> Array:
-    """The sum of ``gradients`` over samples, ``[R, c (a + 1)]``.
+  def combine(self, x: Array, h: Array, weights: Array) -> Array:
+    """``sum_i sum_r w_i^r g^{i,r}``, ``[c (a + 1)]``.
 
     Some samples at a time, so that their patches stay in cache.
-    """
-    return summed_over_devices(self._total, (x, h))
 
-  def _total(self, samples: tuple[Array, Array]) -> Array:
-    """The same of the samples of one device."""
-    x, h = samples
-    batch, k = x.shape[:2]
+    Args:
+      x: inputs, ``[B k, ...]``.
+      h: cotangents of outputs, ``[R, B k, ...]``.
+      weights: ``[B, R]``.
+
+    Returns:
+      The sum; see ``pack``.
+    """
+    return summed_over_devices(
+      self._combine, (weights, x, h.swapaxes(0, 1))
+    ).ravel()
+
+  def _combine(self, samples: tuple[Array, Array, Array]) -> Array:
+    """The same of the samples of one device, ``[c, a + 1]``."""
+    weights, x, h = samples
+    batch, h = weights.shape[0], h.swapaxes(0, 1)
     block = max(b for b in range(1, _BLOCK + 1) if batch % b == 0)
-    x = x.reshape(batch // block, block * k, *x.shape[2:])
-    h = h.reshape(batch // block, block, *h.shape[1:]).swapaxes(1, 2)
-    h = h.reshape(*h.shape[:2], block * k, *h.shape[4:])
-    space, rows = self._cotangents(h)
-    gradient = self._gradient(space)
     wide = jnp.promote_types(h.dtype, jnp.float32)
 
-    def add(total: Array, one: tuple[Array, Array]) -> tuple[Array, None]:
-      return total + gradient(one).astype(wide), None
+    def cut(i: Array, v: Array, axis: int) -> Array:
+      rows = block * v.shape[axis] // batch
+      return jax.lax.dynamic_slice_in_dim(v, i * rows, rows, axis)
 
-    shape = (rows.shape[1], self.c, self.width)
-    total, _ = jax.lax.scan(add, jnp.zeros(shape, wide), (x, rows))
-    return total.reshape(shape[0], -1)
+    # Parts cut out in the loop are read where they lie; a scan over parts would
+    # first write all of them anew.
+    def add(i: Array, total: Array) -> Array:
+      (bar,) = weigh(cut(i, weights, 0), (cut(i, h, 1),))
+      space, rows = self._cotangents(bar[None, None])
+      gradient = self._gradient(space)((cut(i, x, 0), rows[0]))
+      return total + gradient[0].astype(wide)
+
+    start = jnp.zeros((self.c, self.width), wide)
+    return jax.lax.fori_loop(0, batch // block, add, start)
 
   def _gradient(self, space: Shape) -> Callable[[tuple[Array, Array]], Array]:
     """From one sample's ``x`` and rows ``[R, T, c]`` to ``[R, c, a + 1]``."""
@@ -298,7 +335,7 @@ def _patches(
 ) -> list[Array]:
   """Patches of ``x``, ``[k, *space, C]``, one array per tap of the first axis.
 
-  Each is ``[positions, other taps * C]``.
+  Each is ``[positions, other taps * C]``; all in one if that is narrow.
   """
   pads = [(0, 0, 0), *((lo, hi, 0) for lo, hi in equation['padding'])]
   x = jax.lax.pad(x, jnp.zeros((), x.dtype), [*pads, (0, 0, 0)])
@@ -320,6 +357,7 @@ def _patches(
     ],
     axis=-1,
   )
-  return [
-    tap(wide, [0], [o]).reshape(-1, wide.shape[-1]) for o in range(window[0])
-  ]
+  parts = [tap(wide, [0], [o]) for o in range(window[0])]
+  if wide.shape[-1] < _NARROW:
+    parts = [jnp.concatenate(parts, axis=-1)]
+  return [part.reshape(-1, part.shape[-1]) for part in parts]

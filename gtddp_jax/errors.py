@@ -92,6 +92,22 @@ class OptionError(GtddpError):
   ::
 
     gt.gt_ddp(graph, loss, gt.sgd(0.1), value='belman')
+
+  Attributes:
+    argument: the name of the one to change; '' if there is no single one.
+  """
+
+  def __init__(self, message: str, argument: str = ''):
+    super().__init__(message)
+    self.argument = argument
+
+
+class NoGameWarning(UserWarning):
+  """Layers were to decide together, and nothing makes them players.
+
+  ::
+
+    gt.gt_ddp(graph, loss, gt.sgd(0.1), cooperation='schur')
   """
 
 

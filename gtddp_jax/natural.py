@@ -134,7 +134,8 @@ def _base(settings: Settings) -> Kronecker:
   if not (known or isinstance(rate, Array) or callable(rate)):
     raise errors.OptionError(
       f'Invalid {name}: learning_rate: got {rate!r}, expected a positive '
-      f'number or a schedule.'
+      f'number or a schedule.',
+      'learning_rate',
     )
   for key, optional in (('damping', False), ('norm_constraint', True)):
     value: Any = getattr(settings, key)
@@ -144,7 +145,8 @@ def _base(settings: Settings) -> Kronecker:
       raise errors.OptionError(
         f'Invalid {name}: {key}: got {value!r}, expected a positive number '
         f'(for one that changes, wrap the optimizer in '
-        f'optax.inject_hyperparams).'
+        f'optax.inject_hyperparams).',
+        key,
       )
   if settings.momentum is not None:
     errors.check_fraction(f'{name}: momentum', settings.momentum)
@@ -155,7 +157,8 @@ def _base(settings: Settings) -> Kronecker:
     value = getattr(settings, key)
     if not isinstance(value, kind):
       raise errors.OptionError(
-        f'Invalid {name}: {key}: got {value!r}, expected one like {example}.'
+        f'Invalid {name}: {key}: got {value!r}, expected one like {example}.',
+        key,
       )
   return Kronecker(settings)
 
@@ -242,7 +245,9 @@ def bind(
     control = tuple(i for stage in stages for i in stage.control)
     if not all(graph.has_kronecker(t) for t in span):
       if settings.diagonal is None:
-        raise errors.OptionError(_without_rule(graph, span, settings))
+        raise errors.OptionError(
+          _without_rule(graph, span, settings), 'diagonal'
+        )
       others.extend(control)
       continue
     products = [
@@ -272,7 +277,8 @@ def _layout(
     raise errors.OptionError(
       f'The players {names} decide together: expected joint factors of at most '
       f'Statistics(largest={largest}) rows, got {max(sum(out), sum(into))}. '
-      f"Raise it, or use cooperation='none'."
+      f"Raise it, or use cooperation='none'.",
+      'largest',
     )
   game = graph.game_of(span)
   return kronecker.Layout(

@@ -186,7 +186,7 @@ def _of_sample(
       continue
     stage = use.point.stage
     if stage.random_layer if use is own else stage.random:
-      raise errors.OptionError(_random(use, own))
+      raise errors.OptionError(_random(use, own), 'value')
     entry = _twice(entry)
     if use is own:  # what has no batch axis is the same for all samples
       rest = iter(entry)

@@ -149,6 +149,7 @@ def _plays(graph: graph_lib.LayerGraph, base: Any) -> bool:
   warnings.warn(
     f'cooperation changes nothing here: got {missing}. Use kfac or ekfac on a '
     f"network with parallel layers, or cooperation='none'.",
+    errors.NoGameWarning,
     stacklevel=4,
   )
   return False
@@ -357,7 +358,7 @@ def _check(options: Mapping[str, Any]) -> None:
   for name, (fine, wanted) in expected.items():
     if not fine:
       raise errors.OptionError(
-        f'Invalid {name}: got {options[name]!r}, expected {wanted}.'
+        f'Invalid {name}: got {options[name]!r}, expected {wanted}.', name
       )
   errors.check_option('cooperation', options['cooperation'], COOPERATIONS)
   level = steps.level(options['value'])
@@ -373,14 +374,16 @@ def _check_explicit(base: Any) -> None:
       f'expected one of sgd, rmsprop, adam, kfac, ekfac of this library, got '
       f"{type(base).__name__}. Use one of them, or value='frozen', which lifts "
       f'any optax transformation. One of them inside optax.chain is not seen: '
-      f'put the rest of the chain around gt_ddp.'
+      f'put the rest of the chain around gt_ddp.',
+      'value',
     )
   settings = getattr(base, 'settings', None)
   if settings is not None and settings.norm_constraint is not None:
     raise errors.OptionError(
       "Invalid norm_constraint: got one with a value other than 'frozen', "
       'whose recursion takes steps before all of them are known: expected '
-      'None. Use trust_region, or a smaller learning rate.'
+      'None. Use trust_region, or a smaller learning rate.',
+      'norm_constraint',
     )
 
 

@@ -218,7 +218,7 @@ def test_cooperation_changes_nothing_for_a_first_order_base() -> None:
   case = games.dense()
   loss, batch = LOSSES[case.phi], (case.inputs, case.targets)
   plain = gt.gt_ddp(case.trace(), loss, gt.adam(0.1), feedback=False)
-  with pytest.warns(UserWarning, match='cooperation changes nothing'):
+  with pytest.warns(gt.errors.NoGameWarning, match='changes nothing'):
     tx = gt.gt_ddp(
       case.trace(), loss, gt.adam(0.1), cooperation='schur', feedback=False
     )

@@ -11,7 +11,7 @@ import ml_collections
 import numpy as np
 from matplotlib import axes, figure
 
-from experiments import report, validation
+from experiments import conditions, report
 from experiments.sweeps import outcomes as outcomes_lib
 from experiments.sweeps import plan
 
@@ -65,7 +65,7 @@ def layout(
   for key, name in asked.items():
     others = [other for k, other in asked.items() if k != key]
     if name and (name not in names or name in others):
-      raise validation.ConfigError(
+      raise conditions.ConfigError(
         f'sweep.plot.{key}',
         f'one of {", ".join(names)}, each once',
         repr(name),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import ml_collections
 
-from experiments import report, runs, training, validation
+from experiments import conditions, report, runs, training
 
 if TYPE_CHECKING:
   from experiments.sweeps import plan
@@ -62,7 +62,7 @@ def check_metrics(sweep: ml_collections.ConfigDict) -> None:
   pairs = [('metrics', name) for name in sweep.metrics]
   for key, name in [*pairs, ('plot.metric', sweep.plot.metric)]:
     if name not in METRICS:
-      raise validation.ConfigError(
+      raise conditions.ConfigError(
         f'sweep.{key}',
         f'one of {", ".join(METRICS)}',
         repr(name),

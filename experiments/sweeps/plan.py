@@ -20,7 +20,7 @@ import ml_collections
 from absl import flags
 
 from configs import default
-from experiments import cli, folders, validation
+from experiments import cli, conditions, folders, validation
 from experiments.sweeps import axes, outcomes
 
 _LONGEST = 80  # characters of a folder's name before the digest
@@ -60,7 +60,7 @@ def load(path: str) -> ml_collections.ConfigDict:
   seeds = sweep.seeds
   fine = all(type(seed) is int and seed >= 0 for seed in seeds)
   if not seeds or not fine or len({*seeds}) < len(seeds):
-    raise validation.ConfigError(
+    raise conditions.ConfigError(
       'sweep.seeds', 'seeds from 0, none twice', seeds, 'change them'
     )
   outcomes.check_metrics(sweep)
@@ -78,7 +78,7 @@ def check_numbers(sweep: ml_collections.ConfigDict) -> None:
   """
   for key, least in (('draws', 0), ('draw_seed', 0), ('workers', 1)):
     if sweep[key] < least:
-      raise validation.ConfigError(
+      raise conditions.ConfigError(
         f'sweep.{key}', f'an integer from {least}', sweep[key], 'raise it'
       )
 
@@ -105,7 +105,7 @@ def runs(sweep: ml_collections.ConfigDict) -> list[Run]:
     for values in settings:
       run = _run(sweep, values, labels, seed)
       if run.name in found:
-        raise validation.ConfigError(
+        raise conditions.ConfigError(
           'sweep.grid', 'settings that differ', f'{run.name} twice', 'remove it'
         )
       found[run.name] = run
@@ -124,7 +124,7 @@ def _run(
       case (str(key), value) if key not in values and key != 'seed':
         keys[key] = value
       case _:
-        raise validation.ConfigError(
+        raise conditions.ConfigError(
           'sweep.fixed',
           'pairs (key, value) of keys that are on no axis',
           repr(entry),
@@ -157,7 +157,7 @@ def _config(keys: axes.Values) -> dict[str, Any]:
       )
       holder[last] = None
     except (KeyError, TypeError) as error:
-      raise validation.ConfigError(
+      raise conditions.ConfigError(
         f'config.{key}', 'a key that may be None', 'None', 'change it'
       ) from error
   validation.validate(config)
@@ -180,7 +180,7 @@ def _returned(path: str) -> Any:
     except Exception as error:  # of any kind: it is somebody's program
       words = ' '.join(str(error).split())
       got = f'{type(error).__name__} ({words}) when it was run'
-  raise validation.ConfigError(
+  raise conditions.ConfigError(
     f'--config={path}',
     'a Python file whose get_config() returns a sweep',
     got,
@@ -191,24 +191,24 @@ def _returned(path: str) -> Any:
 def _check_keys(sweep: Any, reference: Any, path: str) -> None:
   """The keys and types are those of the default."""
   if not isinstance(sweep, ml_collections.ConfigDict):
-    raise validation.ConfigError(
+    raise conditions.ConfigError(
       path, 'a ConfigDict', repr(sweep), 'start from default.get_sweep()'
     )
   for key in sorted({*sweep, *reference}):
     name, kind = f'{path}.{key}', type(reference.get(key))
     if key not in reference:
       known = ', '.join(reference)
-      raise validation.ConfigError(
+      raise conditions.ConfigError(
         name, f'one of {known}', 'this key', 'remove it'
       )
     if key not in sweep:
-      raise validation.ConfigError(
+      raise conditions.ConfigError(
         name, 'a value', 'none', 'start from default.get_sweep()'
       )
     if kind is ml_collections.ConfigDict:
       _check_keys(sweep[key], reference[key], name)
     elif type(sweep[key]) is not kind:
-      raise validation.ConfigError(
+      raise conditions.ConfigError(
         name,
         f'a value of type {kind.__name__}',
         repr(sweep[key]),

@@ -16,12 +16,12 @@ import gtddp_jax as gt
 from configs import default
 from experiments import (
   analysis,
+  conditions,
   data,
   preprocessing,
   programs,
   runs,
   training,
-  validation,
 )
 
 pytestmark = pytest.mark.once
@@ -129,14 +129,14 @@ def test_a_folder_without_a_checkpoint_is_refused(
   config = small()
   (tmp_path / 'config.json').write_text((trained / 'config.json').read_text())
   folder = runs.create(tmp_path / 'a', config, overwrite=False)
-  with pytest.raises(validation.ConfigError, match='--run: expected the fold'):
+  with pytest.raises(conditions.ConfigError, match='--run: expected the fold'):
     analysis.analyse(config, folder, tmp_path)
 
 
 def test_a_base_without_curvature_is_refused(tmp_path: pathlib.Path) -> None:
   config = small(name='adamw')
   folder = runs.create(tmp_path / 'a', config, overwrite=False)
-  with pytest.raises(validation.ConfigError, match='expected a base with an'):
+  with pytest.raises(conditions.ConfigError, match='expected a base with an'):
     analysis.analyse(config, folder)
 
 
@@ -160,5 +160,5 @@ def test_small_shares_are_not_zero() -> None:
   'flag', [['--run=absent'], ['--run', 'absent'], ['--run='], ['-run=.']]
 )
 def test_a_folder_without_a_run_is_refused_by_its_flag(flag: list[str]) -> None:
-  with pytest.raises(validation.ConfigError, match='--run: expected the fold'):
+  with pytest.raises(conditions.ConfigError, match='--run: expected the fold'):
     analysis.arguments(['analysis', *flag])

@@ -10,7 +10,7 @@ import ml_collections
 import pytest
 
 from configs import default
-from experiments import benchmark, benchmark_report, runs, validation
+from experiments import benchmark, benchmark_report, optimizers, runs
 
 pytestmark = pytest.mark.once
 
@@ -90,7 +90,7 @@ def test_a_study_goes_on_where_it_stopped(
   benchmark.work(config, folder)
 
 
-@pytest.mark.parametrize('base', benchmark.BASES)
+@pytest.mark.parametrize('base', optimizers.EXPLICIT)
 def test_every_goal_is_beside_the_base_alone(base: str) -> None:
   forms = benchmark.forms(base)
   assert next(iter(forms.values())).options is None
@@ -105,14 +105,3 @@ def test_short_flags_are_keys() -> None:
     '--config.benchmark.base=ekfac', '--config.benchmark.rounds', '7',
     '--batchy=1', '--workdir=rate',
   ]  # fmt: skip
-
-
-@pytest.mark.parametrize(
-  ('key', 'value'),
-  [('base', 'muon'), ('rounds', 2), ('every', 0), ('rate', 0.0)],
-)
-def test_refusals(key: str, value: Any) -> None:
-  config = small()
-  config.benchmark[key] = value
-  with pytest.raises(validation.ConfigError, match=rf'^config.benchmark.{key}'):
-    benchmark.check(config)

@@ -12,7 +12,7 @@ import sys
 import pytest
 
 from configs import default
-from experiments import folders, runs, validation
+from experiments import conditions, folders, runs
 
 
 def created(path: pathlib.Path, overwrite: bool = False) -> runs.RunFolder:
@@ -28,7 +28,7 @@ def test_a_run_is_gone_on_with_by_its_own_config(
   folders.check(tmp_path, overwrite=False, config=config)
   config.model.widths = (8, 8)
   assert not folders.resumes(tmp_path, config)
-  with pytest.raises(validation.ConfigError) as caught:
+  with pytest.raises(conditions.ConfigError) as caught:
     folders.check(tmp_path, overwrite=False, config=config)
   assert 'config.model.widths [32] (asked for: [8, 8])' in str(caught.value)
   assert len(str(caught.value).splitlines()) == 1
@@ -39,7 +39,7 @@ def test_a_damaged_config_is_no_run(text: str, tmp_path: pathlib.Path) -> None:
   created(tmp_path)
   (tmp_path / 'config.json').write_text(text)
   assert not folders.resumes(tmp_path, default.get_config())
-  with pytest.raises(validation.ConfigError, match='--overwrite'):
+  with pytest.raises(conditions.ConfigError, match='--overwrite'):
     folders.check(tmp_path, overwrite=False, config=default.get_config())
 
 
@@ -48,7 +48,7 @@ def test_what_a_killed_creation_leaves_is_new(tmp_path: pathlib.Path) -> None:
     (tmp_path / name).touch()
     folders.check(tmp_path, overwrite=False)
   (tmp_path / 'metrics.jsonl').write_text('{}\n')
-  with pytest.raises(validation.ConfigError, match='holds files'):
+  with pytest.raises(conditions.ConfigError, match='holds files'):
     folders.check(tmp_path, overwrite=False)
 
 
@@ -57,7 +57,7 @@ def test_overwriting_takes_the_checkpoints_of_a_run_alone(
 ) -> None:
   checkpoint = tmp_path / 'checkpoints' / '4'
   checkpoint.mkdir(parents=True)
-  with pytest.raises(validation.ConfigError, match='--overwrite: expected a f'):
+  with pytest.raises(conditions.ConfigError, match='--overwrite: expected a f'):
     created(tmp_path, overwrite=True)
   assert checkpoint.exists()
   (tmp_path / 'config.json').write_text(
@@ -83,7 +83,7 @@ def test_two_programs_do_not_share_a_folder(tmp_path: pathlib.Path) -> None:
     assert other.stdout is not None
     assert other.stdout.readline() == b'locked\n'
     with (
-      pytest.raises(validation.ConfigError, match='no other program') as caught,
+      pytest.raises(conditions.ConfigError, match='no other program') as caught,
       folders.locked(tmp_path / 'run'),
     ):
       pytest.fail('it is locked')
@@ -100,7 +100,7 @@ def test_a_folder_that_cannot_be_made(
 ) -> None:
   (tmp_path / 'file').touch()
   with (
-    pytest.raises(validation.ConfigError, match='can be written'),
+    pytest.raises(conditions.ConfigError, match='can be written'),
     folders.locked(tmp_path / name),
   ):
     pytest.fail('it is no folder')
@@ -128,7 +128,7 @@ def test_a_lock_that_was_taken_away_holds_nobody_out(
 
   monkeypatch.setattr(fcntl, 'flock', flock)
   with (
-    pytest.raises(validation.ConfigError, match='no other program'),
+    pytest.raises(conditions.ConfigError, match='no other program'),
     folders.locked(tmp_path),
   ):
     pytest.fail('another could lock it, too')

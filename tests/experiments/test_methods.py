@@ -17,6 +17,7 @@ from scipy import stats
 from configs import default, digits
 from experiments import (
   charts,
+  conditions,
   data,
   method_charts,
   method_report,
@@ -320,7 +321,7 @@ def test_what_it_cannot_use_is_refused(changes: Any, message: str) -> None:
   config.update_from_flattened_dict(
     {f'methods.{key}': value for key, value in changes.items()}
   )
-  with pytest.raises(validation.ConfigError, match=message):
+  with pytest.raises(conditions.ConfigError, match=message):
     validation.validate(config)
 
 

@@ -20,3 +20,12 @@ def test_lines_stay(terminal: bool) -> None:
   text = stream.getvalue()
   assert 'half [way]' in text
   assert ('\x1b' in text) == terminal
+
+
+@pytest.mark.parametrize('terminal', [True, False])
+def test_work_of_unknown_length_is_seen_on_a_terminal(terminal: bool) -> None:
+  stream = io.StringIO()
+  console = rich.console.Console(file=stream, force_terminal=terminal)
+  with progress.working('compiling', console):
+    pass
+  assert ('compiling' in stream.getvalue()) == terminal

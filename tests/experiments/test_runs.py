@@ -8,7 +8,7 @@ import pathlib
 import pytest
 
 from configs import default
-from experiments import runs, validation
+from experiments import conditions, runs
 
 
 def created(path: pathlib.Path, overwrite: bool = False) -> runs.RunFolder:
@@ -52,7 +52,7 @@ def test_a_write_that_fails_leaves_what_was_there(
 
 def test_a_used_folder_is_refused(tmp_path: pathlib.Path) -> None:
   created(tmp_path)
-  with pytest.raises(validation.ConfigError, match='--overwrite'):
+  with pytest.raises(conditions.ConfigError, match='--overwrite'):
     created(tmp_path)
 
 
@@ -73,9 +73,9 @@ def test_a_file_is_no_folder(tmp_path: pathlib.Path) -> None:
   path = tmp_path / 'file'
   path.touch()
   for overwrite in (False, True):
-    with pytest.raises(validation.ConfigError, match='a folder'):
+    with pytest.raises(conditions.ConfigError, match='a folder'):
       created(path, overwrite)
-  with pytest.raises(validation.ConfigError, match='can be written'):
+  with pytest.raises(conditions.ConfigError, match='can be written'):
     created(path / 'run')
 
 

@@ -17,7 +17,7 @@ import sharing_case
 from absl import flags
 
 from configs import default
-from experiments import data, devices, processes, runs, validation
+from experiments import conditions, data, devices, processes, runs
 
 pytestmark = pytest.mark.once
 
@@ -168,7 +168,7 @@ def test_one_device_leaves_everything_as_it_is() -> None:
 def test_no_more_devices_than_there_are() -> None:
   config = default.get_config()
   config.devices = 2
-  with pytest.raises(validation.ConfigError, match='expected at most 1, '):
+  with pytest.raises(conditions.ConfigError, match='expected at most 1, '):
     devices.Layout(config)
 
 
@@ -176,7 +176,7 @@ def test_other_programs_take_one() -> None:
   config = default.get_config()
   config.devices = 0
   assert devices.check(config) == 1
-  with pytest.raises(validation.ConfigError, match=r'expected 1, '):
+  with pytest.raises(conditions.ConfigError, match=r'expected 1, '):
     devices.check(config, training=False)
 
 
@@ -206,7 +206,7 @@ def test_flags_that_do_not_fit_are_refused(
   values = flags.FlagValues()
   processes.define_flags(values)
   values(['train', *given])
-  with pytest.raises(validation.ConfigError) as caught:
+  with pytest.raises(conditions.ConfigError) as caught:
     processes.join(values)
   assert str(caught.value).startswith(words)
   assert len(str(caught.value).splitlines()) == 1

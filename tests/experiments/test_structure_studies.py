@@ -15,6 +15,7 @@ from experiments import (
   block_charts,
   blocks,
   class_pairs,
+  conditions,
   data,
   placement,
   programs,
@@ -130,20 +131,20 @@ def test_normalisations_are_drawn_together(
   ],
 )
 def test_keys_of_blocks_are_checked(section: Any, words: str) -> None:
-  with pytest.raises(validation.ConfigError, match=words):
+  with pytest.raises(conditions.ConfigError, match=words):
     validation.validate(with_blocks(**section))
 
 
 def test_what_blocks_cannot_use_is_refused() -> None:
   config = with_blocks(epochs=(0, 2))
-  with pytest.raises(validation.ConfigError, match=r'up to config.epochs \(1'):
+  with pytest.raises(conditions.ConfigError, match=r'up to config.epochs \(1'):
     blocks.check(config)
   config = digits.get_config('ekfac')
-  with pytest.raises(validation.ConfigError, match=r'curvature is a diagonal'):
+  with pytest.raises(conditions.ConfigError, match=r'curvature is a diagonal'):
     blocks.check(config)
   config = with_blocks()
   config.model.compute_dtype = 'bfloat16'
-  with pytest.raises(validation.ConfigError, match=r'compute_dtype: .*float32'):
+  with pytest.raises(conditions.ConfigError, match=r'compute_dtype: .*float32'):
     blocks.check(config)
 
 
@@ -232,7 +233,7 @@ def test_both_places_are_one_network() -> None:
   ],
 )
 def test_what_has_no_placement_is_refused(model: Any, words: str) -> None:
-  with pytest.raises(validation.ConfigError, match=words):
+  with pytest.raises(conditions.ConfigError, match=words):
     placement.check(placed(**model))
 
 
@@ -241,5 +242,5 @@ def test_the_place_is_a_key_that_some_networks_read() -> None:
     ({'projection': 'middle'}, r'projection: expected one of merge, fork'),
     ({'name': 'mlp', 'projection': 'fork'}, r'because mlp does not read it'),
   ):
-    with pytest.raises(validation.ConfigError, match=words):
+    with pytest.raises(conditions.ConfigError, match=words):
       validation.validate(placed(**model))

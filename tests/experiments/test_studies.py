@@ -12,6 +12,7 @@ import pytest
 import gtddp_jax as gt
 from configs import default
 from experiments import (
+  conditions,
   folders,
   levels,
   loop,
@@ -19,7 +20,6 @@ from experiments import (
   programs,
   runs,
   studies,
-  validation,
 )
 
 pytestmark = pytest.mark.once
@@ -86,7 +86,7 @@ def test_the_base_of_the_levels_is_the_one_that_train_uses() -> None:
 def test_levels_need_an_explicit_curvature(tmp_path: pathlib.Path) -> None:
   config = small()
   config.optimizer.base.name = 'adamw'
-  with pytest.raises(validation.ConfigError, match='explicit curvature'):
+  with pytest.raises(conditions.ConfigError, match='explicit curvature'):
     levels.work(config, runs.RunFolder(tmp_path))
 
 
@@ -138,9 +138,9 @@ def test_the_levels_refuse_what_they_do_not_read(
   config = small()
   folder = runs.create(tmp_path, config, overwrite=False)
   config.optimizer.accumulate = 2
-  with pytest.raises(validation.ConfigError, match=r'optimizer\.accumulate'):
+  with pytest.raises(conditions.ConfigError, match=r'optimizer\.accumulate'):
     levels.work(config, folder)
   config.optimizer.accumulate = 1
   config.optimizer.schedule.name = 'cosine'
-  with pytest.raises(validation.ConfigError, match=r'optimizer\.schedule'):
+  with pytest.raises(conditions.ConfigError, match=r'optimizer\.schedule'):
     levels.work(config, folder)

@@ -10,7 +10,7 @@ import ml_collections
 import pytest
 
 from configs import cgb
-from experiments import games, runs, studies, validation
+from experiments import conditions, games, runs, studies
 
 pytestmark = pytest.mark.once
 
@@ -98,7 +98,7 @@ def test_a_study_goes_on_where_it_stopped(
 def test_the_study_needs_a_kronecker_base(tmp_path: pathlib.Path) -> None:
   config = small('adam')
   folder = runs.create(tmp_path, config, overwrite=True)
-  with pytest.raises(validation.ConfigError, match=r'kfac.*adam'):
+  with pytest.raises(conditions.ConfigError, match=r'kfac.*adam'):
     games.work(config, folder)
 
 
@@ -110,7 +110,7 @@ def test_a_form_that_cannot_be_built_is_refused_before_the_first_run(
   folder = runs.create(tmp_path, config, overwrite=True)
   monkeypatch.setattr(studies.Study, 'train', None)
   with pytest.raises(
-    validation.ConfigError, match=r"base: .*'GT-EKFAC, kronecker'.*largest=8"
+    conditions.ConfigError, match=r"base: .*'GT-EKFAC, kronecker'.*largest=8"
   ):
     games.work(config, folder)
   assert folder.rows() == []

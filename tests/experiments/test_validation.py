@@ -10,7 +10,7 @@ import ml_collections
 import pytest
 
 from configs import choices, default
-from experiments import catalog, models, optimizers, validation
+from experiments import catalog, conditions, models, optimizers, validation
 
 CONFIGS = sorted(
   path.stem
@@ -101,6 +101,11 @@ REFUSED = [
   ('levels.rates', (0.1, 0.1)),
   ('levels.seeds', (0, -1)),
   ('levels.target_loss', 0.0),
+  ('benchmark.base', 'muon'),
+  ('benchmark.batch', 1),
+  ('benchmark.rounds', 2),
+  ('benchmark.every', 0),
+  ('benchmark.rate', 0.0),
 ]
 
 
@@ -135,7 +140,7 @@ def changed(**changes: Any) -> ml_collections.ConfigDict:
 
 @pytest.mark.parametrize(('path', 'value'), REFUSED, ids=str)
 def test_refusals(path: str, value: Any) -> None:
-  with pytest.raises(validation.ConfigError) as caught:
+  with pytest.raises(conditions.ConfigError) as caught:
     validation.validate(changed(**{path: value}))
   message = str(caught.value)
   assert message.startswith(f'config.{path}: expected ')
@@ -147,7 +152,7 @@ def test_refusals(path: str, value: Any) -> None:
 @pytest.mark.parametrize(('key', 'match', 'model'), REFUSED_TOGETHER, ids=str)
 def test_networks_that_do_not_fit(key: str, match: str, model: Any) -> None:
   changes = {f'model.{name}': value for name, value in model.items()}
-  with pytest.raises(validation.ConfigError, match=match) as caught:
+  with pytest.raises(conditions.ConfigError, match=match) as caught:
     validation.validate(changed(**changes))
   assert str(caught.value).startswith(f'config.model.{key}: expected ')
   assert len(str(caught.value).splitlines()) == 1
@@ -155,7 +160,7 @@ def test_networks_that_do_not_fit(key: str, match: str, model: Any) -> None:
 
 def test_one_sample_has_no_statistics() -> None:
   changes = {'model.norm': 'batch', 'batch_size': 1}
-  with pytest.raises(validation.ConfigError, match='one sample in a batch'):
+  with pytest.raises(conditions.ConfigError, match='one sample in a batch'):
     validation.validate(changed(**changes))
 
 
@@ -173,19 +178,19 @@ def test_a_network_after_the_comma(network: str, name: str) -> None:
 
 
 def test_a_key_too_many() -> None:
-  with pytest.raises(validation.ConfigError, match=r'model\.blocks: .*widths'):
+  with pytest.raises(conditions.ConfigError, match=r'model\.blocks: .*widths'):
     validation.validate(changed(**{'model.blocks': 3}))
 
 
 def test_a_key_too_few() -> None:
   config = default.get_config()
   del config.model.norm
-  with pytest.raises(validation.ConfigError, match=r'model\.norm: .*default'):
+  with pytest.raises(conditions.ConfigError, match=r'model\.norm: .*default'):
     validation.validate(config)
 
 
 def test_a_section_replaced_by_a_value() -> None:
-  with pytest.raises(validation.ConfigError, match='a section'):
+  with pytest.raises(conditions.ConfigError, match='a section'):
     validation.validate(changed(model=3))
 
 
@@ -195,14 +200,14 @@ def test_bellman_needs_an_explicit_curvature() -> None:
     'optimizer.base.name': 'adamw',
     'optimizer.value': 'bellman',
   }
-  with pytest.raises(validation.ConfigError) as caught:
+  with pytest.raises(conditions.ConfigError) as caught:
     validation.validate(changed(**opaque))
   assert 'config.optimizer.value' in str(caught.value)
   assert 'sgd, rmsprop, adam' in str(caught.value)
   validation.validate(changed(**opaque | {'optimizer.value': 'frozen'}))
   validation.validate(changed(**opaque | {'optimizer.base.name': 'sgd'}))
   compared = {'compare.bases': ('adamw',), 'optimizer.value': 'bellman'}
-  with pytest.raises(validation.ConfigError, match=r'compare\.bases'):
+  with pytest.raises(conditions.ConfigError, match=r'compare\.bases'):
     validation.validate(changed(**compared))
 
 
@@ -223,7 +228,7 @@ def test_every_configuration_is_valid(name: str) -> None:
 def test_a_batch_comes_from_what_is_left_of_the_training_split() -> None:
   few = {'dataset.train_samples': 63, 'batch_size': 63}
   validation.validate(changed(**few))
-  with pytest.raises(validation.ConfigError, match=r'batch_size: .* to 63'):
+  with pytest.raises(conditions.ConfigError, match=r'batch_size: .* to 63'):
     validation.validate(changed(**few | {'batch_size': 64}))
 
 

@@ -10,7 +10,7 @@ import ml_collections
 import pytest
 
 from configs import default
-from experiments import runs, training, validation
+from experiments import conditions, runs, training
 
 pytestmark = pytest.mark.once
 
@@ -64,7 +64,7 @@ def test_the_source_is_needed_once(
   built = training.build(config, runs.RunFolder(tmp_path))
   assert built is not None
   assert built.start is None
-  with pytest.raises(validation.ConfigError, match='gone'):
+  with pytest.raises(conditions.ConfigError, match='gone'):
     training.build(config)
 
 
@@ -73,7 +73,7 @@ def test_a_damaged_checkpoint_is_refused(
 ) -> None:
   copy = shutil.copytree(source.path, tmp_path / 'copy')
   (copy / 'checkpoints' / '2' / 'record' / 'metadata').write_text('')
-  with pytest.raises(validation.ConfigError, match='a whole checkpoint'):
+  with pytest.raises(conditions.ConfigError, match='a whole checkpoint'):
     training.build(small(start_from=str(copy)))
 
 
@@ -90,7 +90,7 @@ def test_refusals(
 ) -> None:
   config = small(start_from=str(source.path))
   config.update(change)
-  with pytest.raises(validation.ConfigError, match=message) as caught:
+  with pytest.raises(conditions.ConfigError, match=message) as caught:
     training.build(config)
   assert str(caught.value).startswith('config.start_from: expected the folder ')
   assert len(str(caught.value).splitlines()) == 1
@@ -100,6 +100,6 @@ def test_a_run_without_a_checkpoint_is_refused(tmp_path: pathlib.Path) -> None:
   runs.create(tmp_path / 'source', small(), overwrite=False)
   config = small(start_from=str(tmp_path / 'source'))
   for _ in range(2):
-    with pytest.raises(validation.ConfigError, match='source without one'):
+    with pytest.raises(conditions.ConfigError, match='source without one'):
       training.build(config)
     (tmp_path / 'source' / 'checkpoints').mkdir(exist_ok=True)
