@@ -11,8 +11,8 @@ ratios.png). Close other programs.
 
 The forms take turns. Each steps twice in its turn and the second step counts,
 so that none pays for the memory that the one before it used. A Kronecker base
-renews its factors at its first step and then every ``every`` steps; medians are
-of steps between.
+renews its factors at steps 0, 1, 2, 4, 8, ..., and then every ``every`` steps,
+an even number; the steps that count are 3, 5, 7, ..., which renew nothing.
 
 --base, --batch, --rounds, --rate and --every stand for --config.benchmark.KEY;
 no other section of the config is read. A finished round is one line of
@@ -37,6 +37,7 @@ import gtddp_jax as gt
 from experiments import (
   benchmark_report,
   cli,
+  command_line,
   data,
   devices,
   optimizers,
@@ -48,7 +49,6 @@ from experiments import (
 from experiments.networks import resnets
 
 INPUT = 'reading a batch'
-_KRONECKER = ('kfac', 'ekfac')
 _SHAPE, _SAMPLES = (28, 28, 1), 60_000  # of MNIST
 _SHORT = re.compile(r'^--?(base|batch|rounds|rate|every)(?==|$)')
 _BATCH_GOAL = 0.05
@@ -101,7 +101,7 @@ def forms(base: str) -> dict[str, Form]:
   Returns:
     The forms by title; see ``reference``.
   """
-  if base not in _KRONECKER:
+  if base not in optimizers.KRONECKER:
     return FORMS
   title = optimizers.BASES[base].title
   ddp = f'GT-DDP-{title}'
@@ -121,7 +121,11 @@ def forms(base: str) -> dict[str, Form]:
 
 def reference(base: str) -> str:
   """Returns the title of the form that ratios are to: the base alone."""
-  return optimizers.BASES[base].title if base in _KRONECKER else 'plain optax'
+  return (
+    optimizers.BASES[base].title
+    if base in optimizers.KRONECKER
+    else 'plain optax'
+  )
 
 
 def work(config: ml_collections.ConfigDict, folder: runs.RunFolder) -> None:
@@ -215,7 +219,7 @@ class Problem:
   def _step(self, title: str) -> tuple[Any, Callable[..., Any]]:
     """The transformation of a form, and its training step."""
     own, loss = self.own, gt.losses.softmax_cross_entropy
-    kronecker = own.base in _KRONECKER
+    kronecker = own.base in optimizers.KRONECKER
     options = forms(own.base)[title].options
     if options is None:
       tx = getattr(optax, 'sgd' if kronecker else own.base)(own.rate)
@@ -309,4 +313,6 @@ def expanded(words: Sequence[str]) -> list[str]:
 
 if __name__ == '__main__':
   sys.argv[1:] = expanded(sys.argv[1:])
-  cli.launch('benchmark', work, resume=True)
+  cli.launch(
+    'benchmark', work, resume=True, unread=command_line.others('benchmark')
+  )

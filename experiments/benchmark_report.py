@@ -86,7 +86,10 @@ def caption(config: ml_collections.ConfigDict, base: str) -> str:
   own = config.benchmark
   renewals = ''
   if base != 'plain optax':
-    renewals = f' Factors are renewed every {own.every} steps, which is apart.'
+    renewals = (
+      f' Steps that renew factors, every {own.every} and at first more, are '
+      f'apart.'
+    )
   return (
     f'{own.base}, residual CNN (28x28x1, 16 and 32 channels), batch '
     f'{own.batch}, float32, random samples. {own.rounds} rounds in which the '

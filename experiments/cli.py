@@ -67,6 +67,7 @@ def launch(
   resume: bool = False,
   plan: Plan | None = None,
   build: Build | None = None,
+  unread: Sequence[str] = (),
 ) -> None:
   """Runs an entry point on the flags of the command line.
 
@@ -79,6 +80,7 @@ def launch(
     build: ``(config, folder) -> `` what the work needs, where the folder is
       that of a run to go on with, or None. What it refuses leaves the folder
       as it was.
+    unread: keys and sections that it does not read: refused if given.
   """
 
   def main(argv: Sequence[str]) -> None:
@@ -98,7 +100,7 @@ def launch(
   app.run(
     main,
     flags_parser=lambda argv: parse(
-      argv, flags.FLAGS, resume, training=build is not None
+      argv, flags.FLAGS, resume, training=build is not None, unread=unread
     ),
   )
 
@@ -188,6 +190,7 @@ def parse(
   values: flags.FlagValues,
   resume: bool = False,
   training: bool = False,
+  unread: Sequence[str] = (),
 ) -> list[str]:
   """Defines and parses the flags, and validates the config that they give.
 
@@ -198,6 +201,7 @@ def parse(
     training: whether it is of ``config.optimizer`` as it stands, so that an
       option that this optimizer does not read is refused. A study or a sweep
       may give options for some of its runs.
+    unread: as in ``launch``.
 
   Returns:
     ``argv`` without the flags.
@@ -211,8 +215,9 @@ def parse(
         rest[1], 'only flags', 'a word', 'write it as --flag=value'
       )
     validation.validate(values.config)
+    given = config_flags.get_override_values(values['config'])
+    command_line.check_unread(unread, given)
     if training:
-      given = config_flags.get_override_values(values['config'])
       command_line.check_read(values.config, given)
       command_line.check_rate(values.config, given)
     if resume:

@@ -78,6 +78,31 @@ def check_read(
     )
 
 
+def check_unread(unread: Sequence[str], given: Mapping[str, Any]) -> None:
+  """Refuses keys that were given and that a program does not read.
+
+  Args:
+    unread: keys and sections, by their paths.
+    given: values on the command line, by the paths of their keys.
+
+  Raises:
+    ConfigError: at the first such key.
+  """
+  for path, value in given.items():
+    if any(f'{path}.'.startswith(f'{part}.') for part in unread):
+      raise conditions.ConfigError(
+        f'config.{path}',
+        'no value on the command line, because this command does not read it',
+        repr(value),
+        'remove it',
+      )
+
+
+def others(section: str) -> tuple[str, ...]:
+  """Returns all keys at the top of the config but one."""
+  return tuple(key for key in default.get_config() if key != section)
+
+
 def check_rate(
   config: ml_collections.ConfigDict, given: Mapping[str, Any]
 ) -> None:

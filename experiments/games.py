@@ -72,7 +72,7 @@ def forms(title: str) -> list[studies.Form]:
 def work(config: ml_collections.ConfigDict, folder: runs.RunFolder) -> None:
   """Runs what is left of the study and prints the table."""
   name = config.optimizer.base.name
-  if name not in ('kfac', 'ekfac'):
+  if name not in optimizers.KRONECKER:
     raise conditions.ConfigError(
       'config.optimizer.base.name',
       "'kfac' or 'ekfac'",
@@ -125,11 +125,11 @@ def summaries(rows: Sequence[Row], titles: Sequence[str]) -> list[Row]:
   base = titles[0]
   reference = _at(rows, base, best[base])
 
-  def gain(own: Sequence[Row], key: str) -> dict[str, float] | None:
+  def gain(own: Sequence[Row], key: str) -> Row | None:
     if own[0]['form'] == base:
       return None
-    values = ([row[key] for row in part] for part in (own, reference))
-    return paired.difference(*values)
+    values = (paired.of_runs(part, key) for part in (own, reference))
+    return paired.judged(*values, less=key == 'final_loss')
 
   found = []
   for title in titles:
@@ -171,14 +171,15 @@ def _best(rows: Sequence[Row], title: str) -> Setting:
 
 def _standings(found: Sequence[Row]) -> list[report.Column]:
   def losses(rows: Sequence[Row]) -> str:
-    values = [row['final_loss'] for row in rows]
-    return '-' if None in values else report.spread(values, '.3g')
+    lost = sum(row['diverged'] for row in rows)
+    if lost:
+      return f'diverged {lost}/{len(rows)}'
+    return report.spread([row['final_loss'] for row in rows], '.3g')
 
   def accuracies(rows: Sequence[Row]) -> str:
-    values = [row['test_accuracy'] for row in rows]
-    return '-' if None in values else report.spread(
-      [100 * value for value in values], '.2f'
-    )  # fmt: skip
+    if any(row['diverged'] for row in rows):
+      return '-'
+    return report.spread([100 * row['test_accuracy'] for row in rows], '.2f')
 
   return [
     report.Column('form', '', [s['form'] for s in found]),
@@ -227,7 +228,7 @@ def _differences(
 
 
 def _verdicts(found: Sequence[Row], key: str) -> list[str]:
-  return [paired.gain(s[key], less=key.endswith('loss_gain')) for s in found]
+  return [s[key]['verdict'] if s[key] else paired.NONE for s in found]
 
 
 def _short(found: Sequence[Row]) -> list[str]:
@@ -241,9 +242,9 @@ def _short(found: Sequence[Row]) -> list[str]:
   return [
     f'The {len(others)} forms against {base["form"]} at its best rate and '
     f'damping, train loss: {losses}; accuracy: {accuracies}.',
-    f'The least loss is of {best["form"]}, with a difference of '
+    f'The best of them is {best["form"]}, with a difference of loss of '
     f'{paired.text(best["loss_gain"], 1, ".2g")} nats '
-    f'({paired.gain(best["loss_gain"])}) and a step of '
+    f'({_verdicts([best], "loss_gain")[0]}) and a step of '
     f'{best["step_ratio"]:.2f} × that of {base["form"]}.',
   ]
 
@@ -310,4 +311,4 @@ def _over(
 
 
 if __name__ == '__main__':
-  cli.launch('games', work, resume=True)
+  cli.launch('games', work, resume=True, unread=optimizers.CHOSEN)

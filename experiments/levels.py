@@ -21,6 +21,7 @@ import gtddp_jax as gt
 from experiments import (
   charts,
   cli,
+  optimizers,
   outcomes,
   report,
   runs,
@@ -99,4 +100,4 @@ def _conclude(
 
 
 if __name__ == '__main__':
-  cli.launch('levels', work, resume=True)
+  cli.launch('levels', work, resume=True, unread=optimizers.CHOSEN)

@@ -139,4 +139,4 @@ def _conclude(
 
 
 if __name__ == '__main__':
-  cli.launch('methods', work, resume=True)
+  cli.launch('methods', work, resume=True, unread=optimizers.CHOSEN)

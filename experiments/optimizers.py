@@ -174,6 +174,12 @@ BASES = {
 
 
 EXPLICIT = tuple(name for name, kind in BASES.items() if kind.explicit)
+KRONECKER = ('kfac', 'ekfac')
+# What a study that runs several forms of a base chooses itself.
+CHOSEN = (
+  'optimizer.name', 'optimizer.cooperation', 'optimizer.feedback',
+  'optimizer.terminal', 'optimizer.value', 'optimizer.trust_region',
+)  # fmt: skip
 
 
 def base_name(config: ml_collections.ConfigDict) -> str:
@@ -242,7 +248,7 @@ def advice(config: ml_collections.ConfigDict) -> str:
   if feedback:
     found.append(f'{"lower" if config.trust_region else "set"} {path}.'
                  f'trust_region')  # fmt: skip
-  if base_name(config) in ('kfac', 'ekfac'):
+  if base_name(config) in KRONECKER:
     found.append(f'raise {path}.base.damping')
     if not feedback or config.value == 'frozen':
       word = 'lower' if base.norm_constraint else 'set'

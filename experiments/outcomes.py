@@ -205,10 +205,12 @@ def caption(config: ml_collections.ConfigDict) -> str:
     f'number after a form is its trust region. Target: a train loss of '
     f'{config.levels.target_loss:g} nats, as an exponential average of batch '
     f'losses (0.9). The best rate is that at which most seeds, then in the '
-    f'fewest steps, reach it; means over the seeds that did, ± sample standard '
-    f'deviation. Seconds: steps times the median time of a step in the same '
-    f'run, without compilation and evaluation. Stable: all seeds end with an '
-    f'epoch below half of chance.'
+    f'fewest steps, reach it; steps and seconds are means over the seeds that '
+    f'did, accuracies over all, ± sample standard deviation. Seconds: steps '
+    f'times the median time of a step in the same run, without compilation and '
+    f'evaluation. Stable: all seeds end with an epoch below half of chance. '
+    f'Diverged: where a seed stopped, how many stopped or ended above their '
+    f'first loss.'
   )
 
 

@@ -137,6 +137,35 @@ def gain(found: Mapping[str, Any] | None, less: bool = True) -> str:
   return verdict(mean - half, mean + half, less=less)
 
 
+def of_runs(rows: Sequence[Mapping[str, Any]], key: str) -> list[float | None]:
+  """Returns a number of each run; one that diverged came to nothing.
+
+  Args:
+    rows: of the runs, by seed.
+    key: of the number.
+  """
+  return [None if row['diverged'] else row[key] for row in rows]
+
+
+def judged(own: Values, base: Values, *, less: bool) -> dict[str, Any] | None:
+  """Returns a difference with its verdict.
+
+  Args:
+    own: by seed; None where a run diverged.
+    base: on the same seeds.
+    less: whether less is better.
+
+  Returns:
+    ``difference`` and ``verdict``. Where a run diverged and none of the base,
+    the verdict alone, ``WORSE``; no number can say by how much. Else None.
+  """
+  found = difference(own, base)
+  if found is None:
+    worse = None in own and None not in base and len(own) >= LEAST
+    return {'verdict': WORSE} if worse else None
+  return {**found, 'verdict': gain(found, less)}
+
+
 def counts(words: Sequence[str]) -> str:
   """Returns how many verdicts are which, in words."""
   return ', '.join(f'{words.count(word)} {word}' for word in VERDICTS)

@@ -272,4 +272,4 @@ def _caption(config: ml_collections.ConfigDict) -> str:
 
 
 if __name__ == '__main__':
-  cli.launch('placement', work, resume=True)
+  cli.launch('placement', work, resume=True, unread=optimizers.CHOSEN)

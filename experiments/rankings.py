@@ -123,7 +123,7 @@ def champions(found: Sequence[Row]) -> list[Row]:
         'our_value': _middle(ours, part, key),
         'gain': _ratio(*values)
         if part == 'targets'
-        else _gain(*values, less=less),
+        else paired.judged(*values, less=less),
       }
     )
   return made
@@ -162,9 +162,11 @@ def _rates(rows: Sequence[Row], title: str) -> list[Row]:
 
 def _standing(own: Sequence[Row], base: Sequence[Row], alone: bool) -> Row:
   """A method at one rate, beside the base at one."""
-  losses, their_losses = (_values(part, 'final_loss') for part in (own, base))
+  losses, their_losses = (
+    paired.of_runs(part, 'final_loss') for part in (own, base)
+  )
   accuracies, their_accuracies = (
-    _values(part, 'test_accuracy') for part in (own, base)
+    paired.of_runs(part, 'test_accuracy') for part in (own, base)
   )
   return {
     'rate': own[0]['rate'],
@@ -172,25 +174,13 @@ def _standing(own: Sequence[Row], base: Sequence[Row], alone: bool) -> Row:
     'diverged': sum(row['diverged'] for row in own),
     'losses': losses,
     'accuracies': accuracies,
-    'loss_gain': None if alone else _gain(losses, their_losses, less=True),
+    'loss_gain': None
+    if alone
+    else paired.judged(losses, their_losses, less=True),
     'accuracy_gain': None
     if alone
-    else _gain(accuracies, their_accuracies, less=False),
+    else paired.judged(accuracies, their_accuracies, less=False),
   }
-
-
-def _values(rows: Sequence[Row], key: str) -> list[float | None]:
-  """By seed; a run that diverged came to nothing."""
-  return [None if row['diverged'] else row[key] for row in rows]
-
-
-def _gain(own: paired.Values, base: paired.Values, *, less: bool) -> Row | None:
-  found = paired.difference(own, base)
-  if found is None:
-    # It is lost where the base is not; no number can say by how much.
-    worse = None in own and None not in base and len(own) >= paired.LEAST
-    return {'verdict': paired.WORSE} if worse else None
-  return {**found, 'verdict': paired.gain(found, less)}
 
 
 def _ratio(own: paired.Values, base: paired.Values) -> Row | None:
@@ -232,7 +222,7 @@ def _deviations(
   made = []
   for rate in rates(rows, title):
     runs = [at(rows, t, rate) for t in (title, base)]
-    losses = [_values(own, 'final_loss') for own in runs]
+    losses = [paired.of_runs(own, 'final_loss') for own in runs]
     ours, theirs = (_deviation(values) for values in losses)
     learned, base_learned = (_learned(own, classes) for own in runs)
     part: Row = {

@@ -35,6 +35,7 @@ import gtddp_jax as gt
 from experiments import (
   charts,
   cli,
+  command_line,
   dense_ddp,
   progress,
   report,
@@ -267,4 +268,6 @@ def draw(path: pathlib.Path, costs: Sequence[Cost]) -> None:
 
 
 if __name__ == '__main__':
-  cli.launch('scaling', work, resume=True)
+  cli.launch(
+    'scaling', work, resume=True, unread=command_line.others('scaling')
+  )

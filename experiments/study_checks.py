@@ -102,3 +102,11 @@ def _benchmark(config: ml_collections.ConfigDict) -> None:
   for key, least in {'batch': 2, 'rounds': 3, 'every': 1}.items():
     conditions.in_range(config, f'benchmark.{key}', least)
   conditions.positive(config, 'benchmark.rate')
+  every = config.benchmark.every
+  if config.benchmark.base in optimizers.KRONECKER and every % 2:
+    raise conditions.ConfigError(
+      'config.benchmark.every',
+      'an even number, because odd steps are timed and renew nothing then',
+      every,
+      'change it by one',
+    )

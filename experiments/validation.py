@@ -216,7 +216,7 @@ def _check_read(
 
 def _check_curvature(config: ml_collections.ConfigDict, name: str) -> None:
   value, cooperation = config.optimizer.value, config.optimizer.cooperation
-  if cooperation != 'none' and name not in ('kfac', 'ekfac'):
+  if cooperation != 'none' and name not in optimizers.KRONECKER:
     raise conditions.ConfigError(
       'config.optimizer.cooperation',
       f"'none', because {name} has no curvature between layers",

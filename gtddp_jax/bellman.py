@@ -44,13 +44,13 @@ class Bellman:
     root = terminal.square_root(curvature)
     values = [problem.terminal]
     factors, clipped = [jnp.ones(slope.shape)], jnp.zeros(())
+    for operator in problem.sensitivities:
+      operator.memory = self.memory
     # The first stage ends the sweep: nobody upstream reads its value function.
     for operator in reversed(problem.sensitivities[1:]):
       control = operator.control
       operator.prepare(
-        cross=False,
-        isotropic=problem.base.is_isotropic(control),
-        memory=self.memory,
+        cross=False, isotropic=problem.base.is_isotropic(control)
       )
       q_u = values_lib.open_gain(problem, operator, slope)
       problem.base.observe(control, slope, q_u)

@@ -87,10 +87,9 @@ def _sweep(problem: values_lib.Problem, memory: int) -> values_lib.Sweep:
   total = jnp.zeros((*slope.shape, *slope.shape), slope.dtype)  # C
   values: list[CoupledValue] = []
   for operator in reversed(problem.sensitivities):
+    operator.memory = memory
     operator.prepare(
-      cross=True,
-      isotropic=problem.base.is_isotropic(operator.control),
-      memory=memory,
+      cross=True, isotropic=problem.base.is_isotropic(operator.control)
     )
     q_u = values_lib.open_gain(problem, operator, slope)
     problem.base.observe(operator.control, slope, q_u)

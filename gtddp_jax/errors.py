@@ -82,7 +82,8 @@ class LossError(GtddpError):
 
   ::
 
-    gt.gt_ddp(graph, lambda o, t: jnp.mean((o - t) ** 2), gt.sgd(0.1))
+    tx = gt.gt_ddp(graph, lambda o, t: jnp.mean((o - t) ** 2), gt.sgd(0.1))
+    tx.update(None, tx.init(params), params, batch=(x, y))
   """
 
 

@@ -50,7 +50,7 @@ class Joint:
   Attributes:
     players: ``M_p^-1`` of each alone, with ``1 / D_p`` as its scale.
     coupling: ``e_p`` of each, a number or like ``D_p``; where the players
-      coincide, ``o`` itself.
+      coincide, ``D - o``.
     cross: by pair ``(p, q)``, ``p < q``; empty where the players coincide.
     factor: the learning rate.
   """
@@ -84,13 +84,14 @@ class Joint:
     raise NotImplementedError
 
   def _by_numbers(self, z: Arrays) -> Arrays:
-    total = sum(z[1:], start=z[0])
+    own, n, times = self.coupling[0], len(z), linalg.times
+    mean = sum(z[1:], start=z[0]) / n
     diagonal = 1 / self.players[0].scale
-    off = self.coupling[0]
-    own = diagonal - off
-    shared = off / (own + len(z) * off)
-    times = linalg.times
-    return tuple(times(1 / own, v - times(shared, total)) for v in z)
+    together = times(1 / (n * diagonal - (n - 1) * own), mean)
+    # Gradients of players who coincide differ by rounding, if at all.
+    least = 10 * float(jnp.finfo(diagonal.dtype).eps) * diagonal
+    apart = 1 / jnp.maximum(own, least)
+    return tuple(together + times(apart, v - mean) for v in z)
 
   def _conjugate_gradients(self, z: Arrays) -> Arrays:
     tolerance = float(jnp.finfo(z[0].dtype).eps) ** 0.75

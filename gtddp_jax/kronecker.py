@@ -4,7 +4,8 @@ Every so many steps the factors ``A`` and ``B`` (``moments``) are averaged anew,
 and every so many their eigenvectors ``W`` and ``V`` are renewed::
 
     KFAC    M = (A + pi sqrt(gamma) I) x (B + sqrt(gamma) / pi I)
-    EKFAC   M = (W x V) (s + gamma) (W x V)^T       s = E[(V^T G_i W)^2]
+    EKFAC   M = (U_A x U_B) (s + gamma) (U_A x U_B)^T
+            s = E[(U_B^T G_i U_A)^2]
 
 EKFAC's ``s`` is averaged at every step, and carried over into a new basis as
 the diagonal of the old curvature there. Players who cooperate are one layer
@@ -204,7 +205,7 @@ def with_moment(
   if all(player.positions == 1 for player in operator.players):
     squares = _of_rows(operator, bases, mix)
   else:
-    operator.prepare(cross=False, isotropic=False, memory=sensitivity.MEMORY)
+    operator.prepare(cross=False, isotropic=False)
     squares = _of_gradients(operator, bases, mix)
   frames = tuple(
     frame._replace(moment=averaged(frame.moment, square, *average))
@@ -240,7 +241,10 @@ def inverse(
   pairs = itertools.combinations(range(len(damped)), 2)
   return joint.Joint(
     damped,
-    tuple(_coupling(frame, layout.coincide) for frame in block.frames),
+    tuple(
+      _damping(frame, damping) if layout.coincide else _coupling(frame)
+      for frame in block.frames
+    ),
     dict(zip(pairs, block.cross, strict=False)),
     jnp.ones((), block.a.dtype),
   )
@@ -254,13 +258,22 @@ def _eigenvalues(frame: Frame, damping: float | Array) -> Array:
   return jnp.outer(frame.out.values + more_b, frame.into.values + more_a)
 
 
-def _coupling(frame: Frame, coincide: bool) -> Array:
-  """See ``joint.Joint``."""
+def _damping(frame: Frame, damping: float | Array) -> Array:
+  """What damping adds to the eigenvalues, without cancellation."""
+  out, into = frame.out.values, frame.into.values
+  if frame.moment is not None:
+    return jnp.full_like(frame.moment, damping)
+  more_a, more_b = linalg.tikhonov(into, out, damping)
+  return jnp.outer(out + more_b, jnp.full_like(into, more_a)) + jnp.outer(
+    jnp.full_like(out, more_b), into
+  )
+
+
+def _coupling(frame: Frame) -> Array:
+  """``e`` of ``joint.Joint``, where the players do not coincide."""
   out, into, moment = frame.out.values, frame.into.values, frame.moment
   if moment is None:
-    return jnp.outer(out, into) if coincide else jnp.ones((), out.dtype)
-  if coincide:
-    return moment
+    return jnp.ones((), out.dtype)
 
   def ridge(values: Array) -> Array:
     eps = float(jnp.finfo(values.dtype).eps)
@@ -274,11 +287,11 @@ def _carried(old: Frame, new: Frame) -> Frame:
   """The new frame with the old curvature's diagonal in it."""
   moment = old.moment
   if moment is not None:
-    moment = (
-      linalg.overlap(new.out.vectors, old.out.vectors)
-      @ moment
-      @ linalg.overlap(new.into.vectors, old.into.vectors).T
+    out, into = (
+      linalg.overlap(now.vectors, before.vectors).T
+      for now, before in ((new.out, old.out), (new.into, old.into))
     )
+    moment = linalg.right(linalg.left(out, moment), into)
   return new._replace(moment=moment)
 
 
@@ -318,7 +331,7 @@ def _of_rows(
   bases: Sequence[inverses.Rotated],
   mix: Array,
 ) -> list[Array]:
-  """``E[(V^T G W)^2]`` in each basis, of players with one position each.
+  """``E[(U_B^T G U_A)^2]`` in each basis, of players with one position each.
 
   ``G_i`` is a sum of ``h_p x_p^T`` over players, so its square is one of
   products, each pair of players twice: no gradient is formed.
@@ -351,7 +364,7 @@ def _of_gradients(
   bases: Sequence[inverses.Rotated],
   mix: Array,
 ) -> list[Array]:
-  """``E[(V^T G W)^2]`` in each basis, from per-sample gradients."""
+  """``E[(U_B^T G U_A)^2]`` in each basis, from per-sample gradients."""
   sizes = [
     (p.product.c, p.product.width) for p in operator.players if p.product
   ]

@@ -59,10 +59,12 @@ def _decomposed(sides: list[Array]) -> list[Spectrum]:
 
 
 def overlap(new: Array, old: Array) -> Array:
-  """``(new^T old)^2``: how the eigenvectors of one side share directions."""
-  if new.ndim == 1:
-    return jnp.eye(new.shape[0], dtype=new.dtype)
-  return jnp.square(new.T @ old)
+  """``(new^T old)^2``: how the eigenvectors of one side share directions.
+
+  Those of a diagonal are the same for ever: ones, that ``left`` and ``right``
+  take for the identity, which is not formed.
+  """
+  return new if new.ndim == 1 else jnp.square(new.T @ old)
 
 
 def right(matrix: Array, side: Array) -> Array:

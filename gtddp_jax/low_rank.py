@@ -55,7 +55,7 @@ class Sampled:
     """Expands a loss; see ``TerminalValue``."""
     flat = terminal_lib.Flat(loss, outputs, targets)
     if losses.ignores_shift(loss) and len(flat.leaves) == 1:
-      columns = _of_softmax(flat.leaves[0], self.count, key)
+      columns = _of_softmax(flat.leaves[0], targets, self.count, key)
     else:
       columns = _of_hessian(flat.hessian(), self.count, key)
     weights = jnp.full((len(flat.rows), self.count), 1 / self.count)
@@ -166,12 +166,19 @@ def _expansion(
   )
 
 
-def _of_softmax(logits: Array, count: int, key: Array) -> Array:
-  """``p - e_y`` with ``y ~ p``, flat ``[count, B, n]``."""
+def _of_softmax(logits: Array, targets: Array, count: int, key: Array) -> Array:
+  """``p - e_y`` with ``y ~ p``, flat ``[count, B, n]``.
+
+  Targets that are no class labels weigh it by the root of their sum.
+  """
   shape = (count, *logits.shape[:-1])
   labels = jax.random.categorical(key, logits, shape=shape)
   drawn = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
   columns = jax.nn.softmax(logits)[None] - drawn
+  if jnp.issubdtype(targets.dtype, jnp.floating):
+    total = jnp.sum(targets, axis=-1, keepdims=True)
+    root = jnp.sqrt(jnp.maximum(total, 0)).astype(columns.dtype)
+    columns *= root[None]
   return columns.reshape(count, logits.shape[0], -1)
 
 

@@ -102,7 +102,8 @@ def ekfac(
 ) -> Kronecker:
   r"""EKFAC: KFAC's eigenvectors with the eigenvalues that gradients have there.
 
-  ``Q_uu = (W x V) (s + gamma) (W x V)^T / eta``, ``s = E[(V^T G_i W)^2]``.
+  ``Q_uu = (U_A x U_B) (s + gamma) (U_A x U_B)^T / eta``, with
+  ``s = E[(U_B^T G_i U_A)^2]``.
   With feedback, give ``gt_ddp`` a bound: ``gt_ddp(graph, loss, ekfac(0.01,
   0.01), trust_region=0.3)``; without one it may explode where EKFAC alone is
   best.

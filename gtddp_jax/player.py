@@ -65,6 +65,11 @@ class Player:
     both = self._graph.batch_size * self._rank
     return self.product.positions(h.shape) // both
 
+  @property
+  def itemsize(self) -> int:
+    """Bytes of one number of a gradient."""
+    return self._uses[0].directions.after[0].dtype.itemsize
+
   def samples(self) -> list[per_sample.Sample]:
     """What its rows are made of, leading axis = samples."""
     return per_sample.samples(self._uses, self._graph.batch_size)

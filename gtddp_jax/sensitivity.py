@@ -33,7 +33,6 @@ Arrays = tuple[jax.Array, ...]
 Data = list[list[per_sample.Sample]]
 
 MEMORY = 2**28  # bytes, if nothing else is asked
-_ITEM = 4  # bytes of a float32
 
 
 class Sensitivity:
@@ -44,6 +43,7 @@ class Sensitivity:
     control: flat parameter indices of all their leaves.
     batch: B.
     rank: R.
+    memory: bytes that its gradients may take at once; set before ``prepare``.
   """
 
   def __init__(
@@ -52,24 +52,23 @@ class Sensitivity:
     """One player, or several in program order."""
     self.players = tuple(players)
     self.control = tuple(i for p in self.players for i in p.indices)
-    self.batch, self.rank = batch, rank
+    self.batch, self.rank, self.memory = batch, rank, MEMORY
     self.packing = per_sample.Together(tuple(p.packing for p in self.players))
     self._size = sum(p.size for p in self.players)
     self._kept: Array | None = None  # [B, R, p]
     self._through_factors: contractions.Contraction | None = None
     self._most = 0  # gradients formed at once; 0 before ``prepare``
 
-  def prepare(self, *, cross: bool, isotropic: bool, memory: int) -> None:
+  def prepare(self, *, cross: bool, isotropic: bool) -> None:
     """Chooses how ``gram``, or ``kernel``, is computed; the first call counts.
 
     Args:
       cross: whether ``kernel`` is wanted, else ``gram``.
       isotropic: whether ``Q_uu^-1`` is a number between factors.
-      memory: bytes that gradients may take at once.
     """
     if self._most:
       return
-    memory = max(1, memory // _ITEM)
+    memory = max(1, self.memory // self.players[0].itemsize)
     self._most = max(1, memory // (self.rank * self._size))
     product = self.players[0].product
     alone = len(self.players) == 1

@@ -8,7 +8,7 @@ At the outputs ``c_T`` of sample ``i`` the value function is, with directions
 ``gradient`` (the paper's): ``Z = phi_x``, ``d = S = 1``. ``gauss_newton``:
 ``Z`` an orthonormal basis of the outputs, ``d = Z^T phi_x`` and
 ``S = Z^T phi_xx Z``, which is exact for every twice-differentiable loss.
-Cheaper ones, that stand in for it with fewer directions, are in ``factors``.
+Cheaper ones, that stand in for it with fewer directions, are in ``low_rank``.
 """
 
 from __future__ import annotations

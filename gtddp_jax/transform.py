@@ -72,9 +72,9 @@ def gt_ddp(
     graph: the network, from ``trace``.
     loss: ``(outputs, targets) -> [B]``, see ``losses``.
     base: any optax transformation (keyword arguments that it needs are passed
-      to ``update``); a ``value`` other than 'frozen' needs one of ``sgd``,
-      ``rmsprop``, ``adam``, ``kfac``, ``ekfac`` of this library, which carry
-      ``Q_uu``.
+      to ``update``); a ``value`` other than 'frozen' needs one that carries
+      ``Q_uu``: ``sgd``, ``rmsprop``, ``adam``, ``kfac``, ``ekfac`` of this
+      library, or a ``Base`` of your own.
     terminal: value function at the outputs: 'gradient' (rank one),
       'gauss_newton' (the loss' exact Hessian), ``sampled(m)``,
       ``truncated(r)``, ``subset(terminal, n)``, or a ``TerminalValue``.
@@ -249,8 +249,9 @@ def metrics(state: Any) -> dict[str, Array]:
     state: of ``gt_ddp``, or of anything that holds one such state.
 
   Returns:
-    Scalars: ``loss`` (mean over the batch, at the old parameters; NaN where
-    nothing computed it), ``gradient_norm`` (of the re-weighted gradient),
+    Scalars: ``loss`` (mean over the batch, at the old parameters; over the
+    samples of ``subset`` where it was given the gradients; NaN where nothing
+    computed it), ``gradient_norm`` (of the re-weighted gradient),
     ``feedback_ratio`` (norm of the feedback weights ``S e`` over that of the
     open-loop weights ``d``, over samples and stages), ``clipped_share`` (of
     weights that the trust region shortened), ``smallest_factor`` (least factor
@@ -371,10 +372,11 @@ def _check_explicit(base: Any) -> None:
   if not isinstance(base, (curvature.Base, natural.Kronecker)):
     raise errors.OptionError(
       f'This value function needs a base with an explicit Q_uu: '
-      f'expected one of sgd, rmsprop, adam, kfac, ekfac of this library, got '
-      f"{type(base).__name__}. Use one of them, or value='frozen', which lifts "
-      f'any optax transformation. One of them inside optax.chain is not seen: '
-      f'put the rest of the chain around gt_ddp.',
+      f'expected one of sgd, rmsprop, adam, kfac, ekfac of this library, or a '
+      f'gt.Base, got {type(base).__name__}. Use one of them, or '
+      f"value='frozen', which lifts any optax transformation. One of them "
+      f'inside optax.chain is not seen: put the rest of the chain around '
+      f'gt_ddp.',
       'value',
     )
   settings = getattr(base, 'settings', None)

@@ -129,5 +129,6 @@ def shorten(weights: Array, radius: Array | None) -> tuple[Array, Array]:
   if radius is None:
     return weights, jnp.zeros(())
   norms = jnp.linalg.norm(weights, axis=1, keepdims=True)
-  factors = jnp.minimum(1, radius / jnp.maximum(norms, radius))
+  tiny = jnp.finfo(norms.dtype).tiny  # a batch without slope has radius 0
+  factors = jnp.where(norms > radius, radius / jnp.maximum(norms, tiny), 1)
   return weights * factors, jnp.sum(norms > radius).astype(jnp.float32)

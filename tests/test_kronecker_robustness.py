@@ -184,6 +184,43 @@ def test_players_that_share_all_share_a_basis() -> None:
   assert np.max(np.abs(u - v)) > 0.1
 
 
+@pytest.mark.parametrize('corrected', [True, False])
+def test_players_that_share_all_need_no_damping(corrected: bool) -> None:
+  """Damping that a float32 loses beside the curvature still counts."""
+  layout = kronecker.Layout(
+    (2, 2), (3, 3), (0, 0), apart=True, coincide=True, corrected=corrected
+  )
+  block = kronecker.init(layout, 4096, F32)
+  frames = tuple(
+    f._replace(
+      into=f.into._replace(values=jnp.full(3, 10.0, F32)),
+      out=f.out._replace(values=jnp.full(2, 10.0, F32)),
+      moment=jnp.full((2, 3), 100.0, F32) if corrected else None,
+    )
+    for f in block.frames
+  )
+  inverse = kronecker.inverse(layout, block._replace(frames=frames), 1e-12)
+  row = draw(6).astype(F32)
+  step = inverse.apply(jnp.concatenate([row, row])[None])[0]
+  np.testing.assert_allclose(step, jnp.concatenate([row, row]) / 200, 1e-5)
+
+
+def test_a_side_that_is_a_diagonal_carries_the_moment() -> None:
+  """No matrix of that side is formed: its eigenvectors stay as they are."""
+  layout = kronecker.Layout(
+    (3,), (50_000,), (0,), apart=False, coincide=False, corrected=True
+  )
+  block = kronecker.init(layout, 4096, F32)
+  moment = jnp.abs(draw(3, 50_000)).astype(F32)
+  (frame,) = block.frames
+  b = draw(3, 3, seed=1).astype(F32)
+  block = block._replace(b=b @ b.T, frames=(frame._replace(moment=moment),))
+  [found] = kronecker.renewed([layout], [block])
+  (new,) = found.frames
+  expected = jnp.square(new.out.vectors.T @ frame.out.vectors) @ moment
+  np.testing.assert_allclose(new.moment, expected, 1e-4, 1e-6)
+
+
 # A small network, for what wraps a transformation.
 
 SMALL = {'a': {'w': draw(3, 3)}, 'b': {'w': draw(3, 2, seed=1)}}

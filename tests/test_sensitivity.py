@@ -157,10 +157,12 @@ def test_the_operator_is_that_of_the_gradient_matrix(
       )
       for _ in range(2)
     )
+    for operator in (gram_of, kernel_of):
+      operator.memory = memory * x.dtype.itemsize
     weights = jnp.arange(1.0, 4.0)[:, None]
     before = kernel_of.combine(weights)
-    gram_of.prepare(cross=False, isotropic=isotropic, memory=4 * memory)
-    kernel_of.prepare(cross=True, isotropic=isotropic, memory=4 * memory)
+    gram_of.prepare(cross=False, isotropic=isotropic)
+    kernel_of.prepare(cross=True, isotropic=isotropic)
     k = tuple(
       jnp.cos(jnp.arange(leaves[i].size)).reshape(leaves[i].shape)
       for i in control

@@ -122,6 +122,19 @@ def test_sampled_is_unbiased(case: str) -> None:
   close(jax.tree.map(lambda s: s[0], slopes), phi_x)
 
 
+def test_sampled_weighs_by_what_targets_add_up_to() -> None:
+  """A padded row of zeros has no loss, so no curvature."""
+  _, outputs, _ = CASES['softmax']
+  targets = jax.nn.softmax(outputs).at[0].set(0).at[1].mul(4)
+  loss = gt.losses.softmax_cross_entropy
+  keys = jax.random.split(jax.random.key(2), DRAWS)
+  draws = jax.vmap(lambda k: gt.sampled(1)(loss, outputs, targets, k))(keys)
+  found = jnp.mean(jax.vmap(curvature)(draws), axis=0)
+  exact = curvature(terminal.gauss_newton(loss, outputs, targets))
+  np.testing.assert_allclose(found, exact, atol=0.05 * jnp.max(exact))
+  np.testing.assert_array_equal(found[0], 0)
+
+
 @pytest.mark.parametrize('value', LEVELS)
 def test_sampled_works_in_every_level_and_needs_a_key(value: str) -> None:
   keys = [{'terminal': jax.random.key(i)} for i in (0, 0, 1)]

@@ -296,6 +296,21 @@ def test_the_trust_region_bounds_feedback_and_is_counted() -> None:
   assert distance(results[1][0]) < 0.1 * distance(results[0][0])
 
 
+@pytest.mark.parametrize('value', ['frozen', 'bellman', 'coupled'])
+def test_a_fitted_batch_has_nothing_to_bound(value: str) -> None:
+  """The trust region is in units of slopes that are all zero here."""
+  tx = gt.gt_ddp(
+    GRAPH, gt.losses.squared_error, gt.sgd(0.1), 'gauss_newton', value,
+    trust_region=0.3,
+  )  # fmt: skip
+  params = {**PARAMS, 'b': jax.tree.map(jnp.zeros_like, PARAMS['b'])}
+  updates, state = jax.jit(
+    lambda s: tx.update(None, s, params, batch=(X, jnp.zeros((6, 4))))
+  )(tx.init(params))
+  assert gt.metrics(state)['skipped_steps'] == 0
+  jax.tree.map(lambda u: np.testing.assert_array_equal(u, 0), updates)
+
+
 def test_clamping_keeps_the_curvature_positive() -> None:
   tx = make(gt.sgd(1e4), value='bellman')
   updates, state = update(tx)

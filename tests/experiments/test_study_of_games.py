@@ -62,6 +62,18 @@ def test_tables_have_verdicts() -> None:
   )
 
 
+def test_a_form_that_diverges_is_worse() -> None:
+  lost = row('ours', 0.1, 1, 300.0) | {'diverged': True}
+  rows = [r for r in ROWS if r['rate'] == 0.1 and r['form'] == 'base']
+  rows += [row('ours', 0.1, 0, 0.1), lost, row('ours', 0.1, 2, 0.1)]
+  found = games.summaries(rows, ['base', 'ours'])
+  assert found[1]['loss_gain'] == {'verdict': 'worse'}
+  columns = {column.head: column.cells for column in games._standings(found)}
+  assert columns['train loss'][1] == 'diverged 1/3'
+  assert columns['accuracy'][1] == '-'
+  assert '0 better, 1 worse' in games._short(found)[0]
+
+
 def small(base: str = 'ekfac') -> ml_collections.ConfigDict:
   config = cgb.get_config(base)
   config.model.update(widths=(2,), units=4)

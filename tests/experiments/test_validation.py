@@ -249,3 +249,11 @@ def test_every_base_has_a_rate() -> None:
   assert set(default.get_config().compare.learning_rate) == set(
     optimizers.BASES
   )
+
+
+def test_timed_steps_of_a_benchmark_renew_nothing() -> None:
+  config = changed(**{'benchmark.every': 25})
+  validation.validate(config)
+  config.benchmark.base = 'ekfac'
+  with pytest.raises(conditions.ConfigError, match='an even number'):
+    validation.validate(config)
