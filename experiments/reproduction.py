@@ -13,6 +13,11 @@ from configs import reproduce as plans
 from experiments import catalog, conditions, how
 
 MARK = '<!-- written by experiments.reproduce; changes are lost -->'
+_WORDS = (
+  '*Better*, *worse*: the 95 % interval of the difference by seed leaves out '
+  'zero; *not told apart*: it does not. *Tuned*: each method at the best of as '
+  'many rates; *equal*: at those of the base.'
+)
 DONE, FAILED, UNPREPARED, LEFT = 'done', 'failed', 'not run', 'not yet run'
 _HOW = '\n## How\n'
 _IMAGE = re.compile(r'!\[[^\]]*\]\((?P<file>[^)]+)\)')
@@ -179,12 +184,15 @@ def _head(entries: Sequence[Entry], budget: str) -> str:
 
 
 def _short(entries: Sequence[Entry], budget: str) -> list[str]:
-  """What the parts say of themselves, a line each, and what was not run."""
+  """What the parts say of themselves, and what was not run."""
   lines = []
   for entry in entries:
     sentences, _ = how.parted(entry.text)
     if entry.status == DONE and sentences:
-      lines.append(f'- {_link(entry.part)}: {" ".join(sentences)}')
+      lines += [
+        f'- {_link(entry.part)}',
+        *(f'  - {sentence}' for sentence in sentences),
+      ]
   missing = [
     f'{entry.part.title} ({entry.status})'
     for entry in entries
@@ -197,7 +205,7 @@ def _short(entries: Sequence[Entry], budget: str) -> list[str]:
   ]
   if missing:
     lines.append(f'- Not run here: {", ".join(missing)}.')
-  return lines or ['- No part says anything of itself.']
+  return [_WORDS, '', *lines] if lines else ['No part says anything of itself.']
 
 
 def _link(part: plans.Part) -> str:

@@ -86,7 +86,9 @@ def work(config: ml_collections.ConfigDict, folder: runs.RunFolder) -> None:
     f'Exponents: growth of time and memory over the last doubling. Above '
     f'{own.most_memory:g} GB a step is not run.'
   )
-  folder.write_report(report.markdown(columns(costs), caption))
+  folder.write_report(
+    report.markdown(columns(costs), caption), short=_short(costs)
+  )
   draw(folder.file('scaling.png'), costs)
   console = rich.console.Console(width=160)
   console.print(report.table(columns(costs), caption))
@@ -228,6 +230,21 @@ def columns(costs: Sequence[Cost]) -> list[report.Column]:
     *(report.Column(str(b), '', [cell(f, b) for f in forms]) for b in sizes),
     report.Column('exponents', '', [growth(form) for form in forms]),
   ]
+
+
+def _short(costs: Sequence[Cost]) -> list[str]:
+  """What came out, in a sentence for each form."""
+  sentences = []
+  for form in dict.fromkeys(cost.form for cost in costs):
+    own = [cost for cost in costs if cost.form == form]
+    last = own[-1]
+    sentences.append(
+      f'{form}: {1e3 * (last.seconds or 0):.3g} ms and '
+      f'{last.memory / 1e6:.3g} MB at batch {last.batch}, the largest that was '
+      f'run; exponents of the batch size {exponent(own, "seconds"):.1f} (time) '
+      f'and {exponent(own, "memory"):.1f} (memory).'
+    )
+  return sentences
 
 
 def draw(path: pathlib.Path, costs: Sequence[Cost]) -> None:

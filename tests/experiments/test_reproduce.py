@@ -135,7 +135,11 @@ def test_what_came_out_in_short_is_under_the_title(
   assert head.splitlines() == [
     'In short',
     '',
-    '- [Title of one](#title-of-one): It is so. It is not.',
+    reproduction._WORDS,
+    '',
+    '- [Title of one](#title-of-one)',
+    '  - It is so.',
+    '  - It is not.',
     '- Not run here: Title of three (not run), Title of four (budget `full`).',
     '',
   ]
