@@ -15,7 +15,6 @@ made several devices known, each of them takes its own samples in turn.
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -94,28 +93,6 @@ def summed_over_devices(
   if parts is None:
     return function(samples)
   return jax.vmap(function)(parts).sum(axis=0)
-
-
-def weigh(weights: Array, directions: Sequence[Array]) -> tuple[Array, ...]:
-  """``sum_r w_i^r P^{i,r}``: weights ``[B, R]``, result leaves ``[B, ...]``."""
-
-  def combine(p: Array) -> Array:
-    scaled = [
-      _per_sample(weights[:, r].astype(p.dtype), p[r]) * p[r]
-      for r in range(p.shape[0])
-    ]
-    return functools.reduce(jnp.add, scaled)
-
-  return tuple(map(combine, directions))
-
-
-def _per_sample(weights: Array, value: Array) -> Array:
-  """Repeats one number per sample to broadcast against ``value``.
-
-  The leading axis of ``value`` may hold several rows per sample.
-  """
-  rows = jnp.repeat(weights, value.shape[0] // weights.shape[0])
-  return rows.reshape(-1, *(1,) * (value.ndim - 1))
 
 
 class Contraction:
@@ -201,44 +178,38 @@ class Contraction:
       matrices = rows.swapaxes(2, 3) * x[:, None]
     return matrices.reshape(*matrices.shape[:2], -1)
 
-  def combine(self, x: Array, h: Array, weights: Array) -> Array:
-    """``sum_i sum_r w_i^r g^{i,r}``, ``[c (a + 1)]``.
+  def total(self, x: Array, h: Array) -> Array:
+    """The sum over samples of the gradients of one direction, ``[c (a + 1)]``.
 
     Some samples at a time, so that their patches stay in cache.
 
     Args:
       x: inputs, ``[B k, ...]``.
-      h: cotangents of outputs, ``[R, B k, ...]``.
-      weights: ``[B, R]``.
+      h: cotangents of outputs, ``[B k, ...]``.
 
     Returns:
       The sum; see ``pack``.
     """
-    return summed_over_devices(
-      self._combine, (weights, x, h.swapaxes(0, 1))
-    ).ravel()
+    return summed_over_devices(self._total, (x, h)).ravel()
 
-  def _combine(self, samples: tuple[Array, Array, Array]) -> Array:
+  def _total(self, samples: tuple[Array, Array]) -> Array:
     """The same of the samples of one device, ``[c, a + 1]``."""
-    weights, x, h = samples
-    batch, h = weights.shape[0], h.swapaxes(0, 1)
-    block = max(b for b in range(1, _BLOCK + 1) if batch % b == 0)
+    x, h = samples
+    rows = max(b for b in range(1, _BLOCK + 1) if len(x) % b == 0)
     wide = jnp.promote_types(h.dtype, jnp.float32)
-
-    def cut(i: Array, v: Array, axis: int) -> Array:
-      rows = block * v.shape[axis] // batch
-      return jax.lax.dynamic_slice_in_dim(v, i * rows, rows, axis)
 
     # Parts cut out in the loop are read where they lie; a scan over parts would
     # first write all of them anew.
     def add(i: Array, total: Array) -> Array:
-      (bar,) = weigh(cut(i, weights, 0), (cut(i, h, 1),))
-      space, rows = self._cotangents(bar[None, None])
-      gradient = self._gradient(space)((cut(i, x, 0), rows[0]))
+      part_x, part_h = (
+        jax.lax.dynamic_slice_in_dim(v, i * rows, rows) for v in samples
+      )
+      space, cotangents = self._cotangents(part_h[None, None])
+      gradient = self._gradient(space)((part_x, cotangents[0]))
       return total + gradient[0].astype(wide)
 
     start = jnp.zeros((self.c, self.width), wide)
-    return jax.lax.fori_loop(0, batch // block, add, start)
+    return jax.lax.fori_loop(0, len(x) // rows, add, start)
 
   def _gradient(self, space: Shape) -> Callable[[tuple[Array, Array]], Array]:
     """From one sample's ``x`` and rows ``[R, T, c]`` to ``[R, c, a + 1]``."""
