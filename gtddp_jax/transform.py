@@ -373,7 +373,7 @@ def _check_explicit(base: Any) -> None:
     raise errors.OptionError(
       f'This value function needs a base with an explicit Q_uu: '
       f'expected one of sgd, rmsprop, adam, kfac, ekfac of this library, or a '
-      f'gt.Base, got {type(base).__name__}. Use one of them, or '
+      f'Base, got {type(base).__name__}. Use one of them, or '
       f"value='frozen', which lifts any optax transformation. One of them "
       f'inside optax.chain is not seen: put the rest of the chain around '
       f'gt_ddp.',
