@@ -159,7 +159,7 @@ def _bar(panel: axes.Axes, place: int, part: Mapping[str, Any]) -> None:
     ends = [place - 0.4, place + 0.4]
     panel.plot([goal, goal], ends, color=_GOAL, linewidth=2.5, label='goal')
   panel.annotate(
-    f'{ratio:.2f}',
+    f'{ratio:.2f}' if goal is None else f'{ratio:.2f} (goal {goal:g})',
     (max(high, goal or 0, 1), place),
     xytext=(6, 0),
     textcoords='offset points',

@@ -52,7 +52,7 @@ def maps(path: pathlib.Path, rows: Sequence[Row], title: str) -> None:
       panel.spines[:].set_visible(False)
     for panel in grid[-1]:
       panel.set_xlabel('sample j')
-    bar = drawing.colorbar(drawn, ax=grid, shrink=0.8, aspect=30)
+    bar = drawing.colorbar(drawn, ax=grid, shrink=0.8, aspect=30, extend='min')
     bar.set_label('‖block‖ / largest')
     drawing.suptitle(title)
     drawing.savefig(path, dpi=150)

@@ -234,19 +234,29 @@ def _verdicts(found: Sequence[Row], key: str) -> list[str]:
 def _short(found: Sequence[Row]) -> list[str]:
   """What came out, in a few sentences."""
   base, *others = found
-  best = min(others, key=lambda s: outcomes.mean_loss(s['equal']))
+  best, tuned = (
+    min(others, key=lambda s: outcomes.mean_loss(s[part]))
+    for part in ('equal', 'own')
+  )
   losses, accuracies = (
     paired.counts(_verdicts(others, key))
     for key in ('loss_gain', 'accuracy_gain')
   )
   return [
-    f'The {len(others)} forms against {base["form"]} at its best rate and '
-    f'damping, train loss: {losses}; accuracy: {accuracies}.',
-    f'The best of them is {best["form"]}, with a difference of loss of '
-    f'{paired.text(best["loss_gain"], 1, ".2g")} nats '
-    f'({_verdicts([best], "loss_gain")[0]}) and a step of '
-    f'{best["step_ratio"]:.2f} × that of {base["form"]}.',
+    f'The {len(others)} forms against {base["form"]}, all at the best rate and '
+    f'damping of {base["form"]}, train loss: {losses}; accuracy: {accuracies}.',
+    f'The best of them there is {_named(best, "loss_gain")}.',
+    f'Each at its own best, it is {_named(tuned, "tuned_loss_gain")}.',
   ]
+
+
+def _named(form: Row, key: str) -> str:
+  """A form, its difference of loss and its step."""
+  return (
+    f'{form["form"]}, with a difference of loss of '
+    f'{paired.text(form[key], 1, ".2g")} nats ({_verdicts([form], key)[0]}) '
+    f'and a step of {form["step_ratio"]:.2f} × that of the base'
+  )
 
 
 def _caption(config: ml_collections.ConfigDict) -> str:

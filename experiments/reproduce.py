@@ -136,7 +136,9 @@ class Session:
     """Prints how each part stands, and its command."""
     for part in self.parts:
       command = shlex.join(['python', *self._words(part)])
-      print(f'{part.name}: {self._entry(part).status}; {command}')
+      entry = self._entry(part)
+      note = f' ({entry.note})' if entry.note else ''
+      print(f'{part.name}: {entry.status}{note}; {command}')
 
   def work(self) -> int:
     """Runs what is left of the chosen parts, and writes the report.

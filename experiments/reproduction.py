@@ -170,16 +170,24 @@ def _head(entries: Sequence[Entry], budget: str) -> str:
     f'./scripts/reproduce --budget={budget}',
     '```',
     '',
-    'Each section ends with the command that makes it alone, and with what it '
-    'ran on. Data sets other than DIGITS are found by `--data_dir=FOLDER` or '
-    'the environment variable `TFDS_DATA_DIR`.',
+    'Each section ends with its command, and with what it ran on; '
+    '`./scripts/reproduce --only=PART` makes it alone. Data sets other than '
+    'DIGITS are found by `--data_dir=FOLDER` or the environment variable '
+    '`TFDS_DATA_DIR`.',
     '',
-    '| part | | minutes |',
-    '| :-- | :-- | --: |',
+    '| section | of the paper | part | | minutes |',
+    '| :-- | :-- | :-- | :-- | --: |',
   ]
   for entry in entries:
     took = f'{entry.seconds / 60:.1f}' if entry.status == DONE else '-'
-    lines.append(f'| {_link(entry.part)} | {entry.status} | {took} |')
+    part = entry.part
+    # Of what in the paper a part is stands before the colon, if anything is.
+    shown, colon, _ = part.shows.partition(':')
+    names = ','.join(filter(None, (part.source, part.name)))
+    lines.append(
+      f'| {_link(part)} | {shown if colon else ""} | `{names}` | '
+      f'{entry.status} | {took} |'
+    )
   return '\n'.join([*lines, ''])
 
 

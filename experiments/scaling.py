@@ -46,6 +46,7 @@ from experiments.networks import layers, mlps, resnets
 
 RATE = 0.01
 DIRECT = 'batch-augmented DDP'
+_SHORT = 1e-3  # seconds; a shorter step cannot be timed well by itself
 _MARKERS = 'os^vDPX'  # lines may lie on each other
 FORMS: dict[str, dict[str, Any]] = {
   'frozen, gradient': {},
@@ -238,11 +239,14 @@ def _short(costs: Sequence[Cost]) -> list[str]:
   for form in dict.fromkeys(cost.form for cost in costs):
     own = [cost for cost in costs if cost.form == form]
     last = own[-1]
+    seconds = last.seconds or 0.0
+    growth = f'{exponent(own, "seconds"):.1f} (time) and '
+    if seconds < _SHORT:
+      growth = 'of too short a step to tell (time) and '
     sentences.append(
-      f'{form}: {1e3 * (last.seconds or 0):.3g} ms and '
-      f'{last.memory / 1e6:.3g} MB at batch {last.batch}, the largest that was '
-      f'run; exponents of the batch size {exponent(own, "seconds"):.1f} (time) '
-      f'and {exponent(own, "memory"):.1f} (memory).'
+      f'{form}: {1e3 * seconds:.3g} ms and {last.memory / 1e6:.3g} MB at batch '
+      f'{last.batch}, the largest that was run; exponents of the batch size '
+      f'{growth}{exponent(own, "memory"):.1f} (memory).'
     )
   return sentences
 

@@ -77,7 +77,7 @@ def test_the_report(
   assert text.startswith(f'{reproduction.MARK}\n# Results\n')
   assert 'Budget `small` (' in text
   assert '2 of 3 parts in 0 minutes on 2 CPU cores; about 9 minutes' in text
-  assert '| [Title of one](#title-of-one) | done | 0.0 |' in text
+  assert '| [Title of one](#title-of-one) |  | `one` | done | 0.0 |' in text
   first, second, third = re.split(r'^## ', text, flags=re.M)[3:]
   assert first.splitlines() == [
     'Title of one',

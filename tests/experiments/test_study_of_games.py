@@ -56,10 +56,11 @@ def test_tables_have_verdicts() -> None:
   verdicts = [column.cells for column in columns if column.head == 'verdict']
   assert verdicts == [['-', 'better'], ['-', 'better']]
   assert games._short(found)[0] == (
-    'The 1 forms against base at its best rate and damping, train loss: 1 '
-    'better, 0 worse, 0 not told apart; accuracy: 1 better, 0 worse, 0 not '
-    'told apart.'
+    'The 1 forms against base, all at the best rate and damping of base, train '
+    'loss: 1 better, 0 worse, 0 not told apart; accuracy: 1 better, 0 worse, 0 '
+    'not told apart.'
   )
+  assert games._short(found)[2].startswith('Each at its own best, it is ours')
 
 
 def test_a_form_that_diverges_is_worse() -> None:
