@@ -53,7 +53,7 @@ def curves(
       every,
     )
     last.set(title='without feedback, each at its best rate')
-    last.legend(fontsize=8, ncols=2)
+    last.legend(fontsize=8, ncols=2, title='in this panel', title_fontsize=8)
     for panel in panels:
       panel.set(ylabel='train loss, smoothed (nats)')
     _legend(drawing, panels[0], charts.BAND)
