@@ -93,7 +93,6 @@ def _accuracy(name: str, title: str, goal: str, **budgets: Budget) -> Part:
     (
       f'--config=configs/{name}.py:adam',
       '--config.optimizer.name=gt_ddp',
-      '--config.dataset.augment=true',
       '--config.optimizer.schedule.name=warmup_cosine',
       '--config.optimizer.base.learning_rate=0.004',
       '--config.batch_size=64',
@@ -317,15 +316,29 @@ PARTS = (
   ),
   _accuracy(
     'mnist', 'MNIST', '99.3',
-    accuracy=Budget(15, ('--config.epochs=8',)),
-    full=Budget(20, ('--config.epochs=8',)),
+    accuracy=Budget(
+      15, ('--config.epochs=8', '--config.dataset.augment=true')
+    ),
+    full=Budget(20, ('--config.epochs=8', '--config.dataset.augment=true')),
   ),
   _accuracy(
     'fashion_mnist', 'Fashion-MNIST', '92.5',
     accuracy=Budget(
-      36, ('--config.epochs=8', '--config.model.widths=(32,64)')
+      25,
+      (
+        '--config.epochs=6',
+        '--config.dataset.augment=true',
+        '--config.model.widths=(32,64)',
+      ),
     ),
-    full=Budget(30, ('--config.epochs=30', '--config.model.widths=(32,64)')),
+    full=Budget(
+      30,
+      (
+        '--config.epochs=30',
+        '--config.dataset.augment=true',
+        '--config.model.widths=(32,64)',
+      ),
+    ),
   ),
 )  # fmt: skip
 

@@ -67,7 +67,10 @@ _IDX = tuple(
 SPECS = {
   'digits': Spec(1437, 360, (8, 8, 1), white=16, pad=1),
   'mnist': Spec(60000, 10000, (28, 28, 1), files=_IDX),
-  'fashion_mnist': Spec(60000, 10000, (28, 28, 1), flip=True, files=_IDX),
+  # Its images are centred: shifts of 4 pixels cost a point of accuracy.
+  'fashion_mnist': Spec(
+    60000, 10000, (28, 28, 1), pad=0, flip=True, files=_IDX
+  ),
   'svhn_cropped': Spec(
     73257, 26032, (32, 32, 3), files=('train_32x32.mat', 'test_32x32.mat')
   ),
