@@ -137,7 +137,8 @@ class Session:
     for part in self.parts:
       command = shlex.join(['python', *self._words(part)])
       entry = self._entry(part)
-      note = f' ({entry.note})' if entry.note else ''
+      known = entry.status in (reproduction.FAILED, reproduction.UNPREPARED)
+      note = f' ({entry.note})' if known else ''
       print(f'{part.name}: {entry.status}{note}; {command}')
 
   def work(self) -> int:
