@@ -93,6 +93,7 @@ def _accuracy(name: str, title: str, goal: str, **budgets: Budget) -> Part:
     (
       f'--config=configs/{name}.py:adam',
       '--config.optimizer.name=gt_ddp',
+      '--config.dataset.augment=true',
       '--config.optimizer.schedule.name=warmup_cosine',
       '--config.optimizer.base.learning_rate=0.004',
       '--config.batch_size=64',
@@ -316,29 +317,15 @@ PARTS = (
   ),
   _accuracy(
     'mnist', 'MNIST', '99.3',
-    accuracy=Budget(
-      15, ('--config.epochs=8', '--config.dataset.augment=true')
-    ),
-    full=Budget(20, ('--config.epochs=8', '--config.dataset.augment=true')),
+    accuracy=Budget(15, ('--config.epochs=8',)),
+    full=Budget(20, ('--config.epochs=8',)),
   ),
   _accuracy(
     'fashion_mnist', 'Fashion-MNIST', '92.5',
     accuracy=Budget(
-      25,
-      (
-        '--config.epochs=6',
-        '--config.dataset.augment=true',
-        '--config.model.widths=(32,64)',
-      ),
+      25, ('--config.epochs=6', '--config.model.widths=(32,64)')
     ),
-    full=Budget(
-      30,
-      (
-        '--config.epochs=30',
-        '--config.dataset.augment=true',
-        '--config.model.widths=(32,64)',
-      ),
-    ),
+    full=Budget(30, ('--config.epochs=30', '--config.model.widths=(32,64)')),
   ),
 )  # fmt: skip
 

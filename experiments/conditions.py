@@ -73,6 +73,21 @@ def distinct(config: ml_collections.ConfigDict, path: str) -> None:
     raise ConfigError(f'config.{path}', 'no value twice', got, 'remove one')
 
 
+def some_of(
+  config: ml_collections.ConfigDict, path: str, allowed: Any, reason: str = ''
+) -> None:
+  """Refuses a tuple with a value twice, or one not allowed, for a reason."""
+  got = get(config, path)
+  distinct(config, path)
+  if not set(got) <= set(allowed):
+    raise ConfigError(
+      f'config.{path}',
+      f'some of {", ".join(allowed)}{reason}',
+      got,
+      'remove the others',
+    )
+
+
 def seeds(config: ml_collections.ConfigDict, path: str) -> None:
   """Refuses a tuple of seeds that are negative, or there twice."""
   got = get(config, path)

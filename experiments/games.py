@@ -171,15 +171,10 @@ def _best(rows: Sequence[Row], title: str) -> Setting:
 
 def _standings(found: Sequence[Row]) -> list[report.Column]:
   def losses(rows: Sequence[Row]) -> str:
-    lost = sum(row['diverged'] for row in rows)
-    if lost:
-      return f'diverged {lost}/{len(rows)}'
-    return report.spread([row['final_loss'] for row in rows], '.3g')
+    return report.losses(paired.of_runs(rows, 'final_loss'))
 
   def accuracies(rows: Sequence[Row]) -> str:
-    if any(row['diverged'] for row in rows):
-      return '-'
-    return report.spread([100 * row['test_accuracy'] for row in rows], '.2f')
+    return report.accuracies(paired.of_runs(rows, 'test_accuracy'))
 
   return [
     report.Column('form', '', [s['form'] for s in found]),

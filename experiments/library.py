@@ -12,14 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import gtddp_jax as gt
-
-# Sections of the config, with the arguments of the library that they hold.
-_SECTIONS = {
-  'config.optimizer': ('terminal', 'value', 'cooperation', 'trust_region'),
-  'config.optimizer.base': (
-    'learning_rate', 'damping', 'norm_constraint', 'diagonal', 'largest',
-  ),
-}  # fmt: skip
+from configs import default
 
 
 def explained(message: object) -> str:
@@ -41,10 +34,11 @@ def _key(message: object) -> str:
     return 'config.optimizer.cooperation'
   if not isinstance(message, gt.errors.OptionError):
     return 'config.model'  # it cannot be traced
-  for section, names in _SECTIONS.items():
-    if message.argument in names:
-      return f'{section}.{message.argument}'
-  return 'config.optimizer'
+  path, section = 'config.optimizer', default.get_config().optimizer
+  for place, keys in ((path, section), (f'{path}.base', section.base)):
+    if message.argument in keys:
+      return f'{place}.{message.argument}'
+  return path
 
 
 @contextlib.contextmanager

@@ -77,12 +77,16 @@ def standings(found: Sequence[Row], part: str) -> list[report.Column]:
   return [
     _names(found),
     report.Column('rate', '', [f'{row["rate"]:g}' for row in rows]),
-    report.Column('train loss', 'nats', [_loss(row) for row in rows]),
+    report.Column(
+      'train loss', 'nats', [report.losses(row['losses']) for row in rows]
+    ),
     report.Column(
       'difference', 'nats', [paired.text(g, 1, '.2g') for g in losses]
     ),
     report.Column('verdict', '', [verdict(g) for g in losses]),
-    report.Column('accuracy', '%', [_accuracy(row) for row in rows]),
+    report.Column(
+      'accuracy', '%', [report.accuracies(row['accuracies']) for row in rows]
+    ),
     report.Column(
       'difference', 'points', [paired.text(g, 100, '.2f') for g in accuracies]
     ),
@@ -92,19 +96,6 @@ def standings(found: Sequence[Row], part: str) -> list[report.Column]:
 
 def _names(found: Sequence[Row]) -> report.Column:
   return report.Column('method', '', [s['method'] for s in found])
-
-
-def _loss(row: Row) -> str:
-  if row['diverged']:
-    return f'diverged {row["diverged"]}/{row["runs"]}'
-  return report.spread(row['losses'], '.3g')
-
-
-def _accuracy(row: Row) -> str:
-  values = row['accuracies']
-  if None in values:
-    return _ABSENT
-  return report.spread([100 * value for value in values], '.2f')
 
 
 def ratio(part: Row | None) -> str:

@@ -175,11 +175,12 @@ BASES = {
 
 EXPLICIT = tuple(name for name, kind in BASES.items() if kind.explicit)
 KRONECKER = ('kfac', 'ekfac')
+_OF_FEEDBACK = ('terminal', 'value', 'trust_region')
 # What a study that runs several forms of a base chooses itself.
-CHOSEN = (
-  'optimizer.name', 'optimizer.cooperation', 'optimizer.feedback',
-  'optimizer.terminal', 'optimizer.value', 'optimizer.trust_region',
-)  # fmt: skip
+CHOSEN = tuple(
+  f'optimizer.{key}'
+  for key in ('name', 'cooperation', 'feedback', *_OF_FEEDBACK)
+)
 
 
 def base_name(config: ml_collections.ConfigDict) -> str:
@@ -234,10 +235,9 @@ def options(config: ml_collections.ConfigDict) -> dict[str, Any]:
 
 def unread(config: ml_collections.ConfigDict) -> tuple[str, ...]:
   """Returns the keys for ``gt_ddp`` that an ``optimizer`` section ignores."""
-  of_feedback = ('terminal', 'value', 'trust_region')
   if config.name != 'gt_ddp':
-    return ('base.name', 'cooperation', 'feedback', *of_feedback)
-  return () if config.feedback else of_feedback
+    return ('base.name', 'cooperation', 'feedback', *_OF_FEEDBACK)
+  return () if config.feedback else _OF_FEEDBACK
 
 
 def advice(config: ml_collections.ConfigDict) -> str:

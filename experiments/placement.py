@@ -145,14 +145,15 @@ def summaries(rows: Sequence[Row], rates: Sequence[float]) -> list[Row]:
   for form in dict.fromkeys(row['form'] for row in rows):
     for rate in rates:
       part: Row = {'form': form, 'rate': rate}
-      own = [r for r in rows if (r['form'], r['rate']) == (form, rate)]
+      own = sorted(
+        (r for r in rows if (r['form'], r['rate']) == (form, rate)),
+        key=lambda row: row['seed'],
+      )
       for measure in _MEASURES:
         by_place = {
-          place: [
-            None if row['diverged'] else row[measure.key]
-            for row in sorted(own, key=lambda row: row['seed'])
-            if row['place'] == place
-          ]
+          place: paired.of_runs(
+            [row for row in own if row['place'] == place], measure.key
+          )
           for place in PLACES
         }
         merge, fork = (by_place[place] for place in PLACES)
@@ -206,7 +207,7 @@ def _standings(found: Sequence[Row]) -> list[report.Column]:
     report.Column(
       f'{loss.head}, {place}',
       loss.unit,
-      [_spread(s[loss.key][place]) for s in found],
+      [report.losses(s[loss.key][place]) for s in found],
     )
     for place in PLACES
   ]
@@ -221,13 +222,6 @@ def _standings(found: Sequence[Row]) -> list[report.Column]:
       report.Column('verdict', '', [_verdict(part, m) for part in parts]),
     ]
   return columns
-
-
-def _spread(values: Sequence[float | None]) -> str:
-  known = [value for value in values if value is not None]
-  if len(known) < len(values):
-    return f'diverged {len(values) - len(known)}/{len(values)}'
-  return report.spread(known, '.3g')
 
 
 def _verdict(part: dict[str, float] | None, measure: _Measure) -> str:

@@ -22,9 +22,9 @@ def working(
     A context manager, which takes the line away again; elsewhere it shows none.
   """
   console = console or rich.console.Console(stderr=True)
-  return (
-    console.status(text) if console.is_terminal else (contextlib.nullcontext())
-  )
+  if not console.is_terminal:
+    return contextlib.nullcontext()
+  return console.status(text)
 
 
 class Progress:

@@ -91,6 +91,20 @@ def spread(values: Sequence[float], form: str) -> str:
   return f'{mean} ± {number(float(np.std(values, ddof=1)), form)}'
 
 
+def losses(values: Sequence[float | None]) -> str:
+  """Returns the spread of losses (nats); None where a run diverged."""
+  known = [value for value in values if value is not None]
+  if len(known) < len(values):
+    return f'diverged {len(values) - len(known)}/{len(values)}'
+  return spread(known, '.3g')
+
+
+def accuracies(values: Sequence[float | None]) -> str:
+  """Returns the spread of accuracies (%), each 0 to 1; none if one is None."""
+  known = [100 * value for value in values if value is not None]
+  return spread(known, '.2f') if len(known) == len(values) else _ABSENT
+
+
 def table(columns: Sequence[Column], caption: str) -> rich.table.Table:
   """Returns a table for the terminal; the first column is text."""
   made = rich.table.Table(

@@ -240,13 +240,13 @@ def _short(costs: Sequence[Cost]) -> list[str]:
     own = [cost for cost in costs if cost.form == form]
     last = own[-1]
     seconds = last.seconds or 0.0
-    growth = f'{exponent(own, "seconds"):.1f} (time) and '
+    growth = f'{exponent(own, "seconds"):.1f}'
     if seconds < _SHORT:
-      growth = 'of too short a step to tell (time) and '
+      growth = 'of too short a step to tell'
     sentences.append(
       f'{form}: {1e3 * seconds:.3g} ms and {last.memory / 1e6:.3g} MB at batch '
       f'{last.batch}, the largest that was run; exponents of the batch size '
-      f'{growth}{exponent(own, "memory"):.1f} (memory).'
+      f'{growth} (time) and {exponent(own, "memory"):.1f} (memory).'
     )
   return sentences
 

@@ -32,19 +32,12 @@ def _compare(config: ml_collections.ConfigDict) -> None:
   conditions.fraction(config, 'compare.target')
   for key in optimizers.BASES:
     conditions.positive(config, f'compare.learning_rate.{key}')
-  conditions.distinct(config, 'compare.bases')
   conditions.seeds(config, 'compare.seeds')
   able, reason = tuple(optimizers.BASES), ''
   if config.optimizer.value != 'frozen':
     able = optimizers.EXPLICIT
     reason = f' for optimizer.value={config.optimizer.value!r}'
-  if not set(config.compare.bases) <= set(able):
-    raise conditions.ConfigError(
-      'config.compare.bases',
-      f'some of {", ".join(able)}{reason}',
-      config.compare.bases,
-      'remove the others',
-    )
+  conditions.some_of(config, 'compare.bases', able, reason)
 
 
 def _studies(config: ml_collections.ConfigDict) -> None:
@@ -64,15 +57,8 @@ def _methods(config: ml_collections.ConfigDict) -> None:
   conditions.seeds(config, 'methods.seeds')
   for key in optimizers.BASES:
     conditions.all_positive(config, f'methods.rates.{key}', 'rates')
-  for key, able in (('bases', optimizers.BASES), ('forms', optimizers.FORMS)):
-    conditions.distinct(config, f'methods.{key}')
-    if not set(config.methods[key]) <= set(able):
-      raise conditions.ConfigError(
-        f'config.methods.{key}',
-        f'some of {", ".join(able)}',
-        config.methods[key],
-        'remove the others',
-      )
+  conditions.some_of(config, 'methods.bases', optimizers.BASES)
+  conditions.some_of(config, 'methods.forms', optimizers.FORMS)
   explicit = optimizers.EXPLICIT
   if not set(config.methods.bases) & set(explicit):
     raise conditions.ConfigError(

@@ -81,7 +81,7 @@ def by_device(samples: Any) -> Any | None:
   if devices <= 1 or batch % devices:
     return None
   return jax.tree.map(
-    lambda v: v.reshape(devices, v.shape[0] // devices, *v.shape[1:]), samples
+    lambda v: v.reshape(devices, batch // devices, *v.shape[1:]), samples
   )
 
 

@@ -3,7 +3,7 @@
 A first-order base has a diagonal. A Kronecker base is diagonal in a basis: with
 ``G`` the ``c x a`` matrix of a gradient,
 
-    Q_uu^-1 G = U_B (D * (U_B^T G U_A)) U_A^T
+    Q_uu^-1 G = V (D * (V^T G W)) W^T
 
 where ``*`` is elementwise. KFAC has the damped roots of the factors in ``V``
 and ``W`` and a number as ``D``; EKFAC has eigenvectors and a matrix. Players
@@ -107,7 +107,7 @@ class Rotated:
   scale: Array
 
   def rotate(self, rows: Array) -> Array:
-    """``U_B^T G U_A``: rows ``[..., p]`` as matrices ``[..., C, A]``."""
+    """``V^T G W``: rows ``[..., p]`` as matrices ``[..., C, A]``."""
     pieces = self._split(rows)
     if self._by_rows():
       turned = [
@@ -121,7 +121,7 @@ class Rotated:
     ])  # fmt: skip
 
   def _by_rows(self) -> bool:
-    """Whether ``U_B^T (G U_A)``, with all players' rows at once, is cheaper."""
+    """Whether ``V^T (G W)``, with all players' rows at once, is cheaper."""
     if len(self.out) == 1:
       return False
     wide, long = self.out[0].shape[1], self.into[0].shape[1]

@@ -35,8 +35,8 @@ class Cross(NamedTuple):
   """The correlation of players ``p < q`` in their bases.
 
   Attributes:
-    into: ``W_p^T A_pq W_q``.
-    out: ``V_p^T B_pq V_q``.
+    into: ``U_A,p^T A_pq U_A,q``.
+    out: ``U_B,p^T B_pq U_B,q``.
   """
 
   into: Array

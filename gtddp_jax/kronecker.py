@@ -1,7 +1,7 @@
 """One decision's Kronecker curvature: running factors, their basis, and ``M``.
 
 Every so many steps the factors ``A`` and ``B`` (``moments``) are averaged anew,
-and every so many their eigenvectors ``W`` and ``V`` are renewed::
+and every so many their eigenvectors ``U_A`` and ``U_B`` are renewed::
 
     KFAC    M = (A + pi sqrt(gamma) I) x (B + sqrt(gamma) / pi I)
     EKFAC   M = (U_A x U_B) (s + gamma) (U_A x U_B)^T

@@ -25,6 +25,7 @@ def test_what_is_no_environment_of_its_own_is_kept(
   kept = tmp_path / ('elsewhere' if linked else '.venv')
   kept.mkdir()
   (kept / 'precious').touch()
+  (kept / '.stamp').touch()
   if linked:
     (kept / 'pyvenv.cfg').touch()
     (tmp_path / '.venv').symlink_to(kept)
@@ -39,4 +40,4 @@ def test_what_is_no_environment_of_its_own_is_kept(
   )
   assert done.returncode == 1
   assert 'error: .venv is ' in done.stderr
-  assert (kept / 'precious').exists()
+  assert (kept / 'precious').exists() and (kept / '.stamp').exists()
