@@ -13,7 +13,6 @@ from absl import flags
 import gtddp_jax as gt
 from experiments import (
   cli,
-  command_line,
   data,
   dry_run,
   interrupts,
@@ -164,27 +163,6 @@ def test_what_the_optimizer_would_not_read_is_refused(
   # What a file sets for gt_ddp, or has the default value, is no mistake.
   usual = '--config.optimizer.value=frozen'
   cli.parse(['train', usual], flags.FlagValues(), training=True)
-
-
-@pytest.mark.parametrize(
-  ('unread', 'argument'),
-  [
-    (optimizers.CHOSEN, '--config.optimizer.trust_region=0.1'),
-    (command_line.others('benchmark'), '--config.optimizer.base.eps=0.1'),
-    (command_line.others('scaling'), '--config.batch_size=8'),
-  ],
-)
-def test_what_a_study_chooses_itself_is_refused(
-  unread: tuple[str, ...], argument: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-  with pytest.raises(SystemExit) as caught:
-    cli.parse(['study', argument], flags.FlagValues(), unread=unread)
-  assert caught.value.code == 2
-  key = argument[2:].split('=')[0]
-  assert f'{key}: expected no value' in capsys.readouterr().err
-  for own in ('benchmark.rounds=9', 'scaling.rounds=9'):
-    if own.split('.')[0] not in unread:
-      cli.parse(['study', f'--config.{own}'], flags.FlagValues(), unread=unread)
 
 
 RATES = {

@@ -8,14 +8,18 @@ import pathlib
 
 import ml_collections
 import pytest
+from absl import flags
 
 import gtddp_jax as gt
 from configs import default
 from experiments import (
+  cli,
+  command_line,
   conditions,
   folders,
   levels,
   loop,
+  optimizers,
   outcomes,
   programs,
   runs,
@@ -144,3 +148,25 @@ def test_the_levels_refuse_what_they_do_not_read(
   config.optimizer.schedule.name = 'cosine'
   with pytest.raises(conditions.ConfigError, match=r'optimizer\.schedule'):
     levels.work(config, folder)
+
+
+@pytest.mark.filterwarnings('ignore:the load_module:DeprecationWarning')
+@pytest.mark.parametrize(
+  ('unread', 'argument'),
+  [
+    (optimizers.CHOSEN, '--config.optimizer.trust_region=0.1'),
+    (command_line.others('benchmark'), '--config.optimizer.base.eps=0.1'),
+    (command_line.others('scaling'), '--config.batch_size=8'),
+  ],
+)
+def test_what_a_study_chooses_itself_is_refused(
+  unread: tuple[str, ...], argument: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+  with pytest.raises(SystemExit) as caught:
+    cli.parse(['study', argument], flags.FlagValues(), unread=unread)
+  assert caught.value.code == 2
+  key = argument[2:].split('=')[0]
+  assert f'{key}: expected no value' in capsys.readouterr().err
+  for own in ('benchmark.rounds=9', 'scaling.rounds=9'):
+    if own.split('.')[0] not in unread:
+      cli.parse(['study', f'--config.{own}'], flags.FlagValues(), unread=unread)
