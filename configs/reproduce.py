@@ -323,7 +323,7 @@ PARTS = (
   _accuracy(
     'fashion_mnist', 'Fashion-MNIST', '92.5',
     accuracy=Budget(
-      25, ('--config.epochs=6', '--config.model.widths=(32,64)')
+      40, ('--config.epochs=10', '--config.model.widths=(32,64)')
     ),
     full=Budget(30, ('--config.epochs=30', '--config.model.widths=(32,64)')),
   ),
