@@ -31,6 +31,8 @@ _TICKS = (1,), (1, 3), (1, 2, 5)
 _LEAST_TICKS = 3
 _STYLES = ('-', '--', '-.')
 BAND = 'line: median over seeds; band: from least to largest'
+WHISKERS = 'line: median over seeds; whisker: from least to largest, at the end'
+_APART = 0.02  # whiskers, of the width of the lines
 
 
 class Bars(NamedTuple):
@@ -168,6 +170,7 @@ def curves(
     names: of the lines.
     series: by panel, line, seed and point; the median over seeds is drawn, as
       far as every seed got, and no band: those of many lines hide each other.
+      The range at the end stands beside it.
     every: steps between points.
     label: of the other axis.
   """
@@ -186,7 +189,7 @@ def curves(
       labels,
       loc='outside lower center',
       ncols=3,
-      title='line: median over seeds',
+      title=WHISKERS,
     )
     drawing.savefig(path, dpi=150)
 
@@ -205,7 +208,8 @@ def draw_curves(
     names: of the lines.
     series: by line, seed and point.
     every: steps between points.
-    band: whether to show the range from least to largest.
+    band: whether to show the range from least to largest at every point, or
+      as a whisker at the last one.
   """
   for number, (name, runs) in enumerate(zip(names, series, strict=True)):
     points = np.array([*zip(*runs, strict=False)], dtype=float)
@@ -213,15 +217,14 @@ def draw_curves(
       continue
     steps = every * np.arange(1, len(points) + 1)
     colour, style = look(number)
+    low, high = points.min(axis=1), points.max(axis=1)
     if band:
       panel.fill_between(
-        steps,
-        points.min(axis=1),
-        points.max(axis=1),
-        color=colour,
-        alpha=0.12,
-        linewidth=0,
+        steps, low, high, color=colour, alpha=0.12, linewidth=0
       )
+    else:
+      beside = steps[-1] * (1 + _APART * (number + 1))
+      panel.plot([beside] * 2, [low[-1], high[-1]], color=colour)
     panel.plot(
       steps, np.median(points, axis=1), style, color=colour, label=name
     )

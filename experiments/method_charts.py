@@ -63,6 +63,8 @@ def curves(
 def deviations(path: pathlib.Path, found: Sequence[Row]) -> None:
   """Draws standard deviations over seeds (Figs. 6b and 8).
 
+  The bases have one axis of ratios, and one of deviations.
+
   Args:
     path: of the PNG.
     found: of ``rankings.summaries``.
@@ -75,14 +77,23 @@ def deviations(path: pathlib.Path, found: Sequence[Row]) -> None:
     panels = drawing.subplots(
       2, len(groups), squeeze=False, height_ratios=[1, 1.3]
     )
+    for upper, lower in panels.T[1:]:
+      upper.sharex(panels[0, 0])
+      lower.sharey(panels[1, 0])
     for (upper, lower), group in zip(panels.T, groups, strict=True):
       base = group[0]
       _ratios(upper, group[1:])
       upper.set(title=f'{base["method"]}, rate {base["best_rate"]:g}')
       _by_rate(lower, group)
       lower.set(title=f'{base["method"]}, every rate')
-    for panel in panels[0, 1:]:
+    for panel in panels[:, 1:].flat:
       panel.tick_params(labelleft=False)
+    charts.plain_ticks(panels[0, 0].xaxis)
+    drawn = [line.get_ydata() for p in panels[1] for line in p.lines]
+    if np.isfinite(drawn).any():
+      # A log axis without data is an error.
+      panels[1, 0].set(yscale='log')
+      charts.plain_ticks(panels[1, 0].yaxis)
     panels[1, 0].set(ylabel='standard deviation of\nthe final loss (nats)')
     _legend(drawing, panels[1, 0], 'over seeds; whiskers: 95 % intervals')
     drawing.savefig(path, dpi=150)
@@ -189,7 +200,6 @@ def _ratios(panel: axes.Axes, group: Sequence[Row]) -> None:
     )
   panel.axvline(1, color=charts.PALETTE[0], linewidth=1)
   panel.set_xscale('log')
-  charts.plain_ticks(panel.xaxis)
   panel.set_yticks(range(len(group)), [_short(s) for s in group])
   panel.set_ylim(len(group) - 0.5, -0.5)
   panel.set(xlabel='deviation, × base')
@@ -197,7 +207,7 @@ def _ratios(panel: axes.Axes, group: Sequence[Row]) -> None:
 
 
 def _by_rate(panel: axes.Axes, group: Sequence[Row]) -> None:
-  known = False
+  """Deviations of a base and its forms at every rate."""
   for place, summary in enumerate(group):
     colour, style = charts.look(place)
     parts = summary['deviations']
@@ -207,7 +217,6 @@ def _by_rate(panel: axes.Axes, group: Sequence[Row]) -> None:
       else part['deviation']
       for part in parts
     ]
-    known |= bool(np.isfinite(values).any())
     panel.plot(
       [part['rate'] for part in parts],
       values,
@@ -218,9 +227,6 @@ def _by_rate(panel: axes.Axes, group: Sequence[Row]) -> None:
       label=_short(summary),
     )
   rates = [part['rate'] for part in group[0]['deviations']]
-  if known:  # A log axis without data is an error.
-    panel.set(yscale='log')
-    charts.plain_ticks(panel.yaxis)
   panel.set(xscale='log', xlabel='learning rate')
   panel.set_xticks(rates, [f'{rate:g}' for rate in rates])
   panel.xaxis.set_minor_locator(ticker.NullLocator())

@@ -239,6 +239,16 @@ def test_logarithmic_axes_have_plain_decimals_and_more_than_one() -> None:
     assert texts == labels
 
 
+def test_whiskers_end_at_the_least_and_the_largest_of_the_last_point() -> None:
+  panel = figure.Figure().subplots()
+  series = [[[3.0, 2.0], [1.0, 4.0], [2.0, 3.0]], [[5.0, 6.0], [5.0, 9.0]]]
+  charts.draw_curves(panel, ['a', 'b'], series, 10, band=False)
+  whiskers = [line for line in panel.lines if len(set(line.get_xdata())) == 1]
+  assert [list(w.get_ydata()) for w in whiskers] == [[2.0, 4.0], [6.0, 9.0]]
+  places = [w.get_xdata()[0] for w in whiskers]
+  assert 20 < places[0] < places[1]
+
+
 def test_the_report_says_where_ours_lose(found: list[Any]) -> None:
   against = rankings.champions(found)
   assert [part['plain'] for part in against[:2]] == ['Lion', 'SGD']
