@@ -54,8 +54,9 @@ def _dataset() -> ml_collections.ConfigDict:
   # 'unit' (pixels from 0 to 1) or 'standard' (each channel with mean 0 and
   # standard deviation 1 over the training split).
   dataset.scaling = 'standard'
-  # Training images are shifted by up to 4 pixels (digits: 1) along each axis
-  # and, for cifar10, cifar100 and fashion_mnist, mirrored or not.
+  # Training images are shifted by up to 4 pixels (digits: 1, fashion_mnist: 0)
+  # along each axis and, for cifar10, cifar100 and fashion_mnist, mirrored or
+  # not.
   dataset.augment = False
   return dataset
 
@@ -201,7 +202,7 @@ def _scaling() -> ml_collections.ConfigDict:
   # 'mlp' (64-32-32-10) or 'resnet' (28x28x1, 16 and 32 channels).
   scaling.network = 'mlp'
   scaling.batches = (32, 64, 128, 256, 512, 1024)  # samples per step
-  scaling.rounds = 5  # timed steps; the median counts
+  scaling.rounds = 5  # of timed steps; the median counts
   scaling.most_memory = 8.0  # of a compiled step (GB); above, it is not run
   return scaling
 

@@ -199,7 +199,6 @@ PARTS = (
         2,
         (
           '--config.scaling.batches=(16,32,64,128)',
-          '--config.scaling.rounds=3',
           '--config.scaling.most_memory=3.0',
         ),
       ),

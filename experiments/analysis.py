@@ -117,7 +117,7 @@ def analyse(
   if separated:
     columns = _pair_columns(found, separated)
     text += '\n' + report.markdown(columns, _PAIRS)
-  folder.write_report(text, seeds=[config.seed])
+  folder.write_report(text, [config.seed], _short(found))
   rich.console.Console(width=120).print(report.table(_columns(found), caption))
   return found
 
@@ -195,6 +195,19 @@ def _write(
     stage_charts.feedback,
   ):
     draw(folder.file(f'{draw.__name__}.png'), found)
+
+
+def _short(found: Sequence[gt.analysis.Decision]) -> list[str]:
+  """How much feedback does, in a sentence."""
+  shares = [100 * stage_charts.share(decision) for decision in found[1:]]
+  return (
+    [
+      f'In this step feedback changes the update of a stage by '
+      f'{min(shares):.2g} to {max(shares):.2g} %.'
+    ]
+    if shares
+    else []
+  )
 
 
 def _position(

@@ -42,7 +42,7 @@ class Bars(NamedTuple):
     title: of the panel.
     label: of its axis.
     means: None for no bar.
-    deviations: None for no whisker.
+    ranges: ends of the whiskers; None for no whisker.
     notes: written at the ends of the bars.
     bases: places of the forms without feedback, in another colour.
   """
@@ -50,7 +50,7 @@ class Bars(NamedTuple):
   title: str
   label: str
   means: Sequence[float | None]
-  deviations: Sequence[float | None]
+  ranges: Sequence[tuple[float, float] | None]
   notes: Sequence[str]
   bases: Sequence[int] = (0,)
 
@@ -115,29 +115,27 @@ def _heat(
 
 
 def draw_bars(panel: axes.Axes, series: Bars) -> None:
-  """Draws one panel; its axis is logarithmic where bars differ much."""
+  """Draws one panel, of points on a logarithmic axis if bars differ much."""
   known = [mean for mean in series.means if mean]
   wide = bool(known) and max(known) > _WIDE * min(known)
   start = min(known) / 3 if wide else 0.0
   reach = 0.0
-  for place, (mean, deviation, note) in enumerate(
-    zip(series.means, series.deviations, series.notes, strict=True)
+  for place, (mean, ends, note) in enumerate(
+    zip(series.means, series.ranges, series.notes, strict=True)
   ):
-    width, error = mean or start, deviation or 0.0
-    reach = max(reach, width + error)
+    at = mean or start
+    low, high = ends or (at, at)
+    reach = max(reach, high)
     colour = BASE if place in series.bases else OURS
-    panel.barh(
-      place,
-      width - start,
-      left=start,
-      # On a log axis the whisker stays on it.
-      xerr=[[min(error, width - start)], [error]] if error else None,
-      height=0.62,
-      color=colour,
-    )
+    # The whisker stays on the axis, also if that is logarithmic.
+    error = [[at - max(low, start)], [high - at]] if ends else None
+    if not wide:
+      panel.barh(place, at, xerr=error, height=0.62, color=colour)
+    elif mean:  # the length of a bar would say nothing
+      panel.errorbar(at, place, xerr=error, fmt='o', color=colour, capsize=3)
     panel.annotate(
       note,
-      (width + error, place),
+      (high, place),
       xytext=(4, 0),
       textcoords='offset points',
       va='center',
@@ -149,7 +147,7 @@ def draw_bars(panel: axes.Axes, series: Bars) -> None:
     panel.set_xlim(start, reach * (reach / start) ** 0.5)
     plain_ticks(panel.xaxis)
   else:
-    panel.set_xlim(0, 1.45 * reach or 1)
+    panel.set_xlim(0, 1.65 * reach or 1)
   panel.grid(visible=False, axis='y')
   panel.tick_params(axis='y', length=0)
 

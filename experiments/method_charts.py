@@ -10,7 +10,7 @@ import matplotlib
 import numpy as np
 from matplotlib import axes, figure, ticker
 
-from experiments import charts, rankings, report
+from experiments import charts, method_tables, rankings, report
 
 Row = dict[str, Any]
 
@@ -119,14 +119,18 @@ def targets(path: pathlib.Path, found: Sequence[Row], target: float) -> None:
       panels, ('steps', 'seconds'), ('.0f', '.2g'), strict=True
     ):
       medians = [part[f'median_{unit}'] for part in parts]
+      ranges = [
+        None if None in part[unit] else (min(part[unit]), max(part[unit]))
+        for part in parts
+      ]
       notes = [_note(part, unit, form) for part in parts]
       charts.draw_bars(
         panel,
         charts.Bars(
-          f'To {target:g} nats (median; × base)',
+          f'To {target:g} nats: median, least to largest (× base)',
           unit,
           medians,
-          [None] * len(names),
+          ranges,
           notes,
           bases,
         ),
@@ -239,7 +243,7 @@ def _note(part: Row, unit: str, form: str) -> str:
   text = report.number(median, form)
   ratio = part[f'{unit}_ratio']
   if ratio is not None:
-    text += f' (× {ratio["ratio"]:.2f})'
+    text += f' (× {method_tables.ratio(ratio)})'
   if part['reached'] < part['runs']:
     text += f' ({part["reached"]}/{part["runs"]})'
   return text

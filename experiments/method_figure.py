@@ -95,7 +95,7 @@ def _passes(panel: axes.Axes) -> None:
   panel.set(xlim=(0, 1), ylim=(0, 1.05))
   panel.axis('off')
   for (height, way, title, labels), colour in zip(
-    _PASSES, charts.PALETTE[2:], strict=False
+    _PASSES, charts.PALETTE[4:], strict=False
   ):
     panel.text(0, height + 0.13, title, fontsize=11)
     hat = height < _PASSES[1][0]
@@ -133,7 +133,7 @@ def _example(panel: axes.Axes) -> None:
   panel.annotate('before the step', (0.0105, 0.515), fontsize=9)
   styles = ('--', '-', '-', '-')
   for form, colour, style in zip(
-    FORMS, (charts.BASE, *charts.PALETTE[2:]), styles, strict=False
+    FORMS, (charts.BASE, *charts.PALETTE[1:]), styles, strict=False
   ):
     panel.plot(_RATES, losses(form, _RATES), style, color=colour, label=form)
   panel.axvline(0.1, color=charts.PALETTE[0], linewidth=1, alpha=0.4)

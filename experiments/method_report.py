@@ -102,11 +102,18 @@ def short(found: Sequence[Row], against: Sequence[Row]) -> list[str]:
   absent = 'no comparison, as no method of one kind got there on every seed.'
   said = [rivals.get(name, f'{name}: {absent}') for name in rankings.CRITERIA]
   return [
-    'The best GT-DDP form against the best base, each tuned.',
+    f'The best GT-DDP form against the best of {_named(found)} alone, each '
+    f'tuned, and picked on the seeds that they are compared on.',
     *(f'{one[0].upper()}{one[1:]}' for one in said),
     f'The {len(ours)} forms against their bases at equal hyper-parameters, '
     f'train loss: {counts("loss_gain")}; accuracy: {counts("accuracy_gain")}.',
   ]
+
+
+def _named(found: Sequence[Row]) -> str:
+  """The methods without feedback."""
+  *first, last = [s['method'] for s in found if s['method'] == s['base']]
+  return f'{", ".join(first)} and {last}' if first else str(last)
 
 
 def _tuned(config: ml_collections.ConfigDict, found: Sequence[Row]) -> str:
@@ -148,9 +155,10 @@ def _losses(found: Sequence[Row], against: Sequence[Row]) -> list[str]:
   note = (
     f'{decided} comparisons, each with an error of 5 % of its own: about '
     f'{decided / 20:.0f} would be told apart by chance if no two differed. '
-    f'Missing ones: a run diverged, or did not get to the target, or, for '
-    f'deviations, did not learn; or there are less than {paired.LEAST} seeds, '
-    f'or differences that are all equal.'
+    f'A form that diverged where its base did not is worse. Missing ones: the '
+    f'base diverged, or a run did not get to the target, or, for deviations, '
+    f'did not learn; or there are less than {paired.LEAST} seeds (of '
+    f'deviations {paired.LEAST_SPREAD}), or differences that are all equal.'
   )
   lines = [
     f'- {summary["method"]}: {"; ".join(parts)}.'

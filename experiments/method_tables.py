@@ -39,10 +39,11 @@ def caption(config: ml_collections.ConfigDict) -> str:
     f'{", ".join(map(str, config.methods.seeds))}. Train loss: mean of the '
     f'batches of the last epoch (nats); values are means ± sample standard '
     f'deviations over seeds. Differences are from the base alone, paired by '
-    f'seed, with 95 % intervals; *better* and *worse* stand where the interval '
-    f'leaves out zero, and no verdict from less than {paired.LEAST} seeds or '
-    f'from equal differences. The best rate has the least mean train loss; the '
-    f'test split chooses nothing. {_FORMS}'
+    f'seed, with 95 % intervals over seeds, that is over initial values and '
+    f'orders of the samples, for one test split; *better* and *worse* stand '
+    f'where the interval leaves out zero, and no verdict from less than '
+    f'{paired.LEAST} seeds or from equal differences. The best rate has the '
+    f'least mean train loss; the test split chooses nothing. {_FORMS}'
   )
 
 
@@ -219,7 +220,8 @@ def target_caption(config: ml_collections.ConfigDict) -> str:
     f'by the final loss. Medians over all seeds, a run that never got there '
     f'counting as the slowest; time is steps times the median step of the '
     f'run, without compilation. Ratios are geometric means of pairs by seed '
-    f'with 95 % intervals, where every run of both got there. The time of a '
+    f'with 95 % intervals, where every run of both got there; steps that '
+    f'differ by at most one on every seed are not told apart. The time of a '
     f'step: median of the ratios run by run.'
   )
 
@@ -228,9 +230,10 @@ VARIANCE = (
   'Sample standard deviation of the final train loss over the seeds, at every '
   "rate (a star: the base's best), and its ratio to that of the base with the "
   '95 % interval of Pitman and Morgan for pairs, which takes the losses for '
-  f'normal. *{_AT_CHANCE}*: one of the two did not learn (a run diverged, or '
-  f'the mean loss is at least {rankings.CHANCE:g} times that of guessing), so '
-  'they are not compared; the figure leaves that one out.'
+  f'normal; none from less than {paired.LEAST_SPREAD} seeds. *{_AT_CHANCE}*: '
+  'one of the two did not learn (a run diverged, or the mean loss is at least '
+  f'{rankings.CHANCE:g} times that of guessing), so they are not compared; the '
+  'figure leaves that one out.'
 )
 
 

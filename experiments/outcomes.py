@@ -236,10 +236,10 @@ def bars(found: Sequence[Row], target: float) -> list[charts.Bars]:
     columns = [part[f'{unit}_to_target'] for part in best]
     made.append(
       charts.Bars(
-        f'To {target:g} nats, at the best rate',
+        f'To {target:g} nats, at the best rate\n(mean ± deviation over seeds)',
         unit,
         [_mean(values) for values in columns],
-        [_deviation(values) for values in columns],
+        [_whisker(values) for values in columns],
         [_note(part, unit, form) for part in best],
       )
     )
@@ -262,5 +262,8 @@ def _mean(values: Iterable[float]) -> float | None:
   return float(np.mean(known)) if known else None
 
 
-def _deviation(values: Sequence[float]) -> float | None:
-  return float(np.std(values, ddof=1)) if len(values) > 1 else None
+def _whisker(values: Sequence[float]) -> tuple[float, float] | None:
+  if len(values) < 2:
+    return None
+  mean, deviation = float(np.mean(values)), float(np.std(values, ddof=1))
+  return mean - deviation, mean + deviation

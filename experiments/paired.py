@@ -16,6 +16,9 @@ BETTER, WORSE, OPEN = 'better', 'worse', 'not told apart'
 VERDICTS = BETTER, WORSE, OPEN
 NONE = '-'  # no verdict
 LEAST = 3  # seeds; two that happen to agree tell nothing
+# Of deviations: the interval of three pairs has one degree of freedom, and
+# rests on the losses being normal alone.
+LEAST_SPREAD = 5
 _EQUAL = 1e-9  # of an end; a narrower interval is of equal values, rounded
 
 
@@ -68,10 +71,10 @@ def deviation_ratio(own: Values, base: Values) -> Interval | None:
 
   Returns:
     ``ratio``, ``low`` and ``high``; None if a number is missing, there are less
-    than ``LEAST`` seeds, or all values of one are equal.
+    than ``LEAST_SPREAD`` seeds, or all values of one are equal.
   """
   pairs = _pairs(own, base)
-  if pairs is None:
+  if pairs is None or len(pairs) < LEAST_SPREAD:
     return None
   columns = [*zip(*pairs, strict=True)]
   ours, theirs = map(statistics.stdev, columns)

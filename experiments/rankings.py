@@ -121,7 +121,7 @@ def champions(found: Sequence[Row]) -> list[Row]:
         'ours': ours['method'],
         'plain_value': _middle(plain, part, key),
         'our_value': _middle(ours, part, key),
-        'gain': _ratio(*values)
+        'gain': _ratio(*values, unit=key)
         if part == 'targets'
         else paired.judged(*values, less=less),
       }
@@ -183,11 +183,22 @@ def _standing(own: Sequence[Row], base: Sequence[Row], alone: bool) -> Row:
   }
 
 
-def _ratio(own: paired.Values, base: paired.Values) -> Row | None:
+def _ratio(own: paired.Values, base: paired.Values, unit: str) -> Row | None:
+  """Of steps or seconds to the target, by seed.
+
+  Steps are whole: one less on every seed may be less than one.
+  """
   found = paired.ratio(own, base)
   if found is None:
     return None
   word = paired.verdict(found['low'], found['high'], 1.0)
+  pairs = zip(own, base, strict=True)
+  if (
+    unit == 'steps'
+    and word != paired.NONE
+    and all(abs(a - b) <= 1 for a, b in pairs if a and b)
+  ):
+    word = paired.OPEN
   return {**found, 'verdict': word}
 
 
@@ -207,7 +218,7 @@ def _targets(own: Sequence[Row], base: Sequence[Row], alone: bool) -> Row:
     median = statistics.median(math.inf if v is None else v for v in ours)
     made[unit] = ours
     made[f'median_{unit}'] = median if math.isfinite(median) else None
-    made[f'{unit}_ratio'] = None if alone else _ratio(ours, theirs)
+    made[f'{unit}_ratio'] = None if alone else _ratio(ours, theirs, unit)
   return made
 
 

@@ -46,7 +46,7 @@ from experiments.networks import layers, mlps, resnets
 
 RATE = 0.01
 DIRECT = 'batch-augmented DDP'
-_SHORT = 1e-3  # seconds; a shorter step cannot be timed well by itself
+_LEAST = 0.05  # seconds of steps in a round; one alone may be too short
 _MARKERS = 'os^vDPX'  # lines may lie on each other
 FORMS: dict[str, dict[str, Any]] = {
   'frozen, gradient': {},
@@ -83,7 +83,8 @@ def work(config: ml_collections.ConfigDict, folder: runs.RunFolder) -> None:
   folder.write_json('result.json', [cost._asdict() for cost in costs])
   caption = (
     f'{own.network}: ms and MB per step, by batch size; median of {own.rounds} '
-    f'steps, and the memory of the compiled step (arguments and temporary). '
+    f'rounds (a step, or steps for {1e3 * _LEAST:g} ms), and the memory of the '
+    f'compiled step (arguments and temporary). '
     f'Exponents: growth of time and memory over the last doubling. Above '
     f'{own.most_memory:g} GB a step is not run.'
   )
@@ -154,7 +155,7 @@ def _costs(
       calls[form] = functools.partial(made.call, *arguments)
   for _ in range(rounds):
     for form, call in calls.items():
-      seconds[form].append(timing.second(call))
+      seconds[form].append(timing.second(call, _LEAST))
   return [
     Cost(
       form,
@@ -240,13 +241,11 @@ def _short(costs: Sequence[Cost]) -> list[str]:
     own = [cost for cost in costs if cost.form == form]
     last = own[-1]
     seconds = last.seconds or 0.0
-    growth = f'{exponent(own, "seconds"):.1f}'
-    if seconds < _SHORT:
-      growth = 'of too short a step to tell'
+    times, bytes_ = (exponent(own, of) for of in ('seconds', 'memory'))
     sentences.append(
       f'{form}: {1e3 * seconds:.3g} ms and {last.memory / 1e6:.3g} MB at batch '
-      f'{last.batch}, the largest that was run; exponents of the batch size '
-      f'{growth} (time) and {exponent(own, "memory"):.1f} (memory).'
+      f'{last.batch}, the largest that was run; time grows as the batch size '
+      f'to the power {times:.1f}, memory to the power {bytes_:.1f}.'
     )
   return sentences
 
@@ -276,6 +275,7 @@ def draw(path: pathlib.Path, costs: Sequence[Cost]) -> None:
       sizes = sorted({cost.batch for cost in costs})
       panel.set_xticks(sizes, [str(size) for size in sizes])
       panel.minorticks_off()
+      charts.plain_ticks(panel.yaxis)
       panel.set_xlabel('batch size')
       panel.set_ylabel(unit)
       panel.legend(

@@ -41,18 +41,21 @@ def compiled(function: Callable[..., Any], arguments: Any) -> Compiled:
   return Compiled(made, seconds, memory)
 
 
-def second(call: Callable[[], Any]) -> float:
-  """Calls something twice.
+def second(call: Callable[[], Any], least: float = 0.0) -> float:
+  """Calls something twice, or more often if it is short.
 
   The first call pays for the memory that what ran before it has used.
 
   Args:
     call: returns arrays.
+    least: seconds that the calls after the first take at least.
 
   Returns:
-    What the second call took (s).
+    What one of these calls took, on average (s).
   """
   jax.block_until_ready(call())
-  begin = time.perf_counter()
-  jax.block_until_ready(call())
-  return time.perf_counter() - begin
+  begin, count, passed = time.perf_counter(), 0, 0.0
+  while not count or passed < least:
+    jax.block_until_ready(call())
+    count, passed = count + 1, time.perf_counter() - begin
+  return passed / count

@@ -96,6 +96,7 @@ def closed_loop(plan: Plan, sweep: values.Sweep) -> Rollout:
         v = _updated(point.shared, point.stage.shared, done.updates)
         fixed = dataclasses.replace(point.fixed, aux=aux)
         state, aux = point.stage(state, u, v, fixed)
+        state = trajectory_lib.kept(state)
   batch = problem.terminal.slope.shape[0]
   return done.rollout(
     _ratio(answers, [value.slope for value in sweep.values[1:]]),

@@ -125,7 +125,7 @@ def linearize(
     new = stage.collect(state, u, v, fixed)
     changed.update(zip(stage.collected, new, strict=True))
     aux = stage.carry(state, u, v, fixed)
-    state, fixed = after, dataclasses.replace(fixed, aux=aux)
+    state, fixed = kept(after), dataclasses.replace(fixed, aux=aux)
   outputs, pull_outputs = jax.vjp(
     lambda c: jax.tree.unflatten(
       jax.tree.structure(graph.outputs), graph.finish(c, leaves, fixed)
@@ -138,6 +138,14 @@ def linearize(
     graph.changed_from(changed),
     lambda z: pull_outputs(z)[0],
   )
+
+
+def kept(state: Arrays) -> Arrays:
+  """A state that later passes read as it is.
+
+  Else XLA may make it anew for each of them, from more than it is.
+  """
+  return jax.lax.optimization_barrier(state)
 
 
 def _bind(

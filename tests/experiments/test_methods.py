@@ -141,8 +141,22 @@ def test_deviations_compare_as_pitman_and_morgan_do() -> None:
     scaled = ours / got[end]
     p = stats.pearsonr(scaled + theirs, scaled - theirs).pvalue
     assert p == pytest.approx(0.05)
-  assert paired.deviation_ratio([1.0, 2.0], [1.0, 3.0]) is None
-  assert paired.deviation_ratio([1.0, 2.0, None], [1.0, 3.0, 2.0]) is None
+  few, more = [1.0, 2.0, 4.0, 3.0], [1.0, 3.0, 2.0, 9.0]
+  assert paired.deviation_ratio(few, more) is None
+  assert paired.deviation_ratio([*few, 5.0], [*more, 5.0]) is not None
+  assert paired.deviation_ratio([*few, None], [*more, 5.0]) is None
+
+
+def test_one_step_on_every_seed_tells_nothing() -> None:
+  base = [51, 52, 50]
+  for steps, word in (
+    ([50, 51, 49], paired.OPEN),
+    ([49, 50, 48], paired.BETTER),
+  ):
+    found = rankings._ratio(steps, base, 'steps')
+    assert found is not None and found['verdict'] == word
+  found = rankings._ratio([50, 51, 49], base, 'seconds')
+  assert found is not None and found['verdict'] == paired.BETTER
 
 
 def test_verdicts() -> None:
@@ -176,7 +190,7 @@ def test_no_verdict_from_two_seeds_or_from_equal_differences() -> None:
 @pytest.mark.parametrize('last', ['SGD', 'GT'])
 def test_deviations_of_what_did_not_learn_are_not_compared(last: str) -> None:
   chance = 0.96 * math.log(10)
-  losses = {'SGD': [0.1, 0.2, 0.4], 'GT': [0.2, 0.1, 0.4]}
+  losses = {'SGD': [0.1, 0.2, 0.4, 0.3, 0.25], 'GT': [0.2, 0.1, 0.4, 0.25, 0.3]}
   rows = [
     row(form, rate, seed, loss + (form == last and rate == 1.0) * chance)
     for form, values in losses.items()
