@@ -64,7 +64,8 @@ class Decision:
       for the first decision.
     eigenvectors: of a convolution, the leading ones, see ``leading``, ``[3,
       ...]`` (fewer if there are fewer directions); else None.
-    images: of a convolution, see ``leading``, leaves ``[3, ...]``; else None.
+    images: of a convolution, see ``leading``, leaves ``[3, ...]``; else, or if
+      the inputs are integers, None.
   """
 
   name: str
@@ -248,6 +249,9 @@ class _Analysis:
 
     # A terminal may have looked at fewer samples.
     inputs = jax.tree.map(lambda v: jnp.asarray(v[:batch]), given.batch[0])
+    leaves = jax.tree.leaves(inputs)
+    if not all(jnp.issubdtype(v.dtype, jnp.inexact) for v in leaves):
+      return vectors, None  # there is no derivative to project by
     _, pull = jax.vjp(entering, inputs)
 
     def image(vector: Array) -> Any:

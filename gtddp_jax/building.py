@@ -12,7 +12,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from gtddp_jax import contractions, jaxprs, layers
+from gtddp_jax import batches, contractions, jaxprs, layers
 from gtddp_jax import cuts as cuts_lib
 from gtddp_jax import graph as graph_lib
 
@@ -24,7 +24,7 @@ class Builder:
   Attributes:
     program: the network.
     flow: its analysis.
-    scales: for each value, whether its leading axis is the batch.
+    batch: what its values have to do with the batch.
     paths: printable path of each parameter leaf.
     keys: the random keys, which are the program's last inputs.
     changed: the changed collections.
@@ -32,7 +32,7 @@ class Builder:
 
   program: jaxprs.Program
   flow: cuts_lib.Flow
-  scales: dict[jaxprs.Var, bool]
+  batch: batches.Batch
   paths: tuple[str, ...]
   keys: Sequence[Any]
   changed: Sequence[Any]
@@ -55,20 +55,26 @@ class Builder:
     again = tuple(leaves[i] for i in shared)
     rest = (*again, *self.program.inputs[len(leaves) :])
     known = (*live, *own, *rest)
-    layer = layers.find(self.program, self.flow, cut, span.stop, self.scales)
+    scales = self.batch.leading
+    layer = layers.find(self.program, self.flow, cut, span.stop, scales)
     pieces = None
+    whole = self.program.slice(known, state)
     if layer:
       enter = self.program.slice((*live, *rest), layer.x)
       leave = self.program.slice((*live, layer.h, *rest), state)
       if not enter.missing and not leave.missing:
         body = self.program.slice((*layer.x, *own), (layer.h,))
+        mixing_layer = self._mixes(body)
         pieces = _affine(enter, body, leave)
     if not layer or not pieces:
-      layer = None
-      pieces = _whole(self.program.slice(known, state))
+      layer, mixing_layer = None, self._mixes(whole)
+      pieces = _whole(whole)
     random = self._draws(known, (*state, *aux))
     collected = self._made_in(span)
-    collect = self.program.slice(known, [self.changed[i] for i in collected])
+    # It may read controls of which the state needs nothing more.
+    collect = self.program.slice(
+      (*live, *self.program.inputs), [self.changed[i] for i in collected]
+    )
     return graph_lib.Stage(
       name=_name(cut, self.paths),
       kind=layer.kind if layer else 'generic',
@@ -77,16 +83,18 @@ class Builder:
       bias=layer.bias if layer else None,
       shared=shared,
       state=_shapes(cut.state),
-      spread=tuple(self.scales[v] for v in (layer.x if layer else cut.state)),
+      spread=tuple(scales[v] for v in (layer.x if layer else cut.state)),
       aux=_shapes(cut.aux),
       enter=pieces[0],
       layer=pieces[1],
       leave=pieces[2],
       carry=_within(self.program.slice(known, aux)),
       collected=collected,
-      collect=_within(collect),
+      collect=lambda c, v, fixed: collect(*c, *fixed.aux, *v, *fixed.leaves),
       random=random,
       random_layer=random and not layer,
+      mixing=self._mixes(whole),
+      mixing_layer=mixing_layer,
       equation=layer.equation if layer else {},
       kronecker=layer is not None and contractions.supports(layer),
     )
@@ -98,6 +106,11 @@ class Builder:
     needed = self.program.slice(known, wanted).needed
     keys = self.program.inputs[len(self.program.inputs) - len(self.keys) :]
     return any(key in needed for key in keys)
+
+  def _mixes(self, part: jaxprs.Slice) -> bool:
+    """Whether an equation of a slice mixes samples."""
+    made = (v for e in part.equations for v in e.outvars)
+    return any(v in self.batch.mixing for v in made)
 
   def _made_in(self, span: range) -> tuple[int, ...]:
     """Which of the changed collections these equations compute.

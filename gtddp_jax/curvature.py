@@ -57,6 +57,10 @@ class Base(optax.GradientTransformationExtraArgs):
     self.inverse = inverse
     return self
 
+  def __reduce__(self) -> Any:
+    """What copies are made of; a pair of functions is not all of it."""
+    return type(self), (self.init, self.update, self.inverse)
+
 
 def sgd(
   learning_rate: ScalarOrSchedule,

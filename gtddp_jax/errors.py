@@ -120,7 +120,8 @@ def check_positive(name: str, value: object) -> int:
     number = 0
   if isinstance(value, bool) or number < 1:
     raise OptionError(
-      f'Invalid {name}: got {value!r}, expected a positive integer.'
+      f'Invalid {name}: got {value!r}, expected a positive integer.',
+      _argument(name),
     )
   return number
 
@@ -130,7 +131,8 @@ def check_fraction(name: str, value: object) -> None:
   if not is_number(value) or not 0 <= value < 1:
     raise OptionError(
       f'Invalid {name}: got {value!r}, expected a number from 0 to 1, 1 '
-      f'excluded.'
+      f'excluded.',
+      _argument(name),
     )
 
 
@@ -144,8 +146,14 @@ def check_option(name: str, got: object, supported: tuple[str, ...]) -> None:
   if got not in supported:
     raise OptionError(
       f'Invalid {name}: got {got!r}, expected one of '
-      f'{", ".join(map(repr, supported))}.'
+      f'{", ".join(map(repr, supported))}.',
+      _argument(name),
     )
+
+
+def _argument(name: str) -> str:
+  """The argument in a name such as 'kfac: damping' or 'memory (bytes)'."""
+  return name.rpartition(': ')[2].partition(' ')[0]
 
 
 def path_of(path: tuple[Any, ...]) -> str:

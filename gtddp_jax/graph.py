@@ -87,9 +87,11 @@ class Stage:
     leave: ``(c, h, v, fixed) -> c'``.
     carry: ``(c, u, v, fixed) -> aux'``.
     collected: which of the flat changed collections are computed here.
-    collect: ``(c, u, v, fixed) ->`` these.
+    collect: ``(c, v, fixed) ->`` these; ``v`` = all parameters.
     random: whether random numbers are drawn in the stage.
     random_layer: whether they are drawn in its layer.
+    mixing: whether the stage makes a value from several samples.
+    mixing_layer: whether its layer does.
     equation: parameters of the contraction, for 'dense' and 'conv'.
     kronecker: whether its layer has a Kronecker factorisation.
   """
@@ -108,9 +110,11 @@ class Stage:
   leave: Callable[[Arrays, Arrays, Arrays, Fixed], Arrays]
   carry: Callable[[Arrays, Arrays, Arrays, Fixed], Arrays]
   collected: tuple[int, ...]
-  collect: Callable[[Arrays, Arrays, Arrays, Fixed], Arrays]
+  collect: Callable[[Arrays, Arrays, Fixed], Arrays]
   random: bool = False
   random_layer: bool = False
+  mixing: bool = False
+  mixing_layer: bool = False
   equation: dict[str, Any] = dataclasses.field(default_factory=dict)
   kronecker: bool = False
 
@@ -156,7 +160,8 @@ class LayerGraph:
     batch_size: B.
     games: stages whose outputs meet in one add.
     mixed: whether samples may be coupled, as by batch statistics: some value
-      between inputs and outputs that depends on controls has no batch axis.
+      between inputs and outputs that depends on controls has no batch axis, or
+      is made along it.
     order: 'program', or 'merge' where the players of a game come in a row, next
       to the add.
     finish: ``(c, v, fixed) -> outputs`` as flat leaves; ``v`` = all parameters.
@@ -204,9 +209,8 @@ class LayerGraph:
     changed: dict[int, jax.Array] = {}
     for stage in graph.stages:
       u, v = pick(leaves, stage.control), pick(leaves, stage.shared)
-      changed.update(
-        zip(stage.collected, stage.collect(state, u, v, fixed), strict=True)
-      )
+      new = stage.collect(state, leaves, fixed)
+      changed.update(zip(stage.collected, new, strict=True))
       state, aux = stage(state, u, v, fixed)
       fixed = dataclasses.replace(fixed, aux=aux)
     outputs = graph.finish(state, leaves, fixed)

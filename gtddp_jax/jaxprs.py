@@ -140,11 +140,17 @@ def expandable(equation: Equation) -> bool:
 
 def is_opaque(equation: Equation) -> bool:
   """Whether an equation runs a program of its own (scan, custom_vjp, ...)."""
-  return any(
-    isinstance(getattr(leaf, 'jaxpr', leaf), jex.Jaxpr)
+  return bool(bodies(equation))
+
+
+def bodies(equation: Equation) -> list[Sequence[Equation]]:
+  """The equations of each program that an equation runs."""
+  found = [
+    getattr(leaf, 'jaxpr', leaf)
     for value in equation.params.values()
     for leaf in (value if isinstance(value, (tuple, list)) else (value,))
-  )
+  ]
+  return [body.eqns for body in found if isinstance(body, jex.Jaxpr)]
 
 
 def abstract(var: Any) -> jax.ShapeDtypeStruct:

@@ -150,7 +150,8 @@ def refuse_factory(terminal: Any) -> None:
     raise errors.OptionError(
       f'Invalid terminal: got the function {terminal.__name__}, expected what '
       f'it returns; call it, as in sampled(1), truncated(3) or '
-      f"subset('gauss_newton', 32)."
+      f"subset('gauss_newton', 32).",
+      'terminal',
     )
 
 

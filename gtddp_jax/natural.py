@@ -56,6 +56,10 @@ class Kronecker(optax.GradientTransformationExtraArgs):
     self.settings = settings
     return self
 
+  def __reduce__(self) -> Any:
+    """What copies are made of."""
+    return type(self), (self.settings,)
+
 
 def kfac(
   learning_rate: curvature.ScalarOrSchedule,

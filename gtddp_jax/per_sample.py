@@ -187,6 +187,8 @@ def _of_sample(
     stage = use.point.stage
     if stage.random_layer if use is own else stage.random:
       raise errors.OptionError(_random(use, own), 'value')
+    if stage.mixing_layer if use is own else stage.mixing:
+      raise errors.OptionError(_mixing(use, own), 'value')
     entry = _twice(entry)
     if use is own:  # what has no batch axis is the same for all samples
       rest = iter(entry)
@@ -212,6 +214,17 @@ def _random(use: Use, own: Use) -> str:
     f'{use.point.stage.name!r}, which reads it, draws random numbers for the '
     f'whole batch at once: expected none there. Use value="frozen", or draw '
     f'them in another module.'
+  )
+
+
+def _mixing(use: Use, own: Use) -> str:
+  return (
+    f'Per-sample gradients of {own.point.stage.name!r}: stage '
+    f'{use.point.stage.name!r}, which reads it, makes a value from several '
+    f'samples (a mean over the batch, say), where no sample has a gradient of '
+    f'its own: expected none between the parameters and what the rest of the '
+    f'network reads. Use value="frozen", or give the normalisation a module, '
+    f'or trace(..., owner=...), of its own.'
   )
 
 

@@ -47,7 +47,9 @@ class Player:
       if s == t or own & set(points[s].stage.shared)
     ]
     self._graph = graph
-    self._rank = directions[-1].after[0].shape[0]
+    last = directions[-1].after[0]
+    self._rank = last.shape[0]
+    self._itemsize = last.dtype.itemsize
     control = points[t].control
     self.size = sum(math.prod(u.shape) for u in control)
     self.product: contractions.Contraction | None = per_sample.contraction(
@@ -68,7 +70,7 @@ class Player:
   @property
   def itemsize(self) -> int:
     """Bytes of one number of a gradient."""
-    return self._uses[0].directions.after[0].dtype.itemsize
+    return self._itemsize
 
   def samples(self) -> list[per_sample.Sample]:
     """What its rows are made of, leading axis = samples."""

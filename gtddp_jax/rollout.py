@@ -121,6 +121,7 @@ class _Done:
     self._problem, self._sweep = problem, sweep
     self.updates: dict[int, Array] = {}
     self.gradients: dict[int, Array] = {}
+    self._open: dict[int, Array] = {}  # open-loop gradients that were asked for
 
   def decide(self, n: int, weights: Array) -> None:
     """The base's step of decision ``n`` for these sample weights."""
@@ -146,11 +147,13 @@ class _Done:
     """The final gradient of a leaf, or its open-loop one if still ahead."""
     if i in self.gradients:
       return self.gradients[i]
-    operators = self._problem.sensitivities
-    n = next(n for n, o in enumerate(operators) if i in o.control)
-    slope = self._sweep.values[n].slope
-    gains = values.open_gain(self._problem, operators[n], slope)
-    return gains[operators[n].control.index(i)]
+    if i not in self._open:
+      operators = self._problem.sensitivities
+      n = next(n for n, o in enumerate(operators) if i in o.control)
+      slope = self._sweep.values[n].slope
+      gains = values.open_gain(self._problem, operators[n], slope)
+      self._open.update(zip(operators[n].control, gains, strict=True))
+    return self._open[i]
 
   def outcome(
     self, n: int, directions: trajectory_lib.Directions, change: Arrays

@@ -50,7 +50,8 @@ def level(value: Any) -> Any:
   if isinstance(value, (str, type)) or not callable(value):
     raise errors.OptionError(
       f'Invalid value: got {value!r}, expected one of '
-      f'{", ".join(map(repr, LEVELS))}, Bellman(memory) or Coupled(memory).'
+      f'{", ".join(map(repr, LEVELS))}, Bellman(memory) or Coupled(memory).',
+      'value',
     )
   return value
 

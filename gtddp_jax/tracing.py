@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gtddp_jax import building, errors, jaxprs, verification
+from gtddp_jax import batches, building, errors, jaxprs, verification
 from gtddp_jax import cuts as cuts_lib
 from gtddp_jax import game as game_lib
 from gtddp_jax import graph as graph_lib
@@ -71,9 +71,13 @@ def trace(
   Raises:
     UnownedParameterError: a parameter does not influence the outputs.
     ControlDtypeError: a parameter is not floating-point.
-    BatchAxisError: an input, output or cut value has no leading batch axis.
+    BatchAxisError: an input, output or cut value has no leading batch axis, or
+      one with the rows of a sample apart.
     UncuttableStageError: an opaque equation mixes parameters of modules.
+    ParameterTreeError: the network changes its parameters, or a collection to
+      one that is not like the one given.
     TraceMismatchError: the graph does not reproduce ``apply_fn``.
+    OptionError: for an ``owner`` that names no module.
   """
   if not callable(owner):
     raise errors.OptionError(
@@ -127,6 +131,16 @@ class _Network:
           f'trace(..., collections=...), got {sorted(extras.collections)}. '
           f'Give its first value there, or take it out of mutable.'
         )
+      misfit = errors.misfit(
+        jax.tree.map(graph_lib.shape_of, extras.collections[name]),
+        changed[name],
+      )
+      if misfit is not None:
+        raise errors.ParameterTreeError(
+          f'The network changes the collection {name!r} to one that is not '
+          f'like the one it was given: {misfit}. Give trace(..., collections='
+          f'...) a tree like the one that it returns.'
+        )
     return graph_lib.Result(outputs, changed)
 
 
@@ -141,9 +155,8 @@ def _build(
   keyed = _controls(params)
   paths = tuple(errors.path_of(path) for path, _ in keyed)
   owners = [_owner(owner, path) for path, _ in keyed]
-  batch = _batch_size(inputs)
   complete = _capture(network, params, inputs)
-  scales = _scales(network, params, inputs, complete)
+  batch = _analysed(network, params, inputs, complete)
   shapes = complete.out_shape
   n_outputs = len(jax.tree.leaves(shapes.outputs))
   # Changed collections are read off on the way, and are live nowhere.
@@ -156,7 +169,7 @@ def _build(
     _chain,
     owners=owners,
     paths=paths,
-    scales=scales,
+    batch=batch,
     keys=jax.tree.leaves(network.extras.rngs),
     changed=complete.outputs[n_outputs:],
   )
@@ -171,9 +184,11 @@ def _build(
     outputs=shapes.outputs,
     changed=shapes.collections,
     extras=network.extras,
-    batch_size=batch,
+    batch_size=_batch_size(inputs),
     games=found.games,
-    mixed=not all(scales[v] for v in found.flow.moving),
+    mixed=any(
+      not batch.leading[v] or v in batch.crossing for v in found.flow.moving
+    ),
     order=order,
     finish=found.finish,
     retrace=functools.cache(
@@ -199,18 +214,18 @@ def _chain(
   program: jaxprs.Program,
   owners: Sequence[tuple[str, str]],
   paths: tuple[str, ...],
-  scales: dict[jaxprs.Var, bool],
+  batch: batches.Batch,
   keys: Sequence[Any],
   changed: Sequence[Any],
 ) -> _Chain:
   """Cuts a program, whose outputs are those of the network alone."""
-  flow = cuts_lib.analyse(program, len(paths))
+  flow, scales = cuts_lib.analyse(program, len(paths)), batch.leading
   cuts = cuts_lib.find(program, flow, owners, paths, scales)
   outputs = _check_outputs(program, flow, scales)
   starts = [-1, *(c.position for c in cuts[1:])]
   spans = map(range, starts, [*starts[1:], len(program.equations)])
   after = [(c.state, c.aux) for c in cuts[1:]] + [cuts_lib.split(outputs)]
-  builder = building.Builder(program, flow, scales, paths, keys, changed)
+  builder = building.Builder(program, flow, batch, paths, keys, changed)
   stages = tuple(map(builder.stage, cuts, spans, after))
   games = tuple(game_lib.find(program, flow, cuts, stages, scales))
   return _Chain(program, flow, cuts, stages, games, builder.finish(*after[-1]))
@@ -301,41 +316,15 @@ def _batch_size(inputs: Any) -> int:
   return int(sizes[0])
 
 
-def _scales(
+def _analysed(
   network: _Network, params: Any, inputs: Any, program: jaxprs.Program
-) -> dict[jaxprs.Var, bool]:
-  """For each value, whether its leading axis is the batch.
-
-  It is if doubling the batch doubles it. A network that is written for one
-  batch size, or that takes another path at another size, cannot be asked; there
-  the leading axis is taken for the batch if it has the batch's size.
-  """
-  batch = _batch_size(inputs)
-  values = [*program.inputs, *_made(program)]
+) -> batches.Batch:
+  """What the values of a program have to do with the batch."""
   try:
     doubled = _capture(network, params, _doubled(inputs))
-  except (TypeError, ValueError):
+  except Exception:  # of any kind: a network may refuse another batch size
     doubled = None
-  if doubled is None or _operations(program) != _operations(doubled):
-    return {v: jaxprs.abstract(v).shape[:1] == (batch,) for v in values}
-  pairs = zip(values, [*doubled.inputs, *_made(doubled)], strict=True)
-
-  def grows(a: jaxprs.Var, b: jaxprs.Var) -> bool:
-    shape = jaxprs.abstract(a).shape
-    return bool(shape) and jaxprs.abstract(b).shape == (
-      2 * shape[0],
-      *shape[1:],
-    )
-
-  return {a: grows(a, b) for a, b in pairs}
-
-
-def _made(program: jaxprs.Program) -> list[jaxprs.Var]:
-  return [v for e in program.equations for v in e.outvars]
-
-
-def _operations(program: jaxprs.Program) -> list[str]:
-  return [e.primitive.name for e in program.equations]
+  return batches.analyse(program, doubled, _batch_size(inputs))
 
 
 def _check_outputs(

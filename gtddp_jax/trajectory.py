@@ -122,7 +122,7 @@ def linearize(
     points.append(
       Point(stage, state, fixed, u, v, x, pull_enter, pull_layer, pull_leave)
     )
-    new = stage.collect(state, u, v, fixed)
+    new = stage.collect(state, leaves, fixed)
     changed.update(zip(stage.collected, new, strict=True))
     aux = stage.carry(state, u, v, fixed)
     state, fixed = kept(after), dataclasses.replace(fixed, aux=aux)

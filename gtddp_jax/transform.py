@@ -1,6 +1,6 @@
 """``gt_ddp``: game-theoretic DDP as an optax transformation.
 
-Checks the options, keeps the state, and guards it: a step that is not finite
+Keeps the state, and guards it: a step that is not finite
 is not taken. What a step is, is in ``steps``.
 """
 
@@ -15,13 +15,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gtddp_jax import curvature, errors, low_rank, natural, steps, values
+from gtddp_jax import errors, natural, steps, values
 from gtddp_jax import graph as graph_lib
+from gtddp_jax import options as options_lib
 from gtddp_jax import terminal as terminal_lib
 
 Array = jax.Array
-
-COOPERATIONS = ('none', 'kronecker', 'schur')
 
 # What is measured by every update, and its value where nothing measures it.
 _MEASURED = MappingProxyType(
@@ -119,7 +118,7 @@ def recipe(options: Mapping[str, Any]) -> steps.Recipe:
   Raises:
     OptionError: for an option that has no meaning, or a base without ``Q_uu``.
   """
-  _check(options)
+  options_lib.check(options)
   graph, base = options['graph'], options['base']
   cooperation = options['cooperation']
   cooperate = cooperation != 'none' and _plays(graph, base)
@@ -195,9 +194,12 @@ def _transformation(
   def init_fn(params: Any) -> GtDdpState:
     if jax.tree.leaves(params):  # none: a placeholder of optax's map_params
       parts.graph.flatten(params)
+    elif isinstance(parts.base, natural.Bound):  # its state has lists of leaves
+      params = jax.tree.map(jnp.zeros_like, parts.graph.params)
     return GtDdpState(
       _base_state(parts.base, params),
-      jax.tree.map(jnp.asarray, parts.graph.extras.collections),
+      # Copies: a state may be donated to a step.
+      jax.tree.map(jnp.array, parts.graph.extras.collections),
       {name: jnp.float32(start) for name, start in _MEASURED.items()},
       jnp.zeros((), jnp.int32),
     )
@@ -334,62 +336,3 @@ def _poisoned_square(gradients: Any, updates: Any) -> Array:
 
   squares = jax.tree.leaves(jax.tree.map(square, gradients, updates))
   return jnp.sum(jnp.stack(squares))
-
-
-def _check(options: Mapping[str, Any]) -> None:
-  """Raises ``OptionError`` for what cannot work, before anything is traced."""
-  base, terminal = options['base'], terminal_lib.named(options['terminal'])
-  low_rank.refuse_factory(terminal)
-  bound = options['trust_region']
-  is_base = hasattr(base, 'init') and hasattr(base, 'update')
-  expected = {
-    'graph': (isinstance(options['graph'], graph_lib.LayerGraph),
-      'a LayerGraph; make one with trace(apply_fn, params, inputs)'),
-    'loss': (callable(options['loss']),
-      'a function (outputs, targets) -> [B], such as losses.squared_error'),
-    'base': (is_base,
-      'an optax transformation; call its factory, as in sgd(0.1)'),
-    'terminal': (callable(terminal),
-      "'gradient', 'gauss_newton', sampled(m), truncated(r), subset(...) or a "
-      'TerminalValue'),
-    'feedback': (isinstance(options['feedback'], bool), 'True or False'),
-    'trust_region': (bound is None or _is_positive(bound),
-      'a positive number or None'),
-  }  # fmt: skip
-  for name, (fine, wanted) in expected.items():
-    if not fine:
-      raise errors.OptionError(
-        f'Invalid {name}: got {options[name]!r}, expected {wanted}.', name
-      )
-  errors.check_option('cooperation', options['cooperation'], COOPERATIONS)
-  level = steps.level(options['value'])
-  if options['feedback'] and level != values.frozen:
-    _check_explicit(base)
-
-
-def _check_explicit(base: Any) -> None:
-  """What a recursion needs of a base."""
-  if not isinstance(base, (curvature.Base, natural.Kronecker)):
-    raise errors.OptionError(
-      f'This value function needs a base with an explicit Q_uu: '
-      f'expected one of sgd, rmsprop, adam, kfac, ekfac of this library, or a '
-      f'Base, got {type(base).__name__}. Use one of them, or '
-      f"value='frozen', which lifts any optax transformation. One of them "
-      f'inside optax.chain is not seen: put the rest of the chain around '
-      f'gt_ddp.',
-      'value',
-    )
-  settings = getattr(base, 'settings', None)
-  if settings is not None and settings.norm_constraint is not None:
-    raise errors.OptionError(
-      "Invalid norm_constraint: got one with a value other than 'frozen', "
-      'whose recursion takes steps before all of them are known: expected '
-      'None. Use trust_region, or a smaller learning rate.',
-      'norm_constraint',
-    )
-
-
-def _is_positive(bound: Any) -> bool:
-  if isinstance(bound, jax.core.Tracer):  # a hyperparameter in a state
-    return True
-  return isinstance(bound, (int, float, jax.Array)) and bool(bound > 0)

@@ -117,7 +117,8 @@ def open_gain(
     return operator.combine(weights)
   more = operator.combine(weights - problem.terminal.slope)
   pairs = zip(operator.control, more, strict=True)
-  return tuple(problem.given[i] + g for i, g in pairs)
+  # Those given may be wider than the parameters, as accumulated ones are.
+  return tuple((problem.given[i] + g).astype(g.dtype) for i, g in pairs)
 
 
 def shorten(weights: Array, radius: Array | None) -> tuple[Array, Array]:

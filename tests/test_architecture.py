@@ -24,6 +24,7 @@ FLOORS = {
   'jaxprs': 1,
   'linalg': 1,
   'losses': 1,
+  'batches': 2,
   'contractions': 2,
   'curvature': 2,
   'cuts': 2,
@@ -50,10 +51,11 @@ FLOORS = {
   'rollout': 8,
   'preconditioned': 9,
   'steps': 10,
-  'transform': 11,
-  'analysis': 12,
-  'augmented': 12,
-  '__init__': 13,
+  'options': 11,
+  'transform': 12,
+  'analysis': 13,
+  'augmented': 13,
+  '__init__': 14,
 }
 
 # Modules that are used by their own name; the package does not import them.

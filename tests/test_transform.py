@@ -50,6 +50,8 @@ FORMS = [
   {'base': optax.lion(0.01), 'terminal': 'gauss_newton'},
   {'base': optax.chain(optax.clip_by_global_norm(0.1), optax.adamw(0.01))},
   {'base': gt.adam(0.01), 'feedback': False},
+  {'base': gt.kfac(0.03, 0.01)},
+  {'base': gt.ekfac(0.01, 0.01), 'value': 'bellman', 'trust_region': 0.3},
 ]
 forms = pytest.mark.parametrize('form', FORMS, ids=range(len(FORMS)))
 
