@@ -71,10 +71,6 @@ class Builder:
       pieces = _whole(whole)
     random = self._draws(known, (*state, *aux))
     collected = self._made_in(span)
-    # It may read controls of which the state needs nothing more.
-    collect = self.program.slice(
-      (*live, *self.program.inputs), [self.changed[i] for i in collected]
-    )
     return graph_lib.Stage(
       name=_name(cut, self.paths),
       kind=layer.kind if layer else 'generic',
@@ -90,7 +86,7 @@ class Builder:
       leave=pieces[2],
       carry=_within(self.program.slice(known, aux)),
       collected=collected,
-      collect=lambda c, v, fixed: collect(*c, *fixed.aux, *v, *fixed.leaves),
+      collect=self._collect(live, collected),
       random=random,
       random_layer=random and not layer,
       mixing=self._mixes(whole),
@@ -122,6 +118,15 @@ class Builder:
       for v in self.changed
     ]
     return tuple(i for i, maker in enumerate(makers) if maker in span)
+
+  def _collect(
+    self, live: tuple[jaxprs.Var, ...], collected: tuple[int, ...]
+  ) -> Callable[..., graph_lib.Arrays]:
+    """The map to changed collections; they may read what no state needs."""
+    part = self.program.slice(
+      (*live, *self.program.inputs), [self.changed[i] for i in collected]
+    )
+    return lambda c, v, fixed: part(*c, *fixed.aux, *v, *fixed.leaves)
 
   def finish(
     self, state: tuple[jaxprs.Var, ...], aux: tuple[jaxprs.Var, ...]

@@ -132,6 +132,38 @@ def _features_first(gt: Any) -> None:
 
 
 @refused(
+  'rows of one sample that are not next to each other (two views joined by '
+  '`concatenate`, time before batch)',
+  'BatchAxisError',
+  'join them behind the batch axis, `jnp.stack(parts, axis=1)`',
+)
+def _apart(gt: Any) -> None:
+  def apply_fn(p: Any, x: jax.Array) -> jax.Array:
+    left, right = jnp.split(jnp.concatenate([x, -x]) @ p['w'], 2)
+    return left * right
+
+  gt.trace(apply_fn, {'w': ones(3, 3)}, X)
+
+
+@refused(
+  'a mean over the batch within one control, under `bellman` or `coupled`',
+  'OptionError',
+  "give the normalisation a module of its own, or `value='frozen'`",
+)
+def _mixing(gt: Any) -> None:
+  def apply_fn(p: Any, x: jax.Array) -> jax.Array:
+    h = jnp.tanh(x @ p['a']['w'])
+    h = (h - h.mean(axis=0, keepdims=True)) * p['a']['scale'][None]
+    return h @ p['b']['w']
+
+  params = {'a': {'w': ones(3, 3), 'scale': ones(3)}, 'b': {'w': ones(3, 3)}}
+  graph = gt.trace(apply_fn, params, X)
+  loss, base = gt.losses.squared_error, gt.sgd(0.1)
+  tx = gt.gt_ddp(graph, loss, base, value='coupled')
+  tx.update(None, tx.init(params), params, batch=(X, X))
+
+
+@refused(
   'a function that is not pure',
   'TraceMismatchError',
   'pass randomness as `rngs`, statistics as `collections`',
