@@ -213,10 +213,12 @@ class Sensitivity:
 
 def _gram_of_factors(factors: inverses.OnFactors) -> Array:
   x, h, of_kernel, of_bias = factors
+  wide = jnp.promote_types(x.dtype, jnp.float32)
   if x.shape[1] > 1:
-    similar = of_kernel * jnp.einsum('bta,bua->btu', x, x) + of_bias
+    inner = jnp.einsum('bta,bua->btu', x, x, preferred_element_type=wide)
+    similar = of_kernel * inner + of_bias
     return jnp.einsum('btu,brtc,bsuc->brs', similar, h, h)
-  square = jnp.square(x[:, 0])
+  square = jnp.square(x[:, 0].astype(wide))
   if of_kernel.ndim:
     scale = square @ of_kernel.T
   else:
@@ -227,9 +229,16 @@ def _gram_of_factors(factors: inverses.OnFactors) -> Array:
 
 def _kernel_of_factors(factors: inverses.OnFactors) -> Array:
   x, h, of_kernel, of_bias = factors
-  rows = x.reshape(-1, x.shape[-1])
-  similar = of_kernel * (rows @ rows.T) + of_bias
   b, r, t, c = h.shape
-  columns = h.reshape(-1, c)
-  products = (columns @ columns.T).reshape(b, r, t, b, r, t)
-  return jnp.einsum('btju,brtjsu->brjs', similar.reshape(b, t, b, t), products)
+  rows, columns = (
+    _inner(v) for v in (x.reshape(-1, x.shape[-1]), h.reshape(-1, c))
+  )
+  similar = (of_kernel * rows + of_bias).reshape(b, t, b, t)
+  products = columns.reshape(b, r, t, b, r, t)
+  return jnp.einsum('btju,brtjsu->brjs', similar, products)
+
+
+def _inner(rows: Array) -> Array:
+  """All inner products of rows; those of half precision in float32."""
+  wide = jnp.promote_types(rows.dtype, jnp.float32)
+  return jnp.matmul(rows, rows.T, preferred_element_type=wide)

@@ -211,3 +211,17 @@ def gradient_rows(apply_fn: ApplyFn, params: Any, x: Any, y: Any) -> Any:
     return gt.losses.squared_error(outputs, y[i : i + 1])[0]
 
   return [jax.tree.leaves(jax.grad(loss)(params, i)) for i in range(len(x))]
+
+
+def test_products_of_half_precision_are_taken_in_single() -> None:
+  rng = np.random.default_rng(0)
+  x = jnp.asarray(rng.normal(size=(3, 1, 300)), jnp.bfloat16)
+  h = jnp.asarray(rng.normal(size=(3, 1, 1, 200)), jnp.bfloat16)
+  one = jnp.ones((), jnp.float32)
+  factors = inverses.OnFactors(x, h, one, one)
+  a, b = (np.asarray(v, np.float64).reshape(3, -1) for v in (x, h))
+  expected = (a @ a.T + 1) * (b @ b.T)
+  kernel = sensitivity._kernel_of_factors(factors).reshape(3, 3)
+  gram = sensitivity._gram_of_factors(factors).ravel()
+  np.testing.assert_allclose(kernel, expected, rtol=1e-4, atol=1e-1)
+  np.testing.assert_allclose(gram, np.diagonal(expected), rtol=1e-4)
