@@ -54,8 +54,9 @@ def curves(
     )
     last.set(title='without feedback, each at its best rate')
     last.legend(fontsize=8, ncols=2, title='in this panel', title_fontsize=8)
-    for panel in panels:
-      panel.set(ylabel='train loss, smoothed (nats)')
+    if any(panel.lines for panel in panels):
+      charts.plain_ticks(panels[0].yaxis)
+    drawing.supylabel('train loss, smoothed (nats)')
     _legend(drawing, panels[0], charts.BAND)
     drawing.savefig(path, dpi=150)
 
@@ -155,12 +156,12 @@ def _short(summary: Row) -> str:
 
 
 def _panels(count: int, height: float) -> tuple[figure.Figure, list[axes.Axes]]:
-  columns = min(count, _COLUMNS)
-  lines = -(-count // columns)
+  lines = -(-count // _COLUMNS)
+  columns = -(-count // lines)
   drawing = figure.Figure(
     figsize=(4.6 * columns, 0.8 + height * lines), layout='constrained'
   )
-  panels = [*drawing.subplots(lines, columns, squeeze=False).flat]
+  panels = [*drawing.subplots(lines, columns, squeeze=False, sharey=True).flat]
   for panel in panels[count:]:
     panel.remove()
   return drawing, panels[:count]
