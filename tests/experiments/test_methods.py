@@ -225,7 +225,8 @@ def test_a_method_that_is_best_at_the_rate_of_its_base_is_shown_once(
 def test_in_short(found: list[Any]) -> None:
   against = rankings.champions(found)
   assert [s.split(' (')[0] for s in method_report.short(found, against)] == [
-    'The best GT-DDP form against the best base, each tuned.',
+    'The best GT-DDP form against the best of SGD and Lion alone, each tuned, '
+    'and picked on the seeds that they are compared on.',
     'Train loss: GT-DDP SGD, frozen',
     'Test accuracy: GT-DDP SGD, frozen',
     *(
