@@ -15,6 +15,7 @@ BUDGETS = {
   'accuracy': 'CPU cores, in minutes: long trainings of one GT-DDP form each',
   'full': 'a GPU, in hours: the settings of the paper, and all data sets',
 }
+DEFAULT = 'small'
 
 
 class Budget(NamedTuple):

@@ -1,8 +1,8 @@
 r"""Runs all studies of a budget, and makes one report of them.
 
-  python -m experiments.reproduce --budget=small --workdir=runs/reproduce
-  python -m experiments.reproduce --budget=full --workdir=runs/full \
-    --report=docs/results --data_dir=FOLDER --only=methods-cifar10,games-relu
+  python -m experiments.reproduce --budget=small
+  python -m experiments.reproduce --budget=full --data_dir=FOLDER \
+    --only=methods-cifar10,games-relu
 
 The plan is in configs/reproduce.py. Each part is a study's own command in a
 process and a folder of its own, so one that fails stops no other. The program
@@ -18,7 +18,8 @@ done, as after a change of what is reported, this writes its report again.
   reproduce.json the budget
 
 --report is the folder for README.md and its figures, PART-FIGURE.png; it is
-written at the end, for all parts of the budget. --dry_run lists them.
+written at the end, for all parts of the budget. --dry_run lists them. Without
+--workdir and --report, each budget has folders of its own.
 
 Exit codes: 0, all is done that could be; 1, a part failed; 2, refused; 3, a
 file could not be written; 130 and 143, stopped.
@@ -61,9 +62,18 @@ _COMMAND = (sys.executable,)
 def define_flags(values: flags.FlagValues) -> None:
   """Defines all flags on ``values``."""
   for name, default, text in (
-    ('budget', 'small', f'One of {", ".join(plans.BUDGETS)}.'),
-    ('workdir', 'runs/reproduce', 'Folder of the parts: new, or to go on in.'),
-    ('report', 'docs/results', 'Folder of the report.'),
+    ('budget', plans.DEFAULT, f'One of {", ".join(plans.BUDGETS)}.'),
+    (
+      'workdir',
+      None,
+      'Folder of the parts, new, or to go on in; by default runs/reproduce, or '
+      'runs/reproduce-BUDGET for another than small.',
+    ),
+    (
+      'report',
+      None,
+      'Folder of the report; by default docs/results, or docs/results/BUDGET.',
+    ),
     ('data_dir', None, 'Folder of prepared sets; in place of TFDS_DATA_DIR.'),
   ):
     flags.DEFINE_string(name, default, text, flag_values=values)
@@ -127,8 +137,9 @@ class Session:
       )
     self.budget, self.data_dir = values.budget, values.data_dir
     self.parts = plans.get_plan(self.budget)
-    self.path = pathlib.Path(values.workdir)
-    self.report = pathlib.Path(values.report)
+    parts, report = _folders(self.budget)
+    self.path = pathlib.Path(values.workdir or parts)
+    self.report = pathlib.Path(values.report or report)
     self.chosen = _chosen(self.parts, values.only)
     _check_workdir(self.path, self.budget)
 
@@ -317,6 +328,13 @@ def _chosen(
         '--only', f'some of {", ".join(known)}', repr(name), 'correct the name'
       )
   return [part for part in parts if part.name in only or not only]
+
+
+def _folders(budget: str) -> tuple[str, str]:
+  """Of the parts and of the report, where none are given."""
+  if budget == plans.DEFAULT:
+    return 'runs/reproduce', 'docs/results'
+  return f'runs/reproduce-{budget}', f'docs/results/{budget}'
 
 
 def _check_workdir(path: pathlib.Path, budget: str) -> None:

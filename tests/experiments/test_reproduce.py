@@ -49,6 +49,17 @@ def reproduced(*arguments: str) -> int:
   return reproduce.run(values)
 
 
+def test_each_budget_has_folders_of_its_own() -> None:
+  found = set()
+  for budget in plans.BUDGETS:
+    values = flags.FlagValues()
+    reproduce.parse(['program', f'--budget={budget}'], values)
+    session = reproduce.Session(values)
+    found |= {str(session.path), str(session.report)}
+  assert {'runs/reproduce', 'docs/results', 'docs/results/accuracy'} <= found
+  assert len(found) == 2 * len(plans.BUDGETS)
+
+
 def calls() -> list[str]:
   path = pathlib.Path('calls')
   found = path.read_text().split('\n')[:-1] if path.exists() else []
