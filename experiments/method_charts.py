@@ -64,7 +64,8 @@ def curves(
 def deviations(path: pathlib.Path, found: Sequence[Row]) -> None:
   """Draws standard deviations over seeds (Figs. 6b and 8).
 
-  The bases have one axis of ratios, and one of deviations.
+  The bases have one axis of ratios, and one of deviations. Without any ratio,
+  as from few seeds, deviations stand alone.
 
   Args:
     path: of the PNG.
@@ -72,31 +73,40 @@ def deviations(path: pathlib.Path, found: Sequence[Row]) -> None:
   """
   groups = _groups(found)
   with matplotlib.rc_context(report.STYLE):
+    ours = [s for group in groups for s in group[1:]]
+    told = any(_at_base(s)['ratio'] is not None for s in ours)
     drawing = figure.Figure(
-      figsize=(1.4 + 3.4 * len(groups), 6.4), layout='constrained'
+      figsize=(1.4 + 3.4 * len(groups), 6.4 if told else 3.8),
+      layout='constrained',
     )
     panels = drawing.subplots(
-      2, len(groups), squeeze=False, height_ratios=[1, 1.3]
+      1 + told,
+      len(groups),
+      squeeze=False,
+      height_ratios=[1, 1.3] if told else None,
     )
-    for upper, lower in panels.T[1:]:
-      upper.sharex(panels[0, 0])
-      lower.sharey(panels[1, 0])
-    for (upper, lower), group in zip(panels.T, groups, strict=True):
+    first = panels[-1, 0]
+    for panel, group in zip(panels[-1], groups, strict=True):
+      panel.sharey(first)
+      _by_rate(panel, group)
+      panel.set(title=f'{group[0]["method"]}, every rate')
+    for panel, group in zip(panels[0] if told else (), groups, strict=False):
+      panel.sharex(panels[0, 0])
+      _ratios(panel, group[1:])
       base = group[0]
-      _ratios(upper, group[1:])
-      upper.set(title=f'{base["method"]}, rate {base["best_rate"]:g}')
-      _by_rate(lower, group)
-      lower.set(title=f'{base["method"]}, every rate')
+      panel.set(title=f'{base["method"]}, rate {base["best_rate"]:g}')
+    if told:
+      charts.plain_ticks(panels[0, 0].xaxis)
     for panel in panels[:, 1:].flat:
       panel.tick_params(labelleft=False)
-    charts.plain_ticks(panels[0, 0].xaxis)
-    drawn = [line.get_ydata() for p in panels[1] for line in p.lines]
+    drawn = [line.get_ydata() for p in panels[-1] for line in p.lines]
     if np.isfinite(drawn).any():
       # A log axis without data is an error.
-      panels[1, 0].set(yscale='log')
-      charts.plain_ticks(panels[1, 0].yaxis)
-    panels[1, 0].set(ylabel='standard deviation of\nthe final loss (nats)')
-    _legend(drawing, panels[1, 0], 'over seeds; whiskers: 95 % intervals')
+      first.set(yscale='log')
+      charts.plain_ticks(first.yaxis)
+    first.set(ylabel='standard deviation of\nthe final loss (nats)')
+    whiskers = '; whiskers: 95 % intervals' if told else ''
+    _legend(drawing, first, f'over seeds{whiskers}')
     drawing.savefig(path, dpi=150)
 
 
@@ -174,12 +184,18 @@ def _legend(drawing: figure.Figure, panel: axes.Axes, title: str) -> None:
   )
 
 
+def _at_base(summary: Row) -> Row:
+  """The deviations at the best rate of the base."""
+  found: Row = next(
+    p for p in summary['deviations'] if p['rate'] == summary['base_rate']
+  )
+  return found
+
+
 def _ratios(panel: axes.Axes, group: Sequence[Row]) -> None:
   """Ratios to the base at its best rate."""
   for place, summary in enumerate(group):
-    part = next(
-      p for p in summary['deviations'] if p['rate'] == summary['base_rate']
-    )
+    part = _at_base(summary)
     if part['ratio'] is None:
       panel.text(
         1,
