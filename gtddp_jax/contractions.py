@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gtddp_jax import graph as graph_lib
+from gtddp_jax import linalg
 
 Array = jax.Array
 Shape = tuple[int, ...]
@@ -205,11 +206,20 @@ class Contraction:
         jax.lax.dynamic_slice_in_dim(v, i * rows, rows) for v in samples
       )
       space, cotangents = self._cotangents(part_h[None, None])
-      gradient = self._gradient(space)((part_x, cotangents[0]))
-      return total + gradient[0].astype(wide)
+      columns = [
+        jnp.einsum('tc,ta->ca', cotangents[0, 0], block)
+        for block in self._blocks(part_x, space)
+      ]
+      return total + jnp.concatenate(columns, axis=1).astype(wide)
 
-    start = jnp.zeros((self.c, self.width), wide)
-    return jax.lax.fori_loop(0, len(x) // rows, add, start)
+    start = jnp.zeros((self.c, self.a), wide)
+    kernel = jax.lax.fori_loop(0, len(x) // rows, add, start)
+    if self.bias is None:
+      return kernel
+    # Within the loop, the sum would need a copy of its part.
+    every = self._cotangents(h[None, None])[1].reshape(len(x), -1, self.c)
+    bias = linalg.total(every.astype(wide), 1).sum(axis=0)
+    return jnp.concatenate([kernel, bias[:, None]], axis=1)
 
   def _gradient(self, space: Shape) -> Callable[[tuple[Array, Array]], Array]:
     """From one sample's ``x`` and rows ``[R, T, c]`` to ``[R, c, a + 1]``."""
