@@ -145,7 +145,7 @@ class Session:
 
   def list(self) -> None:
     """Prints how each part stands, and its command."""
-    for part in self.parts:
+    for part in self.chosen:
       command = shlex.join(['python', *self._words(part)])
       entry = self._entry(part)
       known = entry.status in (reproduction.FAILED, reproduction.UNPREPARED)

@@ -17,6 +17,8 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+import jax
+
 from gtddp_jax import errors, jaxprs
 
 _CUMULATIVE = ('cumsum', 'cumprod', 'cummax', 'cummin', 'cumlogsumexp')
@@ -26,24 +28,26 @@ class Batch(NamedTuple):
   """Values of a program by what they have to do with the batch.
 
   Attributes:
+    size: B.
     leading: for each value, whether its leading axis is the batch.
-    mixing: made by equations that mix samples.
+    mixing: made by equations that mix samples; see the module's head.
     crossing: made by equations that work along the leading axis.
   """
 
+  size: int
   leading: dict[jaxprs.Var, bool]
   mixing: frozenset[jaxprs.Var]
   crossing: frozenset[jaxprs.Var]
 
 
 def analyse(
-  program: jaxprs.Program, doubled: jaxprs.Program | None, size: int
+  program: jaxprs.Program, twice: jaxprs.Program | None, size: int
 ) -> Batch:
   """Looks at the values of a program.
 
   Args:
     program: captured for a batch of ``size`` samples.
-    doubled: the same for twice as many; None for a network that is written for
+    twice: the same for twice as many; None for a network that is written for
       one batch size. Then, as where it takes another path at another size, an
       axis of the batch's size is taken for the batch, and nothing mixes.
     size: B.
@@ -55,15 +59,15 @@ def analyse(
     BatchAxisError: several rows of one sample are not next to each other.
   """
   values = [*program.inputs, *_made(program)]
-  if doubled is None or _operations(program) != _operations(doubled):
+  if twice is None or _operations(program) != _operations(twice):
     leading = {v: jaxprs.abstract(v).shape[:1] == (size,) for v in values}
     mixing: list[jaxprs.Var] = []
   else:
-    pairs = zip(values, [*doubled.inputs, *_made(doubled)], strict=True)
+    pairs = zip(values, [*twice.inputs, *_made(twice)], strict=True)
     leading = {a: _doubles(a, b) for a, b in pairs}
     mixing = [
       v
-      for a, b in zip(program.equations, doubled.equations, strict=True)
+      for a, b in zip(program.equations, twice.equations, strict=True)
       if _mixes(a, b)
       for v in a.outvars
     ]
@@ -71,7 +75,14 @@ def analyse(
   crossing = [v for e in found for v in e.outvars]
   for equation in found:
     _check_rows(equation, leading, size)
-  return Batch(leading, frozenset(mixing), frozenset(crossing))
+  return Batch(size, leading, frozenset(mixing), frozenset(crossing))
+
+
+def doubled(shape: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+  """The shape at twice the batch."""
+  return jax.ShapeDtypeStruct(
+    (2 * shape.shape[0], *shape.shape[1:]), shape.dtype
+  )
 
 
 def _made(program: jaxprs.Program) -> list[jaxprs.Var]:
@@ -145,6 +156,12 @@ def _crosses(
     axes = (params['dimension'],)
   elif name == 'rev':
     axes = params['dimensions']
+  elif name == 'split':
+    axes = (params['axis'],)
+  elif name == 'slice':  # of some rows in a row; every k-th are of one sample
+    ends = equation.invars[0], equation.outvars[0]
+    apart = len({jaxprs.abstract(v).shape[0] for v in ends}) > 1
+    axes = (0,) if apart and (params['strides'] or (1,))[0] == 1 else ()
   elif name == 'gather':
     axes = params['dimension_numbers'].start_index_map
   elif name.startswith('scatter'):

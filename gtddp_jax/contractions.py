@@ -179,33 +179,40 @@ class Contraction:
       matrices = rows.swapaxes(2, 3) * x[:, None]
     return matrices.reshape(*matrices.shape[:2], -1)
 
-  def total(self, x: Array, h: Array) -> Array:
-    """The sum over samples of the gradients of one direction, ``[c (a + 1)]``.
+  def total(self, x: Array, h: Array, weights: Array) -> Array:
+    """``sum_i sum_r w_i^r g^{i,r}``, ``[c (a + 1)]``.
 
     Some samples at a time, so that their patches stay in cache.
 
     Args:
       x: inputs, ``[B k, ...]``.
-      h: cotangents of outputs, ``[B k, ...]``.
+      h: cotangents of outputs, ``[R, B k, ...]``.
+      weights: ``[B, R]``.
 
     Returns:
       The sum; see ``pack``.
     """
-    return summed_over_devices(self._total, (x, h)).ravel()
+    weights = jnp.repeat(weights, len(x) // len(weights), axis=0)
+    samples = x, jnp.moveaxis(h, 0, 1), weights
+    return summed_over_devices(self._total, samples).ravel()
 
-  def _total(self, samples: tuple[Array, Array]) -> Array:
+  def _total(self, samples: tuple[Array, Array, Array]) -> Array:
     """The same of the samples of one device, ``[c, a + 1]``."""
-    x, h = samples
+    x, h, weights = samples
+    h = jnp.moveaxis(h, 1, 0)
     rows = max(b for b in range(1, _BLOCK + 1) if len(x) % b == 0)
     wide = jnp.promote_types(h.dtype, jnp.float32)
 
     # Parts cut out in the loop are read where they lie; a scan over parts would
     # first write all of them anew.
     def add(i: Array, total: Array) -> Array:
-      part_x, part_h = (
-        jax.lax.dynamic_slice_in_dim(v, i * rows, rows) for v in samples
+      part_x, part_h, part = (
+        jax.lax.dynamic_slice_in_dim(v, i * rows, rows, axis)
+        for v, axis in ((x, 0), (h, 1), (weights, 0))
       )
-      space, cotangents = self._cotangents(part_h[None, None])
+      space, cotangents = self._cotangents(
+        linalg.weigh(part, part_h)[None, None]
+      )
       columns = [
         jnp.einsum('tc,ta->ca', cotangents[0, 0], block)
         for block in self._blocks(part_x, space)
@@ -217,8 +224,12 @@ class Contraction:
     if self.bias is None:
       return kernel
     # Within the loop, the sum would need a copy of its part.
-    every = self._cotangents(h[None, None])[1].reshape(len(x), -1, self.c)
-    bias = linalg.total(every.astype(wide), 1).sum(axis=0)
+    every = self._cotangents(h[None])[1].reshape(len(h), len(x), -1)
+    bias = (
+      jnp.einsum('br,rbk->k', weights.astype(wide), every.astype(wide))
+      .reshape(-1, self.c)
+      .sum(axis=0)
+    )
     return jnp.concatenate([kernel, bias[:, None]], axis=1)
 
   def _gradient(self, space: Shape) -> Callable[[tuple[Array, Array]], Array]:

@@ -9,6 +9,7 @@ of one, a vector.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -88,6 +89,25 @@ def total(value: Array, axes: int) -> Array:
   ones = jnp.ones((rows.shape[0],), value.dtype)
   with jax.default_matmul_precision('float32'):
     return (ones @ rows).reshape(value.shape[axes:])
+
+
+def weigh(weights: Array, value: Array) -> Array:
+  """``sum_r w_i^r v^{i,r}``.
+
+  Args:
+    weights: ``[B, R]``.
+    value: ``[R, B k, ...]``, k rows for each sample.
+
+  Returns:
+    ``[B k, ...]``.
+  """
+  rows = jnp.repeat(weights, value.shape[1] // weights.shape[0], axis=0)
+  scaled = [
+    rows[:, r].astype(value.dtype).reshape(-1, *(1,) * (value.ndim - 2))
+    * value[r]
+    for r in range(value.shape[0])
+  ]
+  return functools.reduce(jnp.add, scaled)
 
 
 def times(factor: Array, value: Array) -> Array:

@@ -21,7 +21,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gtddp_jax import errors, losses
+from gtddp_jax import batches, errors, jaxprs, losses
+from gtddp_jax import graph as graph_lib
 
 Array = jax.Array
 Loss = Callable[[Any, Any], Array]
@@ -204,8 +205,9 @@ class Flat:
   """
 
   def __init__(self, loss: Loss, outputs: Any, targets: Any):
-    """Checks that the loss gives one value per sample."""
+    """Checks that the loss gives each sample a value of its own."""
     per_sample(loss, outputs, targets)
+    _check_own(loss, outputs, targets)
     self._loss, self._targets = loss, targets
     self.leaves, self._tree = jax.tree.flatten(outputs)
     batch = self.leaves[0].shape[0]
@@ -255,6 +257,29 @@ class Flat:
   def _value(self, row: Array, target: Any) -> Array:
     outputs = self.unflatten(row[None], cast=False)
     return self._loss(outputs, jax.tree.map(lambda t: t[None], target))[0]
+
+
+def _check_own(loss: Loss, outputs: Any, targets: Any) -> None:
+  """Raises ``LossError`` where a sample's loss is made from several samples.
+
+  Its second derivatives are taken one sample at a time.
+  """
+  size = jax.tree.leaves(outputs)[0].shape[0]
+  given = jax.tree.map(graph_lib.shape_of, (outputs, targets))
+  try:
+    twice = jax.tree.map(batches.doubled, given)
+    program, doubled = (jaxprs.capture(loss, *one) for one in (given, twice))
+    mixing = batches.analyse(program, doubled, size).mixing
+  except Exception:  # of any kind: a loss may refuse another batch size
+    return
+  if mixing:
+    raise errors.LossError(
+      'The loss computes a value from several samples (a mean over the batch, '
+      'say): expected each of its numbers from one sample alone, as a terminal '
+      'other than "gradient" takes its second derivative sample by sample. '
+      'Compute weights outside, and hand them in with the targets, or use '
+      'terminal="gradient".'
+    )
 
 
 def _basis(loss: Loss, flat: Flat) -> np.ndarray:

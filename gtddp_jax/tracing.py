@@ -221,7 +221,7 @@ def _chain(
   """Cuts a program, whose outputs are those of the network alone."""
   flow, scales = cuts_lib.analyse(program, len(paths)), batch.leading
   cuts = cuts_lib.find(program, flow, owners, paths, scales)
-  outputs = _check_outputs(program, flow, scales)
+  outputs = _check_outputs(program, flow, batch)
   starts = [-1, *(c.position for c in cuts[1:])]
   spans = map(range, starts, [*starts[1:], len(program.equations)])
   after = [(c.state, c.aux) for c in cuts[1:]] + [cuts_lib.split(outputs)]
@@ -297,13 +297,6 @@ def _any_of(equations: set[int]) -> Callable[[jaxprs.Equation], bool]:
   return lambda e: id(e) in equations or jaxprs.is_plain_call(e)
 
 
-def _doubled(inputs: Any) -> Any:
-  return jax.tree.map(
-    lambda s: jax.ShapeDtypeStruct((2 * s.shape[0], *s.shape[1:]), s.dtype),
-    inputs,
-  )
-
-
 def _batch_size(inputs: Any) -> int:
   leading = {s.shape[:1] for s in jax.tree.leaves(inputs)}
   sizes = [size for axes in leading for size in axes]
@@ -321,24 +314,26 @@ def _analysed(
 ) -> batches.Batch:
   """What the values of a program have to do with the batch."""
   try:
-    doubled = _capture(network, params, _doubled(inputs))
+    more = jax.tree.map(batches.doubled, inputs)
+    twice = _capture(network, params, more)
   except Exception:  # of any kind: a network may refuse another batch size
-    doubled = None
-  return batches.analyse(program, doubled, _batch_size(inputs))
+    twice = None
+  return batches.analyse(program, twice, _batch_size(inputs))
 
 
 def _check_outputs(
   program: jaxprs.Program,
   flow: cuts_lib.Flow,
-  scales: dict[jaxprs.Var, bool],
+  batch: batches.Batch,
 ) -> tuple[jaxprs.Var, ...]:
   """The outputs that a control moves; every output must have a batch axis."""
   keyed = jax.tree_util.tree_flatten_with_path(program.out_shape)[0]
   for (path, shape), value in zip(keyed, program.outputs, strict=True):
-    if not (jaxprs.is_variable(value) and scales.get(value, False)):
+    leads = jaxprs.is_variable(value) and batch.leading.get(value, False)
+    if not leads or shape.shape[0] != batch.size:
       raise errors.BatchAxisError(
         f'Output {errors.path_of(path) or "(the whole)"!r} has shape '
-        f'{list(shape.shape)}: expected the batch as its leading '
-        f'axis. Return per-sample outputs; the loss takes their mean.'
+        f'{list(shape.shape)}: expected the batch, {batch.size}, as its '
+        f'leading axis. Return per-sample outputs; the loss takes their mean.'
       )
   return tuple(dict.fromkeys(v for v in program.outputs if v in flow.moving))

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from gtddp_jax import graph as graph_lib
+from gtddp_jax import linalg
 
 Array = jax.Array
 Arrays = tuple[jax.Array, ...]
@@ -185,24 +186,7 @@ def over_directions(pull: Callable[[Any], Any], bars: Any) -> Any:
 
 def weigh(weights: Array, directions: Arrays) -> Arrays:
   """``sum_r w_i^r P^{i,r}``: weights ``[B, R]``, result leaves ``[B, ...]``."""
-
-  def combine(p: Array) -> Array:
-    scaled = [
-      _per_sample(weights[:, r].astype(p.dtype), p[r]) * p[r]
-      for r in range(p.shape[0])
-    ]
-    return functools.reduce(jnp.add, scaled)
-
-  return tuple(map(combine, directions))
-
-
-def _per_sample(weights: Array, value: Array) -> Array:
-  """Repeats one number per sample to broadcast against ``value``.
-
-  The leading axis of ``value`` may hold several rows per sample.
-  """
-  rows = jnp.repeat(weights, value.shape[0] // weights.shape[0])
-  return rows.reshape(-1, *(1,) * (value.ndim - 1))
+  return tuple(linalg.weigh(weights, p) for p in directions)
 
 
 def dot(directions: Arrays, change: Arrays, batch: int) -> Array:

@@ -351,3 +351,67 @@ def test_errors_name_the_argument() -> None:
     with pytest.raises(errors.OptionError) as caught:
       gt.gt_ddp(graph, LOSS, gt.sgd(0.1), **options)
     assert caught.value.argument == next(iter(options))
+
+
+def halves(p: Any, pair: Any) -> jax.Array:
+  """Joined together, parted as if they had been apart."""
+  return two(
+    p,
+    pair,
+    lambda pair: jnp.stack(pair, axis=1).reshape(-1, 5),
+    lambda h: (h[: len(h) // 2], h[len(h) // 2 :]),
+  )
+
+
+def thirds(p: Any, pair: Any) -> jax.Array:
+  return two(
+    p,
+    pair,
+    lambda pair: jnp.stack(pair, axis=1).reshape(-1, 5),
+    lambda h: jnp.split(h, 2),
+  )
+
+
+@pytest.mark.parametrize('network', [halves, thirds])
+def test_parts_that_are_not_of_one_sample_are_coupled(network: Any) -> None:
+  batch = (X, X + 1), Y
+  assert gt.trace(network, OUTER, batch[0]).mixed
+  got = descent(network, OUTER, batch, terminal='gauss_newton')
+  close(got, plain(network, OUTER, batch))
+
+
+def test_outputs_are_as_many_as_inputs() -> None:
+  def network(p: Any, x: jax.Array) -> jax.Array:
+    h = jnp.tanh(x @ p['first']['w'])
+    return (h[::2] * h[1::2]) @ p['last']['w']
+
+  with pytest.raises(errors.BatchAxisError, match=r'\[3, 3\].*batch, 6'):
+    gt.trace(network, OUTER, X)
+
+
+def contrastive(o: jax.Array, y: jax.Array) -> jax.Array:
+  return LOSS(o @ o.T, jnp.arange(len(o))) + 0 * y
+
+
+def weighted(o: jax.Array, y: jax.Array) -> jax.Array:
+  weights = 1.0 + y
+  return LOSS(o, y) * weights / weights.mean()
+
+
+@pytest.mark.parametrize('loss', [contrastive, weighted])
+def test_a_loss_that_couples_samples(loss: Any) -> None:
+  """It has a gradient, but no second derivative of one sample's own."""
+
+  def network(p: Any, x: jax.Array) -> jax.Array:
+    return jnp.tanh(x @ p['first']['w']) @ p['last']['w']
+
+  graph = gt.trace(network, OUTER, X)
+
+  def step(terminal: str) -> Any:
+    tx = gt.gt_ddp(graph, loss, gt.sgd(1.0), terminal, trust_region=1e-9)
+    return tx.update(None, tx.init(OUTER), OUTER, batch=(X, Y))[0]
+
+  with pytest.raises(errors.LossError, match='several samples'):
+    step('gauss_newton')
+  expected = jax.grad(lambda p: loss(network(p, X), Y).mean())(OUTER)
+  close(step('gradient'), jax.tree.map(jnp.negative, expected))
