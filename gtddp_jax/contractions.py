@@ -192,14 +192,15 @@ class Contraction:
     Returns:
       The sum; see ``pack``.
     """
-    weights = jnp.repeat(weights, len(x) // len(weights), axis=0)
-    samples = x, jnp.moveaxis(h, 0, 1), weights
-    return summed_over_devices(self._total, samples).ravel()
+    if len(h) > 1:  # the sum of several is smaller than they are
+      h = linalg.weigh(weights, h)[None]
+      weights = jnp.ones_like(weights[:, :1])
+    rows = jnp.repeat(weights[:, 0], len(x) // len(weights))
+    return summed_over_devices(self._total, (x, h[0], rows)).ravel()
 
   def _total(self, samples: tuple[Array, Array, Array]) -> Array:
-    """The same of the samples of one device, ``[c, a + 1]``."""
+    """``sum_i w_i g_i`` of the samples of one device, ``[c, a + 1]``."""
     x, h, weights = samples
-    h = jnp.moveaxis(h, 1, 0)
     rows = max(b for b in range(1, _BLOCK + 1) if len(x) % b == 0)
     wide = jnp.promote_types(h.dtype, jnp.float32)
 
@@ -207,12 +208,10 @@ class Contraction:
     # first write all of them anew.
     def add(i: Array, total: Array) -> Array:
       part_x, part_h, part = (
-        jax.lax.dynamic_slice_in_dim(v, i * rows, rows, axis)
-        for v, axis in ((x, 0), (h, 1), (weights, 0))
+        jax.lax.dynamic_slice_in_dim(v, i * rows, rows) for v in samples
       )
-      space, cotangents = self._cotangents(
-        linalg.weigh(part, part_h)[None, None]
-      )
+      weighed = linalg.weigh(part[:, None], part_h[None])
+      space, cotangents = self._cotangents(weighed[None, None])
       columns = [
         jnp.einsum('tc,ta->ca', cotangents[0, 0], block)
         for block in self._blocks(part_x, space)
@@ -224,12 +223,9 @@ class Contraction:
     if self.bias is None:
       return kernel
     # Within the loop, the sum would need a copy of its part.
-    every = self._cotangents(h[None])[1].reshape(len(h), len(x), -1)
-    bias = (
-      jnp.einsum('br,rbk->k', weights.astype(wide), every.astype(wide))
-      .reshape(-1, self.c)
-      .sum(axis=0)
-    )
+    every = self._cotangents(h[None, None])[1].reshape(len(x), -1)
+    bias = weights.astype(wide) @ every.astype(wide)
+    bias = bias.reshape(-1, self.c).sum(axis=0)
     return jnp.concatenate([kernel, bias[:, None]], axis=1)
 
   def _gradient(self, space: Shape) -> Callable[[tuple[Array, Array]], Array]:
