@@ -181,7 +181,7 @@ PARTS = (
       'experiments.benchmark',
       ('--config=configs/default.py', f'--config.benchmark.base={base}'),
       {
-        'small': Budget(3, ('--config.benchmark.rounds=11',)),
+        'small': Budget(4, ('--config.benchmark.rounds=25',)),
         'full': Budget(5, ('--config.benchmark.rounds=41',)),
       },
       {'ratios.png': 'Time of a step over that of the base'},
