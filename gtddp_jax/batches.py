@@ -181,5 +181,6 @@ def _check_rows(
         f'{list(shape)} of a batch of {size} samples, in which the '
         f'{shape[0] // size} rows of a sample are apart: expected them next to '
         f'each other. Put the parts behind the batch axis, as in jnp.stack('
-        f'parts, axis=1), and join the two axes.'
+        f'parts, axis=1), join the two axes, and part them there again, as in '
+        f'h.reshape(batch, 2, -1).'
       )
