@@ -58,16 +58,15 @@ class Builder:
     scales = self.batch.leading
     layer = layers.find(self.program, self.flow, cut, span.stop, scales)
     pieces = None
-    whole = self.program.slice(known, state)
+    body = whole = self.program.slice(known, state)
     if layer:
       enter = self.program.slice((*live, *rest), layer.x)
       leave = self.program.slice((*live, layer.h, *rest), state)
       if not enter.missing and not leave.missing:
         body = self.program.slice((*layer.x, *own), (layer.h,))
-        mixing_layer = self._mixes(body)
         pieces = _affine(enter, body, leave)
     if not layer or not pieces:
-      layer, mixing_layer = None, self._mixes(whole)
+      layer = None
       pieces = _whole(whole)
     random = self._draws(known, (*state, *aux))
     collected = self._made_in(span)
@@ -86,11 +85,12 @@ class Builder:
       leave=pieces[2],
       carry=_within(self.program.slice(known, aux)),
       collected=collected,
-      collect=self._collect(live, collected),
+      # Changed collections may read what no state needs.
+      collect=self._of_all(live, [self.changed[i] for i in collected]),
       random=random,
       random_layer=random and not layer,
       mixing=self._mixes(whole),
-      mixing_layer=mixing_layer,
+      mixing_layer=self._mixes(body),
       equation=layer.equation if layer else {},
       kronecker=layer is not None and contractions.supports(layer),
     )
@@ -119,23 +119,18 @@ class Builder:
     ]
     return tuple(i for i, maker in enumerate(makers) if maker in span)
 
-  def _collect(
-    self, live: tuple[jaxprs.Var, ...], collected: tuple[int, ...]
+  def _of_all(
+    self, live: Sequence[jaxprs.Var], wanted: Sequence[Any]
   ) -> Callable[..., graph_lib.Arrays]:
-    """The map to changed collections; they may read what no state needs."""
-    part = self.program.slice(
-      (*live, *self.program.inputs), [self.changed[i] for i in collected]
-    )
+    """A map from live values and all parameters, ``(c, v, fixed)``."""
+    part = self.program.slice((*live, *self.program.inputs), wanted)
     return lambda c, v, fixed: part(*c, *fixed.aux, *v, *fixed.leaves)
 
   def finish(
     self, state: tuple[jaxprs.Var, ...], aux: tuple[jaxprs.Var, ...]
   ) -> Callable[..., graph_lib.Arrays]:
     """The map from the last state (and all parameters) to the outputs."""
-    last = self.program.slice(
-      (*state, *aux, *self.program.inputs), self.program.outputs
-    )
-    return lambda c, v, fixed: last(*c, *fixed.aux, *v, *fixed.leaves)
+    return self._of_all((*state, *aux), self.program.outputs)
 
 
 def _within(part: jaxprs.Slice) -> Callable[..., graph_lib.Arrays]:

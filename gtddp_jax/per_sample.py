@@ -186,9 +186,9 @@ def _of_sample(
       continue
     stage = use.point.stage
     if stage.random_layer if use is own else stage.random:
-      raise errors.OptionError(_random(use, own), 'value')
+      _refuse(use, own, _RANDOM)
     if stage.mixing_layer if use is own else stage.mixing:
-      raise errors.OptionError(_mixing(use, own), 'value')
+      _refuse(use, own, _MIXING)
     entry = _twice(entry)
     if use is own:  # what has no batch axis is the same for all samples
       rest = iter(entry)
@@ -208,24 +208,25 @@ def _of_sample(
   return total
 
 
-def _random(use: Use, own: Use) -> str:
-  return (
+def _refuse(use: Use, own: Use, why: str) -> None:
+  """Raises ``OptionError`` for what no sample has by itself."""
+  raise errors.OptionError(
     f'Per-sample gradients of {own.point.stage.name!r}: stage '
-    f'{use.point.stage.name!r}, which reads it, draws random numbers for the '
-    f'whole batch at once: expected none there. Use value="frozen", or draw '
-    f'them in another module.'
+    f'{use.point.stage.name!r}, which reads it, {why}',
+    'value',
   )
 
 
-def _mixing(use: Use, own: Use) -> str:
-  return (
-    f'Per-sample gradients of {own.point.stage.name!r}: stage '
-    f'{use.point.stage.name!r}, which reads it, makes a value from several '
-    f'samples (a mean over the batch, say), where no sample has a gradient of '
-    f'its own: expected none between the parameters and what the rest of the '
-    f'network reads. Use value="frozen", or give the normalisation a module, '
-    f'or trace(..., owner=...), of its own.'
-  )
+_RANDOM = (
+  'draws random numbers for the whole batch at once: expected none there. Use '
+  'value="frozen", or draw them in another module.'
+)
+_MIXING = (
+  'makes a value from several samples (a mean over the batch, say), where no '
+  'sample has a gradient of its own: expected none between the parameters and '
+  'what the rest of the network reads. Use value="frozen", or give the '
+  'normalisation a module, or trace(..., owner=...), of its own.'
+)
 
 
 def reader(

@@ -28,6 +28,7 @@ class Player:
     packing: how its leaves lie in a row.
     size: length of a row.
     indices: flat parameter indices of its leaves.
+    itemsize: bytes of one number of a gradient.
   """
 
   def __init__(
@@ -49,7 +50,7 @@ class Player:
     self._graph = graph
     last = directions[-1].after[0]
     self._rank = last.shape[0]
-    self._itemsize = last.dtype.itemsize
+    self.itemsize = last.dtype.itemsize
     control = points[t].control
     self.size = sum(math.prod(u.shape) for u in control)
     self.product: contractions.Contraction | None = per_sample.contraction(
@@ -66,11 +67,6 @@ class Player:
     (h,) = self._uses[0].directions.layer
     both = self._graph.batch_size * self._rank
     return self.product.positions(h.shape) // both
-
-  @property
-  def itemsize(self) -> int:
-    """Bytes of one number of a gradient."""
-    return self._itemsize
 
   def samples(self) -> list[per_sample.Sample]:
     """What its rows are made of, leading axis = samples."""
