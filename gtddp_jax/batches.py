@@ -14,7 +14,7 @@ A body (of a scan, say) that mixes makes its equation mix.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -78,11 +78,25 @@ def analyse(
   return Batch(size, leading, frozenset(mixing), frozenset(crossing))
 
 
-def doubled(shape: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-  """The shape at twice the batch."""
-  return jax.ShapeDtypeStruct(
-    (2 * shape.shape[0], *shape.shape[1:]), shape.dtype
-  )
+def at_twice(
+  capture: Callable[[Any], jaxprs.Program], shapes: Any
+) -> jaxprs.Program | None:
+  """What is captured for twice the batch, None if that is refused.
+
+  Args:
+    capture: of a pytree of shapes.
+    shapes: with the batch as leading axis of every leaf.
+  """
+
+  def doubled(shape: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(
+      (2 * shape.shape[0], *shape.shape[1:]), shape.dtype
+    )
+
+  try:
+    return capture(jax.tree.map(doubled, shapes))
+  except Exception:  # of any kind: it may be written for one batch size
+    return None
 
 
 def _made(program: jaxprs.Program) -> list[jaxprs.Var]:

@@ -313,11 +313,7 @@ def _analysed(
   network: _Network, params: Any, inputs: Any, program: jaxprs.Program
 ) -> batches.Batch:
   """What the values of a program have to do with the batch."""
-  try:
-    more = jax.tree.map(batches.doubled, inputs)
-    twice = _capture(network, params, more)
-  except Exception:  # of any kind: a network may refuse another batch size
-    twice = None
+  twice = batches.at_twice(lambda x: _capture(network, params, x), inputs)
   return batches.analyse(program, twice, _batch_size(inputs))
 
 
