@@ -317,8 +317,8 @@ PARTS = (
   ),
   _accuracy(
     'mnist', 'MNIST', '99.3',
-    accuracy=Budget(15, ('--config.epochs=8',)),
-    full=Budget(20, ('--config.epochs=8',)),
+    accuracy=Budget(28, ('--config.epochs=16',)),
+    full=Budget(35, ('--config.epochs=16',)),
   ),
   _accuracy(
     'fashion_mnist', 'Fashion-MNIST', '92.5',
