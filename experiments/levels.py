@@ -6,7 +6,9 @@ Trains every form of one base (``config.optimizer.base``) at every rate of
 ``config.levels``, on each of its seeds, and writes the steps and the time to a
 train loss, the largest stable rate and the cost of a step (results.md,
 result.json, levels.png). A form is compiled once, with the rate as an argument.
-The forms take turns, so that whatever else the machine does slows all alike.
+The base alone is there with clipped gradients too, the usual bound on a step
+(but for kfac and ekfac, which have one of their own). The forms take turns, so
+that whatever else the machine does slows all alike.
 
 A finished run is one line of metrics.jsonl, and the same command goes on where
 it stopped: --workdir may hold a study of the same configuration.
@@ -30,6 +32,8 @@ from experiments import (
 
 FORMS = (
   studies.Form('base alone'),
+  studies.Form('base alone, clipped at 1', clip=1.0),
+  studies.Form('base alone, clipped at 0.1', clip=0.1),
   studies.Form('frozen, gradient', 'gradient'),
   studies.Form('frozen, gradient, 0.3', 'gradient', trust_region=0.3),
   studies.Form('frozen, gauss_newton', 'gauss_newton'),
@@ -51,7 +55,9 @@ def work(config: ml_collections.ConfigDict, folder: runs.RunFolder) -> None:
     config.optimizer.base.name, 'choose one after the colon of --config'
   )
   studies.check(config)
-  study = studies.Study(config, FORMS, config.levels.target_loss)
+  clips = config.optimizer.base.name not in optimizers.KRONECKER
+  forms = [form for form in FORMS if clips or form.clip is None]
+  study = studies.Study(config, forms, config.levels.target_loss)
   asked = [
     studies.Run(form, seed, {'rate': rate})
     for seed in config.levels.seeds
@@ -92,7 +98,9 @@ def _conclude(
     titles,
     [f'{rate:g}' for rate in rates],
     [[part['final_loss'] for part in s['rates']] for s in found],
-    outcomes.bars(found, target),
+    outcomes.bars(
+      found, target, [f.title for f in study.forms if f.terminal is None]
+    ),
   )
   console = rich.console.Console(width=140)
   console.print(report.table(columns, caption))

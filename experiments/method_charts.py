@@ -10,7 +10,7 @@ import matplotlib
 import numpy as np
 from matplotlib import axes, figure, ticker
 
-from experiments import charts, method_tables, rankings, report
+from experiments import charts, paired, rankings, report
 
 Row = dict[str, Any]
 
@@ -260,7 +260,7 @@ def _note(part: Row, unit: str, form: str) -> str:
   text = report.number(median, form)
   ratio = part[f'{unit}_ratio']
   if ratio is not None:
-    text += f' (× {method_tables.ratio(ratio)})'
+    text += f' (× {paired.ratio_text(ratio)})'
   if part['reached'] < part['runs']:
     text += f' ({part["reached"]}/{part["runs"]})'
   return text

@@ -21,7 +21,12 @@ class _Comparison(NamedTuple):
   unit: str
 
   def of(self, summary: Row) -> Row | None:
-    """The interval and its verdict; None where there is none."""
+    """The interval and its verdict; None where there is none.
+
+    A form that is best at the rate of its base has been compared there.
+    """
+    if self.part == 'tuned' and not method_tables.elsewhere([summary]):
+      return None
     found: Row | None = summary[self.part][self.key]
     return found
 
@@ -103,11 +108,19 @@ def short(found: Sequence[Row], against: Sequence[Row]) -> list[str]:
   said = [rivals.get(name, f'{name}: {absent}') for name in rankings.CRITERIA]
   return [
     f'The best GT-DDP form against the best of {_named(found)} alone, each '
-    f'tuned, and picked on the seeds that they are compared on.',
+    f'tuned, and picked on the seeds that they are compared on (by the train '
+    f'loss for loss and accuracy).',
     *(f'{one[0].upper()}{one[1:]}' for one in said),
     f'The {len(ours)} forms against their bases at equal hyper-parameters, '
     f'train loss: {counts("loss_gain")}; accuracy: {counts("accuracy_gain")}.',
+    f'The standard deviation of the train loss over the seeds, at every rate: '
+    f'{paired.counts(_spreads(ours))}.',
   ]
+
+
+def _spreads(ours: Sequence[Row]) -> list[str]:
+  """The verdicts on deviations over the seeds."""
+  return [method_tables.verdict(p) for s in ours for p in s['deviations']]
 
 
 def _named(found: Sequence[Row]) -> str:
@@ -140,10 +153,7 @@ def _losses(found: Sequence[Row], against: Sequence[Row]) -> list[str]:
     (c.title, [method_tables.verdict(c.of(s)) for s in ours])
     for c in _COMPARISONS
   ]
-  spreads = [
-    method_tables.verdict(part) for s in ours for part in s['deviations']
-  ]
-  asked.append(('standard deviation, every rate', spreads))
+  asked.append(('standard deviation, every rate', _spreads(ours)))
   columns = [report.Column('against the base', '', [name for name, _ in asked])]
   columns += [
     report.Column(
@@ -157,8 +167,9 @@ def _losses(found: Sequence[Row], against: Sequence[Row]) -> list[str]:
     f'{decided / 20:.0f} would be told apart by chance if no two differed. '
     f'A form that diverged where its base did not is worse. Missing ones: the '
     f'base diverged, or a run did not get to the target, or, for deviations, '
-    f'did not learn; or there are less than {paired.LEAST} seeds (of '
-    f'deviations {paired.LEAST_SPREAD}), or differences that are all equal.'
+    f'did not learn; or a form is best at the rate of its base, and counted '
+    f'among the equal ones alone; or there are less than {paired.LEAST} seeds '
+    f'(of deviations {paired.LEAST_SPREAD}), or differences that are all equal.'
   )
   lines = [
     f'- {summary["method"]}: {"; ".join(parts)}.'
@@ -179,7 +190,7 @@ def _losses(found: Sequence[Row], against: Sequence[Row]) -> list[str]:
     f'The best of {len(ours)} forms with feedback against the best of '
     f'{len(found) - len(ours)} methods without, each tuned. Both are picked on '
     f'the seeds that they are compared on, which is in favour of the larger '
-    f'group:',
+    f'group; loss and accuracy are those of the least train loss:',
     '',
     *(rivals or ['- On no criterion did a method of each kind get there.']),
   ]
@@ -211,7 +222,7 @@ def _worse(summary: Row) -> list[str]:
 
 def _amount(gain: Row, unit: str) -> str:
   if 'ratio' in gain:
-    return f'× {method_tables.ratio(gain)}'
+    return f'× {paired.ratio_text(gain)}'
   if 'mean' not in gain:
     return 'diverged'
   scale, form = (100, '.2f') if unit == 'points' else (1, '.2g')

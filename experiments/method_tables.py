@@ -99,22 +99,6 @@ def _names(found: Sequence[Row]) -> report.Column:
   return report.Column('method', '', [s['method'] for s in found])
 
 
-def ratio(part: Row | None) -> str:
-  """Returns a ratio with its interval."""
-  if part is None or part['ratio'] is None:
-    return _ABSENT
-  digits = 2
-  # An interval that leaves out 1 shows that it does.
-  while digits < 6 and part['verdict'] != paired.OPEN:
-    if 1 not in (round(part['low'], digits), round(part['high'], digits)):
-      break
-    digits += 1
-  middle, low, high = (
-    f'{part[key]:.{digits}f}' for key in ('ratio', 'low', 'high')
-  )
-  return f'{middle} [{low}, {high}]'
-
-
 def verdict(part: Row | None) -> str:
   """Returns what an interval says."""
   return paired.NONE if part is None else part.get('verdict', paired.NONE)
@@ -198,12 +182,16 @@ def benchmark(found: Sequence[Row]) -> list[report.Column]:
     report.Column(
       'median', 'steps', [report.number(r['median_steps'], '.0f') for r in rows]
     ),
-    report.Column('steps', '× base', [ratio(r['steps_ratio']) for r in rows]),
+    report.Column(
+      'steps', '× base', [paired.ratio_text(r['steps_ratio']) for r in rows]
+    ),
     report.Column('verdict', '', [verdict(r['steps_ratio']) for r in rows]),
     report.Column(
       'median', 's', [report.number(r['median_seconds'], '.3g') for r in rows]
     ),
-    report.Column('time', '× base', [ratio(r['seconds_ratio']) for r in rows]),
+    report.Column(
+      'time', '× base', [paired.ratio_text(r['seconds_ratio']) for r in rows]
+    ),
     report.Column('verdict', '', [verdict(r['seconds_ratio']) for r in rows]),
     report.Column('step', '× base', [f'{s["step_ratio"]:.2f}' for s in found]),
     report.Column(
@@ -265,7 +253,9 @@ def deviations(found: Sequence[Row]) -> list[report.Column]:
       'ratio',
       '',
       [
-        ratio(part) if part['learned'] and part['base_learned'] else _AT_CHANCE
+        paired.ratio_text(part)
+        if part['learned'] and part['base_learned']
+        else _AT_CHANCE
         for _, part in rows
       ],
     ),

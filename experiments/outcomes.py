@@ -10,7 +10,7 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from experiments import charts, report
+from experiments import charts, paired, report
 
 Row = dict[str, Any]
 
@@ -112,27 +112,41 @@ def summaries(
   Returns:
     One summary per form, ready for JSON.
   """
-  found = []
+  found: list[Row] = []
+  base_steps: paired.Values = []
   for form in forms:
     own = [row for row in rows if row['form'] == form]
     at_rates = [
       _at_rate([row for row in own if row['rate'] == rate], rate, classes)
       for rate in rates
     ]
+    best = min(at_rates, key=_rank)
+    steps = _steps(own, best['rate'])
+    base_steps = base_steps if found else steps
     stable = [part['rate'] for part in at_rates if part['stable']]
     found.append(
       {
         'form': form,
-        'best': min(at_rates, key=_rank),
+        'best': best,
         'largest_stable_rate': max(stable, default=None),
         'seconds_per_step': statistics.median(
           row['seconds_per_step'] for row in own
         ),
+        'steps_ratio': paired.judged_ratio(steps, base_steps, whole=True)
+        if found
+        else None,
         'step_ratio': step_ratio(rows, form, forms[0]),
         'rates': at_rates,
       }
     )
   return found
+
+
+def _steps(rows: Sequence[Row], rate: float) -> list[float | None]:
+  """Steps to the target at a rate, by seed; None where it was not reached."""
+  own = [row for row in rows if row['rate'] == rate]
+  own.sort(key=lambda row: row['seed'])
+  return [row['steps_to_target'] for row in own]
 
 
 def _at_rate(rows: Sequence[Row], rate: float, classes: int) -> Row:
@@ -168,6 +182,7 @@ def standings(found: Sequence[Row]) -> list[report.Column]:
     ('reached', 'runs'),
     ('to target', 'steps'),
     ('to target', 's'),
+    ('steps', '× base'),
     ('test accuracy', '%'),
     ('stable to', 'rate'),
     ('step', 'ms'),
@@ -190,6 +205,7 @@ def _cells(summary: Row) -> list[str]:
     f'{best["reached"]}/{best["runs"]}',
     report.spread(best['steps_to_target'], '.0f'),
     report.spread(best['seconds_to_target'], '.2f'),
+    paired.ratio_text(summary['steps_ratio']),
     report.spread(accuracies, '.2f'),
     report.number(summary['largest_stable_rate'], 'g'),
     report.number(1e3 * summary['seconds_per_step'], '.2f'),
@@ -206,8 +222,10 @@ def caption(config: ml_collections.ConfigDict) -> str:
     f'{config.levels.target_loss:g} nats, as an exponential average of batch '
     f'losses (0.9). The best rate is that at which most seeds, then in the '
     f'fewest steps, reach it; steps and seconds are means over the seeds that '
-    f'did, accuracies over all, ± sample standard deviation. Seconds: steps '
-    f'times the median time of a step in the same run, without compilation and '
+    f'did, accuracies over all, ± sample standard deviation; the ratio of '
+    f'steps to those of the base is a geometric mean of pairs by seed with a '
+    f'95 % interval, where all did. Seconds: steps times the median time of a '
+    f'step in the same run, without compilation and '
     f'evaluation. Stable: all seeds end with an epoch below half of chance. '
     f'Diverged: where a seed stopped, how many stopped or ended above their '
     f'first loss.'
@@ -228,8 +246,16 @@ def final_losses(found: Sequence[Row]) -> list[report.Column]:
   return columns
 
 
-def bars(found: Sequence[Row], target: float) -> list[charts.Bars]:
-  """Returns what the figure shows of the forms at their best rates."""
+def bars(
+  found: Sequence[Row], target: float, alone: Sequence[str]
+) -> list[charts.Bars]:
+  """Returns what the figure shows of the forms at their best rates.
+
+  Args:
+    found: of ``summaries``.
+    target: nats.
+    alone: titles of the forms without feedback.
+  """
   best = [summary['best'] for summary in found]
   made = []
   for unit, form in (('steps', '.0f'), ('seconds', '.2f')):
@@ -241,6 +267,7 @@ def bars(found: Sequence[Row], target: float) -> list[charts.Bars]:
         [_mean(values) for values in columns],
         [_whisker(values) for values in columns],
         [_note(part, unit, form) for part in best],
+        [i for i, s in enumerate(found) if s['form'] in alone],
       )
     )
   return made

@@ -169,8 +169,52 @@ def judged(own: Values, base: Values, *, less: bool) -> dict[str, Any] | None:
   return {**found, 'verdict': gain(found, less)}
 
 
+def judged_ratio(
+  own: Values, base: Values, *, whole: bool = False
+) -> dict[str, Any] | None:
+  """Returns a ratio with its verdict; less is better.
+
+  Args:
+    own: by seed, above 0; None where there is no number.
+    base: on the same seeds.
+    whole: whether both count steps, of which one less on every seed may be
+      less than one: values that differ by one at most are not told apart.
+
+  Returns:
+    ``ratio`` and ``verdict``; None where there is none.
+  """
+  found = ratio(own, base)
+  if found is None:
+    return None
+  word = verdict(found['low'], found['high'], 1.0)
+  pairs = zip(own, base, strict=True)
+  if (
+    whole and word != NONE and all(abs(a - b) <= 1 for a, b in pairs if a and b)
+  ):
+    word = OPEN
+  return {**found, 'verdict': word}
+
+
+def ratio_text(found: Mapping[str, Any] | None) -> str:
+  """Returns a ratio with its interval, of ``judged_ratio``; '-' for none."""
+  if found is None or found['ratio'] is None:
+    return '-'
+  digits = 2
+  # An interval that leaves out 1 shows that it does.
+  while digits < 6 and found['verdict'] != OPEN:
+    if 1 not in (round(found['low'], digits), round(found['high'], digits)):
+      break
+    digits += 1
+  middle, low, high = (
+    f'{found[key]:.{digits}f}' for key in ('ratio', 'low', 'high')
+  )
+  return f'{middle} [{low}, {high}]'
+
+
 def counts(words: Sequence[str]) -> str:
-  """Returns how many verdicts are which, in words."""
+  """Returns how many verdicts are which, in words; ``NONE`` is not counted."""
+  if not any(word in VERDICTS for word in words):
+    return 'none could be compared'
   return ', '.join(f'{words.count(word)} {word}' for word in VERDICTS)
 
 

@@ -99,16 +99,17 @@ def champions(found: Sequence[Row]) -> list[Row]:
   """
   made = []
   for name, (part, key, less) in CRITERIA.items():
+    # The test split chooses nothing: accuracies are those of the least loss.
+    chosen = 'losses' if part == 'tuned' else key
     sides = []
     for alone in (True, False):
       able = [
         s
         for s in found
-        if (s['method'] == s['base']) is alone and None not in s[part][key]
+        if (s['method'] == s['base']) is alone and None not in s[part][chosen]
       ]
-      sign = 1 if less else -1
       sides.append(
-        min(able, key=lambda s: sign * _middle(s, part, key), default=None)
+        min(able, key=lambda s: _middle(s, part, chosen), default=None)
       )
     plain, ours = sides
     if plain is None or ours is None:
@@ -121,7 +122,7 @@ def champions(found: Sequence[Row]) -> list[Row]:
         'ours': ours['method'],
         'plain_value': _middle(plain, part, key),
         'our_value': _middle(ours, part, key),
-        'gain': _ratio(*values, unit=key)
+        'gain': paired.judged_ratio(*values, whole=key == 'steps')
         if part == 'targets'
         else paired.judged(*values, less=less),
       }
@@ -183,25 +184,6 @@ def _standing(own: Sequence[Row], base: Sequence[Row], alone: bool) -> Row:
   }
 
 
-def _ratio(own: paired.Values, base: paired.Values, unit: str) -> Row | None:
-  """Of steps or seconds to the target, by seed.
-
-  Steps are whole: one less on every seed may be less than one.
-  """
-  found = paired.ratio(own, base)
-  if found is None:
-    return None
-  word = paired.verdict(found['low'], found['high'], 1.0)
-  pairs = zip(own, base, strict=True)
-  if (
-    unit == 'steps'
-    and word != paired.NONE
-    and all(abs(a - b) <= 1 for a, b in pairs if a and b)
-  ):
-    word = paired.OPEN
-  return {**found, 'verdict': word}
-
-
 def _targets(own: Sequence[Row], base: Sequence[Row], alone: bool) -> Row:
   """What a method took to the target, beside its base; medians over seeds."""
   made: Row = {
@@ -218,7 +200,11 @@ def _targets(own: Sequence[Row], base: Sequence[Row], alone: bool) -> Row:
     median = statistics.median(math.inf if v is None else v for v in ours)
     made[unit] = ours
     made[f'median_{unit}'] = median if math.isfinite(median) else None
-    made[f'{unit}_ratio'] = None if alone else _ratio(ours, theirs, unit)
+    made[f'{unit}_ratio'] = (
+      None
+      if alone
+      else paired.judged_ratio(ours, theirs, whole=unit == 'steps')
+    )
   return made
 
 

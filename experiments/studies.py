@@ -44,6 +44,8 @@ class Form(NamedTuple):
     trust_region: see ``gt.gt_ddp``.
     cooperation: see ``gt.gt_ddp``.
     base: its name in a config; None for that of ``config.optimizer.base``.
+    clip: global norm to which the gradient of a base alone is clipped, which
+      is the usual bound on a step; None for none. Not for kfac and ekfac.
   """
 
   title: str
@@ -52,6 +54,7 @@ class Form(NamedTuple):
   trust_region: float | None = None
   cooperation: str = 'none'
   base: str | None = None
+  clip: float | None = None
 
 
 class Run(NamedTuple):
@@ -113,6 +116,8 @@ class Study:
     base = optimizers.BASES[form.base or section.name].build(
       ml_collections.ConfigDict({**section, **setting})
     )
+    if form.clip is not None:
+      base = optax.chain(optax.clip_by_global_norm(form.clip), base)
     return gt.gt_ddp(
       self.network.graph,
       gt.losses.softmax_cross_entropy,

@@ -68,7 +68,7 @@ class Builder:
     if not layer or not pieces:
       layer = None
       pieces = _whole(whole)
-    random = self._draws(known, (*state, *aux))
+    draws = self._draws(known, (*state, *aux))
     collected = self._made_in(span)
     return graph_lib.Stage(
       name=_name(cut, self.paths),
@@ -87,10 +87,9 @@ class Builder:
       collected=collected,
       # Changed collections may read what no state needs.
       collect=self._of_all(live, [self.changed[i] for i in collected]),
-      random=random,
-      random_layer=random and not layer,
-      mixing=self._mixes(whole),
-      mixing_layer=self._mixes(body),
+      entangled=self._entangled(draws, whole),
+      # A layer is one equation of inputs and control: it draws nothing.
+      entangled_layer=self._entangled(draws and not layer, body),
       equation=layer.equation if layer else {},
       kronecker=layer is not None and contractions.supports(layer),
     )
@@ -103,10 +102,11 @@ class Builder:
     keys = self.program.inputs[len(self.program.inputs) - len(self.keys) :]
     return any(key in needed for key in keys)
 
-  def _mixes(self, part: jaxprs.Slice) -> bool:
-    """Whether an equation of a slice mixes samples."""
+  def _entangled(self, draws: bool, part: jaxprs.Slice) -> tuple[str, ...]:
+    """What in a slice, which may draw numbers, no sample has by itself."""
     made = (v for e in part.equations for v in e.outvars)
-    return any(v in self.batch.mixing for v in made)
+    mixes = any(v in self.batch.mixing for v in made)
+    return ('random',) * draws + ('mixing',) * mixes
 
   def _made_in(self, span: range) -> tuple[int, ...]:
     """Which of the changed collections these equations compute.

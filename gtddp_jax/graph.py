@@ -88,10 +88,9 @@ class Stage:
     carry: ``(c, u, v, fixed) -> aux'``.
     collected: which of the flat changed collections are computed here.
     collect: ``(c, v, fixed) ->`` these; ``v`` = all parameters.
-    random: whether random numbers are drawn in the stage.
-    random_layer: whether they are drawn in its layer.
-    mixing: whether the stage makes a value from several samples.
-    mixing_layer: whether its layer does.
+    entangled: what in the stage no sample has by itself: 'random' numbers,
+      'mixing' of several samples.
+    entangled_layer: the same of its layer.
     equation: parameters of the contraction, for 'dense' and 'conv'.
     kronecker: whether its layer has a Kronecker factorisation.
   """
@@ -111,10 +110,8 @@ class Stage:
   carry: Callable[[Arrays, Arrays, Arrays, Fixed], Arrays]
   collected: tuple[int, ...]
   collect: Callable[[Arrays, Arrays, Fixed], Arrays]
-  random: bool = False
-  random_layer: bool = False
-  mixing: bool = False
-  mixing_layer: bool = False
+  entangled: tuple[str, ...] = ()
+  entangled_layer: tuple[str, ...] = ()
   equation: dict[str, Any] = dataclasses.field(default_factory=dict)
   kronecker: bool = False
 

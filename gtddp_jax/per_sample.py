@@ -185,10 +185,12 @@ def _of_sample(
     if not bars:  # only later stages read this control
       continue
     stage = use.point.stage
-    if stage.random_layer if use is own else stage.random:
-      _refuse(use, own, _RANDOM)
-    if stage.mixing_layer if use is own else stage.mixing:
-      _refuse(use, own, _MIXING)
+    for why in stage.entangled_layer if use is own else stage.entangled:
+      raise errors.OptionError(
+        f'Per-sample gradients of {own.point.stage.name!r}: stage '
+        f'{stage.name!r}, which reads it, {_ENTANGLED[why]}',
+        'value',
+      )
     entry = _twice(entry)
     if use is own:  # what has no batch axis is the same for all samples
       rest = iter(entry)
@@ -208,25 +210,14 @@ def _of_sample(
   return total
 
 
-def _refuse(use: Use, own: Use, why: str) -> None:
-  """Raises ``OptionError`` for what no sample has by itself."""
-  raise errors.OptionError(
-    f'Per-sample gradients of {own.point.stage.name!r}: stage '
-    f'{use.point.stage.name!r}, which reads it, {why}',
-    'value',
-  )
-
-
-_RANDOM = (
-  'draws random numbers for the whole batch at once: expected none there. Use '
-  'value="frozen", or draw them in another module.'
-)
-_MIXING = (
-  'makes a value from several samples (a mean over the batch, say), where no '
-  'sample has a gradient of its own: expected none between the parameters and '
-  'what the rest of the network reads. Use value="frozen", or give the '
-  'normalisation a module, or trace(..., owner=...), of its own.'
-)
+_ENTANGLED = {
+  'random': 'draws random numbers for the whole batch at once: expected none '
+  'there. Use value="frozen", or draw them in another module.',
+  'mixing': 'makes a value from several samples (a mean over the batch, say), '
+  'where no sample has a gradient of its own: expected none between the '
+  'parameters and what the rest of the network reads. Use value="frozen", or '
+  'give the normalisation a module, or trace(..., owner=...), of its own.',
+}
 
 
 def reader(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -74,8 +74,9 @@ def trace(
     BatchAxisError: an input, output or cut value has no leading batch axis, or
       one with the rows of a sample apart.
     UncuttableStageError: an opaque equation mixes parameters of modules.
-    ParameterTreeError: the network changes its parameters, or a collection to
-      one that is not like the one given.
+    ParameterTreeError: other collections stand beside 'params' among the
+      parameters; or the network changes its parameters, or a collection to one
+      that is not like the one given.
     TraceMismatchError: the graph does not reproduce ``apply_fn``.
     OptionError: for an ``owner`` that names no module.
   """
@@ -244,8 +245,17 @@ def _controls(params: Any) -> list[tuple[KeyPath, Any]]:
 
   Raises:
     ControlDtypeError: if one is not floating-point.
+    ParameterTreeError: if there are other collections of Flax among them.
     UnownedParameterError: if there is none.
   """
+  if isinstance(params, Mapping) and 'params' in params and len(params) > 1:
+    others = sorted(set(params) - {'params'})
+    raise errors.ParameterTreeError(
+      f"The parameters have {others} beside 'params': expected the collection "
+      f"'params' alone, since all that is given is trained. Give the others to "
+      f'trace(..., collections=...); for one that is to be trained, take '
+      f"another name than 'params' for the first."
+    )
   keyed, _ = jax.tree_util.tree_flatten_with_path(params)
   for path, leaf in keyed:
     if not jnp.issubdtype(leaf.dtype, jnp.floating):

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
+from two_layers import LOSS, PARAMS, RNG, X, Y, close, network, plain
 
 import gtddp_jax as gt
 from gtddp_jax import errors
 
-LOSS = gt.losses.softmax_cross_entropy
-RNG = np.random.default_rng(0)
-X = jnp.asarray(RNG.normal(size=(6, 5)))
-Y = jnp.arange(6) % 3
-PARAMS: Any = {
-  'first': {'w': jnp.asarray(RNG.normal(size=(5, 4)))},
+INNER: Any = {
+  **PARAMS,
   'block': {'w': jnp.asarray(RNG.normal(size=(4, 4))), 'scale': jnp.ones(4)},
-  'last': {'w': jnp.asarray(RNG.normal(size=(4, 3)))},
 }
-OUTER = {name: PARAMS[name] for name in ('first', 'last')}
 
 
 def normalised(p: Any, x: jax.Array) -> jax.Array:
@@ -53,34 +46,23 @@ def descent(network: Any, params: Any, batch: Any, **options: Any) -> Any:
   return updates
 
 
-def plain(network: Any, params: Any, batch: Any) -> Any:
-  loss = lambda p: LOSS(network(p, batch[0]), batch[1]).mean()  # noqa: E731
-  return jax.tree.map(jnp.negative, jax.grad(loss)(params))
-
-
-def close(got: Any, expected: Any) -> None:
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), got, expected
-  )
-
-
 @pytest.mark.parametrize('network', [normalised, in_scan])
 @pytest.mark.parametrize('value', ['bellman', 'coupled'])
 def test_samples_that_a_layer_mixes_have_no_gradients_of_their_own(
   network: Any, value: str
 ) -> None:
   with pytest.raises(errors.OptionError, match=r"'block'.*value=\"frozen\""):
-    descent(network, PARAMS, (X, Y), value=value)
-  frozen = descent(network, PARAMS, (X, Y))
-  close(frozen, plain(network, PARAMS, (X, Y)))
+    descent(network, INNER, (X, Y), value=value)
+  frozen = descent(network, INNER, (X, Y))
+  close(frozen, plain(network, INNER, (X, Y)))
 
 
 def test_a_normalisation_that_is_a_module_of_its_own_is_taken() -> None:
   owner = lambda path: jax.tree_util.keystr(path)  # noqa: E731
-  graph = gt.trace(normalised, PARAMS, X, owner=owner)
+  graph = gt.trace(normalised, INNER, X, owner=owner)
   tx = gt.gt_ddp(graph, LOSS, gt.sgd(1e-6), value='coupled')
-  updates, _ = tx.update(None, tx.init(PARAMS), PARAMS, batch=(X, Y))
-  gradient = plain(normalised, PARAMS, (X, Y))
+  updates, _ = tx.update(None, tx.init(INNER), INNER, batch=(X, Y))
+  gradient = plain(normalised, INNER, (X, Y))
   scaled = jax.tree.map(lambda u: 1e6 * u, updates)
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, atol=1e-3), scaled, gradient
@@ -120,9 +102,9 @@ def chained(p: Any, x: jax.Array) -> jax.Array:
   'network', [reversed_, rolled, summed, chosen, chained]
 )
 def test_samples_that_change_places_are_coupled(network: Any) -> None:
-  assert gt.trace(network, OUTER, X).mixed
-  got = descent(network, OUTER, (X, Y), terminal='gauss_newton')
-  close(got, plain(network, OUTER, (X, Y)))
+  assert gt.trace(network, PARAMS, X).mixed
+  got = descent(network, PARAMS, (X, Y), terminal='gauss_newton')
+  close(got, plain(network, PARAMS, (X, Y)))
 
 
 def test_axes_within_a_sample_couple_nothing() -> None:
@@ -131,7 +113,7 @@ def test_axes_within_a_sample_couple_nothing() -> None:
     h = jnp.cumsum(jnp.sort(h[:, ::-1], axis=1), axis=1)
     return jnp.concatenate([h[:, 2:], h[:, :2]], axis=1) @ p['last']['w']
 
-  assert not gt.trace(network, OUTER, X).mixed
+  assert not gt.trace(network, PARAMS, X).mixed
 
 
 def two(p: Any, pair: Any, join: Any, part: Any) -> jax.Array:
@@ -167,190 +149,24 @@ def test_rows_of_a_sample_that_are_apart_are_refused(network: Any) -> None:
   with pytest.raises(
     errors.BatchAxisError, match=r'\[12, 5\].*6 samples.*2 ro'
   ):
-    gt.trace(network, OUTER, (X, X + 1))
+    gt.trace(network, PARAMS, (X, X + 1))
 
 
 def test_rows_of_a_sample_that_are_together_are_taken() -> None:
   batch = (X, X + 1), Y
-  assert not gt.trace(together, OUTER, batch[0]).mixed
-  got = descent(together, OUTER, batch, terminal='gauss_newton')
-  close(got, plain(together, OUTER, batch))
+  assert not gt.trace(together, PARAMS, batch[0]).mixed
+  got = descent(together, PARAMS, batch, terminal='gauss_newton')
+  close(got, plain(together, PARAMS, batch))
 
 
 @pytest.mark.parametrize('error', [AssertionError, RuntimeError])
 def test_a_network_for_one_batch_size_may_refuse_another(error: Any) -> None:
-  def network(p: Any, x: jax.Array) -> jax.Array:
+  def exact(p: Any, x: jax.Array) -> jax.Array:
     if len(x) != 6:
       raise error
-    return jnp.tanh(x @ p['first']['w']) @ p['last']['w']
+    return network(p, x)
 
-  close(descent(network, OUTER, (X, Y)), plain(network, OUTER, (X, Y)))
-
-
-def test_what_is_no_number_is_not_taken_for_verified() -> None:
-  def unit(p: Any, x: jax.Array) -> jax.Array:
-    x = x / jnp.linalg.norm(x, axis=1, keepdims=True)
-    return jnp.tanh(x @ p['first']['w']) @ p['last']['w']
-
-  with pytest.raises(errors.TraceMismatchError, match='no finite number'):
-    gt.trace(unit, OUTER, jnp.zeros((4, 5)))
-
-  calls: list[None] = []
-
-  def impure(p: Any, x: jax.Array) -> jax.Array:
-    calls.append(None)  # the graph is made of the first calls
-    bad = jnp.nan if len(calls) < 3 else 1.0
-    return (jnp.tanh(x @ p['first']['w']) * bad) @ p['last']['w']
-
-  with pytest.raises(errors.TraceMismatchError, match='differs by nan'):
-    gt.trace(impure, OUTER, X)
-
-
-def test_masked_outputs_may_be_infinite() -> None:
-  def masked(p: Any, x: jax.Array) -> jax.Array:
-    o = jnp.tanh(x @ p['first']['w']) @ p['last']['w']
-    return jnp.where(jnp.arange(3) == 2, -jnp.inf, o)
-
-  gt.trace(masked, OUTER, X)
-
-
-def test_an_integer_output_is_refused_by_name() -> None:
-  def network(p: Any, x: jax.Array) -> dict[str, jax.Array]:
-    o = jnp.tanh(x @ p['first']['w']) @ p['last']['w']
-    return {'logits': o, 'label': o.argmax(axis=1)}
-
-  graph = gt.trace(network, OUTER, X)
-  with pytest.raises(errors.OptionError, match=r"'label' is int.*leaves it"):
-    gt.gt_ddp(graph, lambda o, y: LOSS(o['logits'], y), gt.sgd(0.1))
-
-
-def test_a_collection_may_read_a_control_that_nothing_else_reads() -> None:
-  def network(v: Any, x: jax.Array, mutable: Any = False) -> Any:
-    del mutable
-    h = jnp.tanh(x @ v['first']['w']) @ v['last']['w']
-    mean = 0.9 * v['mean']['w'] + 0.1 * v['first']['w']
-    return h, {'mean': {'w': mean + 0 * h.sum()}}
-
-  start = {'mean': {'w': jnp.zeros((5, 4))}}
-  graph = gt.trace(network, OUTER, X, collections=start, mutable=['mean'])
-  tx = gt.gt_ddp(graph, LOSS, gt.sgd(0.1))
-  _, state = tx.update(None, tx.init(OUTER), OUTER, batch=(X, Y))
-  found = gt.collections(state)['mean']['w']
-  np.testing.assert_allclose(found, 0.1 * OUTER['first']['w'], rtol=1e-6)
-
-
-def test_a_changed_collection_is_like_the_one_given() -> None:
-  def network(v: Any, x: jax.Array, mutable: Any = False) -> Any:
-    del mutable
-    h = jnp.tanh(x @ v['first']['w']) @ v['last']['w']
-    return h, {'mean': {'w': h.mean(0), 'more': h.mean(0)}}
-
-  with pytest.raises(errors.ParameterTreeError, match=r"'mean'.*'more'"):
-    gt.trace(
-      network, OUTER, X, collections={'mean': {'w': X[0, :3]}}, mutable=['mean']
-    )
-
-
-def test_a_state_may_be_donated_and_the_graph_used_again() -> None:
-  def network(v: Any, x: jax.Array, mutable: Any = False) -> Any:
-    del mutable
-    h = jnp.tanh(x @ v['first']['w']) @ v['last']['w']
-    return h, {'mean': {'w': v['mean']['w'] + h.mean(0)}}
-
-  start = {'mean': {'w': jnp.zeros(3)}}
-  graph = gt.trace(network, OUTER, X, collections=start, mutable=['mean'])
-  tx = gt.gt_ddp(graph, LOSS, gt.sgd(0.1))
-  step = jax.jit(
-    lambda s: tx.update(None, s, OUTER, batch=(X, Y)), donate_argnums=0
-  )
-  step(tx.init(OUTER))
-  step(tx.init(OUTER))
-  assert graph(OUTER, X).shape == (6, 3)
-
-
-@pytest.mark.parametrize('value', ['frozen', 'bellman', 'coupled'])
-def test_the_first_equation_may_read_several_owners(value: str) -> None:
-  """The stages before the last of them have no state after them."""
-  low: Any = {
-    **OUTER,
-    'down': {'w': jnp.full((5, 2), 0.1)},
-    'up': {'w': jnp.full((2, 4), 0.2)},
-  }
-
-  def network(p: Any, x: jax.Array) -> jax.Array:
-    kernel = p['first']['w'] + p['down']['w'] @ p['up']['w']
-    return jnp.tanh(x @ kernel) @ p['last']['w']
-
-  graph = gt.trace(network, low, X)
-  tx = gt.gt_ddp(graph, LOSS, gt.sgd(1e-6), value=value)
-  updates, _ = tx.update(None, tx.init(low), low, batch=(X, Y))
-  scaled = jax.tree.map(lambda u: 1e6 * u, updates)
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-3),
-    scaled,
-    plain(network, low, (X, Y)),
-  )
-
-
-def test_given_gradients_may_be_wider_than_the_parameters() -> None:
-  half = jax.tree.map(lambda v: v.astype(jnp.bfloat16), OUTER)
-  grads = jax.tree.map(lambda v: jnp.ones_like(v, jnp.float32), OUTER)
-
-  def network(p: Any, x: jax.Array) -> jax.Array:
-    return jnp.tanh(x @ p['first']['w']) @ p['last']['w']
-
-  x = X.astype(jnp.bfloat16)
-  for base in (gt.sgd(0.1), gt.adam(0.1)):
-    tx = gt.gt_ddp(gt.trace(network, half, x), LOSS, base)
-    updates, _ = tx.update(grads, tx.init(half), half, batch=(x, Y))
-    assert np.isfinite(optax.tree.norm(updates))
-
-
-def test_integers_enter_an_analysis() -> None:
-  params = {
-    'a': jnp.asarray(RNG.normal(size=(3, 3, 1, 2))),
-    'b': jnp.asarray(RNG.normal(size=(3, 3, 2, 3))),
-    'c': jnp.asarray(RNG.normal(size=(48, 3))),
-  }
-
-  def network(p: Any, x: jax.Array) -> jax.Array:
-    h = x.astype(p['a'].dtype) / 255
-    for name in ('a', 'b'):
-      h = jax.lax.conv_general_dilated(
-        h, p[name], (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC')
-      )
-    return h.reshape(len(x), -1) @ p['c']
-
-  images = jnp.asarray(RNG.integers(0, 256, (6, 4, 4, 1)), jnp.uint8)
-  graph = gt.trace(network, params, images)
-  found = gt.analysis.stages(graph, LOSS, params, (images, Y), base=gt.sgd(0.1))
-  assert found[1].eigenvectors is not None and found[1].images is None
-
-
-@pytest.mark.parametrize('base', [gt.adam(0.1), gt.ekfac(0.1)])
-def test_a_base_can_be_copied(base: Any) -> None:
-  graph = gt.trace(together, OUTER, (X, X + 1))
-  steps = []
-  for one in (base, copy.deepcopy(base)):
-    tx = gt.gt_ddp(
-      graph, LOSS, one, value='bellman', trust_region=np.float32(0.3)
-    )
-    batch = (X, X + 1), Y
-    steps.append(tx.update(None, tx.init(OUTER), OUTER, batch=batch)[0])
-  close(*steps)
-
-
-def test_errors_name_the_argument() -> None:
-  graph = gt.trace(reversed_, OUTER, X)
-  for options in (
-    {'value': 'belman'},
-    {'terminal': gt.sampled},
-    {'cooperation': 'shur'},
-    {'trust_region': True},
-  ):
-    with pytest.raises(errors.OptionError) as caught:
-      gt.gt_ddp(graph, LOSS, gt.sgd(0.1), **options)
-    assert caught.value.argument == next(iter(options))
+  close(descent(exact, PARAMS, (X, Y)), plain(exact, PARAMS, (X, Y)))
 
 
 def halves(p: Any, pair: Any) -> jax.Array:
@@ -375,18 +191,18 @@ def thirds(p: Any, pair: Any) -> jax.Array:
 @pytest.mark.parametrize('network', [halves, thirds])
 def test_parts_that_are_not_of_one_sample_are_coupled(network: Any) -> None:
   batch = (X, X + 1), Y
-  assert gt.trace(network, OUTER, batch[0]).mixed
-  got = descent(network, OUTER, batch, terminal='gauss_newton')
-  close(got, plain(network, OUTER, batch))
+  assert gt.trace(network, PARAMS, batch[0]).mixed
+  got = descent(network, PARAMS, batch, terminal='gauss_newton')
+  close(got, plain(network, PARAMS, batch))
 
 
 def test_outputs_are_as_many_as_inputs() -> None:
-  def network(p: Any, x: jax.Array) -> jax.Array:
+  def paired(p: Any, x: jax.Array) -> jax.Array:
     h = jnp.tanh(x @ p['first']['w'])
     return (h[::2] * h[1::2]) @ p['last']['w']
 
   with pytest.raises(errors.BatchAxisError, match=r'\[3, 3\].*batch, 6'):
-    gt.trace(network, OUTER, X)
+    gt.trace(paired, PARAMS, X)
 
 
 def contrastive(o: jax.Array, y: jax.Array) -> jax.Array:
@@ -401,17 +217,13 @@ def weighted(o: jax.Array, y: jax.Array) -> jax.Array:
 @pytest.mark.parametrize('loss', [contrastive, weighted])
 def test_a_loss_that_couples_samples(loss: Any) -> None:
   """It has a gradient, but no second derivative of one sample's own."""
-
-  def network(p: Any, x: jax.Array) -> jax.Array:
-    return jnp.tanh(x @ p['first']['w']) @ p['last']['w']
-
-  graph = gt.trace(network, OUTER, X)
+  graph = gt.trace(network, PARAMS, X)
 
   def step(terminal: str) -> Any:
     tx = gt.gt_ddp(graph, loss, gt.sgd(1.0), terminal, trust_region=1e-9)
-    return tx.update(None, tx.init(OUTER), OUTER, batch=(X, Y))[0]
+    return tx.update(None, tx.init(PARAMS), PARAMS, batch=(X, Y))[0]
 
   with pytest.raises(errors.LossError, match='several samples'):
     step('gauss_newton')
-  expected = jax.grad(lambda p: loss(network(p, X), Y).mean())(OUTER)
+  expected = jax.grad(lambda p: loss(network(p, X), Y).mean())(PARAMS)
   close(step('gradient'), jax.tree.map(jnp.negative, expected))

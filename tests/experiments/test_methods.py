@@ -153,9 +153,9 @@ def test_one_step_on_every_seed_tells_nothing() -> None:
     ([50, 51, 49], paired.OPEN),
     ([49, 50, 48], paired.BETTER),
   ):
-    found = rankings._ratio(steps, base, 'steps')
+    found = paired.judged_ratio(steps, base, whole=True)
     assert found is not None and found['verdict'] == word
-  found = rankings._ratio([50, 51, 49], base, 'seconds')
+  found = paired.judged_ratio([50, 51, 49], base)
   assert found is not None and found['verdict'] == paired.BETTER
 
 
@@ -226,7 +226,7 @@ def test_in_short(found: list[Any]) -> None:
   against = rankings.champions(found)
   assert [s.split(' (')[0] for s in method_report.short(found, against)] == [
     'The best GT-DDP form against the best of SGD and Lion alone, each tuned, '
-    'and picked on the seeds that they are compared on.',
+    'and picked on the seeds that they are compared on',
     'Train loss: GT-DDP SGD, frozen',
     'Test accuracy: GT-DDP SGD, frozen',
     *(
@@ -237,6 +237,8 @@ def test_in_short(found: list[Any]) -> None:
     'The 1 forms against their bases at equal hyper-parameters, train loss: '
     '0 better, 1 worse, 0 not told apart; accuracy: 1 better, 0 worse, 0 not '
     'told apart.',
+    'The standard deviation of the train loss over the seeds, at every rate: '
+    'none could be compared.',
   ]
 
 
@@ -266,7 +268,7 @@ def test_whiskers_end_at_the_least_and_the_largest_of_the_last_point() -> None:
 
 def test_the_report_says_where_ours_lose(found: list[Any]) -> None:
   against = rankings.champions(found)
-  assert [part['plain'] for part in against[:2]] == ['Lion', 'SGD']
+  assert [part['plain'] for part in against[:2]] == ['Lion', 'Lion']  # by the train loss
   assert against[0]['ours'] == 'GT-DDP SGD, frozen'
   # No form got to the target on every seed.
   assert [part['criterion'] for part in against] == [
@@ -278,6 +280,10 @@ def test_the_report_says_where_ours_lose(found: list[Any]) -> None:
   assert '- GT-DDP SGD, frozen: train loss, equal (+0.1 ±' in end
   assert 'target reached by 2 of 3 runs, with the base alone by 3' in end
   assert '| train loss, equal | 0 | 1 | 0 |' in end
+  assert '| train loss, tuned | 0 | 0 | 0 |' not in end
+  same = [{**s, 'best_rate': s['base_rate']} for s in found]
+  again = method_report.text(digits.get_config(), same, against)
+  assert '| train loss, tuned | 0 | 0 | 0 |' in again
   assert 'The budgets are' not in text  # three rates each, in the config
   assert '0.0050, accuracy 96.10 %' in text
 

@@ -7,6 +7,7 @@ import json
 import pathlib
 
 import ml_collections
+import optax
 import pytest
 from absl import flags
 
@@ -16,6 +17,7 @@ from experiments import (
   cli,
   command_line,
   conditions,
+  data,
   folders,
   levels,
   loop,
@@ -134,6 +136,65 @@ def test_the_largest_stable_rate_is_stable_for_every_seed() -> None:
   assert found['best']['rate'] == 0.1
   assert found['best']['steps_to_target'] == [40, 60]
   assert outcomes.standings([found])[3].cells == ('50 ± 14',)
+  assert outcomes.standings([found])[5].cells == ('-',)
+
+
+def test_steps_to_the_target_are_compared_by_seed() -> None:
+  rows = [
+    {
+      'form': form,
+      'rate': 0.1,
+      'seed': seed,
+      'diverged': False,
+      'final_loss': 0.1,
+      'test_accuracy': 0.9,
+      'steps_to_target': steps,
+      'seconds_to_target': 0.5 * steps,
+      'seconds_per_step': 0.5,
+    }
+    for form, steps_by_seed in {
+      'base': {0: 40, 1: 80, 2: 160},
+      'half': {2: 80, 1: 41, 0: 20},
+      'close': {0: 39, 1: 79, 2: 159},
+    }.items()
+    for seed, steps in steps_by_seed.items()
+  ]
+  found = outcomes.summaries(rows, ['base', 'half', 'close'], [0.1], 10)
+  assert [s['steps_ratio'] and s['steps_ratio']['verdict'] for s in found] == [
+    None,
+    'better',
+    'not told apart',
+  ]
+  assert found[1]['steps_ratio']['ratio'] == pytest.approx(0.504, abs=1e-3)
+  bars = outcomes.bars(found, 0.1, ['base', 'close'])
+  assert [list(part.bases) for part in bars] == [[0, 2], [0, 2]]
+
+
+def test_a_clipped_base_takes_no_longer_step_than_its_norm() -> None:
+  config = small()
+  study = studies.Study(config, levels.FORMS, target=0.1)
+  params = study.network.init(0)
+  batch = data.batch(study.dataset.train, config.batch_size, 0, 0)
+  norms = {}
+  for form in levels.FORMS[:3]:
+    tx = study.optimizer(form, {'learning_rate': 2.0})
+    updates, _ = tx.update(None, tx.init(params), params, batch=batch)
+    norms[form.clip] = float(optax.tree.norm(updates)) / 2
+  assert norms[None] > 1
+  assert norms[1.0] == pytest.approx(1, rel=1e-5)
+  assert norms[0.1] == pytest.approx(0.1, rel=1e-5)
+
+
+def test_kfac_is_not_clipped_from_outside(
+  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  monkeypatch.setattr(levels, 'FORMS', levels.FORMS[:2])
+  config = small()
+  config.optimizer.base.name = 'kfac'
+  config.levels.rates = (0.1,)
+  folder = runs.create(tmp_path, config, overwrite=True)
+  levels.work(config, folder)
+  assert [row['form'] for row in folder.rows()] == ['base alone']
 
 
 def test_the_levels_refuse_what_they_do_not_read(
