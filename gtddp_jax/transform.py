@@ -186,6 +186,23 @@ def _check_gradients(graph: graph_lib.LayerGraph, grads: Any) -> None:
     )
 
 
+def _check_state(expected: GtDdpState, state: Any) -> None:
+  """Raises ``OptionError`` for the state of another optimizer."""
+  found: str | None = f'got a {type(state).__name__}'
+  if isinstance(state, GtDdpState):
+    found = errors.misfit(
+      {'base': expected.base, 'collections': expected.collections},
+      {'base': state.base, 'collections': state.collections},
+      dtypes=False,
+    )
+  if found is not None:
+    raise errors.OptionError(
+      f'The state is not one of this optimizer: {found}. Make one with '
+      f'init(params); give a checkpoint the structure of that state when it is '
+      f'restored.'
+    )
+
+
 def _transformation(
   parts: steps.Recipe, propose: Any
 ) -> optax.GradientTransformationExtraArgs:
@@ -231,6 +248,7 @@ def _transformation(
         f'(inputs, targets).'
       )
     _check_gradients(parts.graph, updates)
+    _check_state(jax.eval_shape(init_fn, params), state)
     if not isinstance(rngs, Mapping):
       raise errors.OptionError(
         f'Invalid rngs: got a {type(rngs).__name__}, expected a dict of keys '

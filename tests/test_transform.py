@@ -373,6 +373,23 @@ def test_update_needs_batch_and_parameters() -> None:
     tx.update(None, tx.init(PARAMS), batch=BATCH)
 
 
+@pytest.mark.parametrize(
+  ('other', 'needle'),
+  [
+    (gt.adam(0.1), r"'base/0/count': expected nothing, got shape \[\]"),
+    (gt.sgd(0.1, momentum=0.9), r"'base/0/trace/a/w'.*got shape \[3, 5\]"),
+    (gt.ekfac(0.1), "steps'"),
+  ],
+)
+def test_the_state_of_another_base_is_refused(other: Any, needle: str) -> None:
+  tx, state = make(gt.sgd(0.1)), make(other).init(PARAMS)
+  with pytest.raises(gt.errors.OptionError, match=needle) as caught:
+    tx.update(None, state, PARAMS, batch=BATCH)
+  assert 'init(params)' in str(caught.value)
+  with pytest.raises(gt.errors.OptionError, match='got a dict'):
+    tx.update(None, state._asdict(), PARAMS, batch=BATCH)
+
+
 def test_metrics_wants_exactly_one_state() -> None:
   with pytest.raises(gt.errors.OptionError, match='got 0'):
     gt.metrics(optax.sgd(0.1).init(PARAMS))

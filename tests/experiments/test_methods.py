@@ -268,7 +268,10 @@ def test_whiskers_end_at_the_least_and_the_largest_of_the_last_point() -> None:
 
 def test_the_report_says_where_ours_lose(found: list[Any]) -> None:
   against = rankings.champions(found)
-  assert [part['plain'] for part in against[:2]] == ['Lion', 'Lion']  # by the train loss
+  assert [part['plain'] for part in against[:2]] == [
+    'Lion',
+    'Lion',
+  ]  # by the train loss
   assert against[0]['ours'] == 'GT-DDP SGD, frozen'
   # No form got to the target on every seed.
   assert [part['criterion'] for part in against] == [
