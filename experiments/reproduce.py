@@ -11,6 +11,7 @@ are done, unless their command has changed, and goes on in the one that was not.
 A part whose data set has not been prepared is not run, and the report says so.
 A part that lacks one of its figures is gone on with: where all its runs are
 done, as after a change of what is reported, this writes its report again.
+--only runs the parts that it names, and before them what they read.
 
   PART           the run folder of each part
   PART.log       what it printed
@@ -320,14 +321,15 @@ class Session:
 def _chosen(
   parts: Sequence[plans.Part], only: Sequence[str]
 ) -> Sequence[plans.Part]:
-  """The parts that --only names, in the plan's order."""
+  """The parts that --only names and what they read, in the plan's order."""
   known = [part.name for part in parts]
   for name in only:
     if name not in known:
       raise conditions.ConfigError(
         '--only', f'some of {", ".join(known)}', repr(name), 'correct the name'
       )
-  return [part for part in parts if part.name in only or not only]
+  read = {part.source for part in parts if part.name in only}
+  return [p for p in parts if not only or p.name in only or p.name in read]
 
 
 def _folders(budget: str) -> tuple[str, str]:

@@ -171,9 +171,9 @@ def _head(entries: Sequence[Entry], budget: str) -> str:
     '```',
     '',
     'Each section ends with its command, and with what it ran on; '
-    '`./scripts/reproduce --only=PART` makes it alone. Data sets other than '
-    'DIGITS are found by `--data_dir=FOLDER` or the environment variable '
-    '`TFDS_DATA_DIR`.',
+    '`./scripts/reproduce --only=PART` makes it, after what it reads. Data '
+    'sets other than DIGITS are found by `--data_dir=FOLDER` or the '
+    'environment variable `TFDS_DATA_DIR`.',
     '',
     '| section | of the paper | part | | minutes |',
     '| :-- | :-- | :-- | :-- | --: |',
@@ -183,9 +183,8 @@ def _head(entries: Sequence[Entry], budget: str) -> str:
     part = entry.part
     # Of what in the paper a part is stands before the colon, if anything is.
     shown, colon, _ = part.shows.partition(':')
-    names = ','.join(filter(None, (part.source, part.name)))
     lines.append(
-      f'| {_link(part)} | {shown if colon else ""} | `{names}` | '
+      f'| {_link(part)} | {shown if colon else ""} | `{part.name}` | '
       f'{entry.status} | {took} |'
     )
   return '\n'.join([*lines, ''])
