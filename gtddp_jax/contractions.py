@@ -15,7 +15,6 @@ made several devices known, each of them takes its own samples in turn.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -25,13 +24,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from gtddp_jax import graph as graph_lib
-from gtddp_jax import linalg
+from gtddp_jax import linalg, patches
 
 Array = jax.Array
 Shape = tuple[int, ...]
 
-_BLOCK = 16  # samples whose patches are formed at once on a CPU
-_NARROW = 16  # columns below which a product costs more than joining them
+# On a CPU: samples whose patches are formed at once, and bytes of these for one
+# tap along the first axis that stay in cache.
+_BLOCK, _CACHE = 16, 5 * 2**19
 
 
 class Factors(NamedTuple):
@@ -106,13 +106,15 @@ class Contraction:
   def __init__(self, stage: graph_lib.Stage, control: Sequence[Any]):
     """``stage`` is one that ``supports`` admits, ``control`` its leaves."""
     numbers = stage.equation['dimension_numbers']
-    self._equation, self.bias = stage.equation, stage.bias
+    self.bias = stage.bias
     self._leaves = [graph_lib.shape_of(leaf) for leaf in control]
     self.kernel = stage.kernel or 0
     self._shape = kernel_shape = control[self.kernel].shape
     if stage.kind == 'conv':
       self._lhs, self._out = numbers.lhs_spec, numbers.out_spec
       spec = numbers.rhs_spec
+      taps = tuple(kernel_shape[axis] for axis in spec[2:])
+      self._window = patches.of(stage.equation, taps)
       self._order = (*spec[2:], spec[1], spec[0])
       self._rows = len(spec) - 1
     else:
@@ -201,7 +203,7 @@ class Contraction:
   def _total(self, samples: tuple[Array, Array, Array]) -> Array:
     """``sum_i w_i g_i`` of the samples of one device, ``[c, a + 1]``."""
     x, h, weights = samples
-    rows = max(b for b in range(1, _BLOCK + 1) if len(x) % b == 0)
+    rows = self._together(x, h)
     wide = jnp.promote_types(h.dtype, jnp.float32)
 
     # Parts cut out in the loop are read where they lie; a scan over parts would
@@ -213,8 +215,8 @@ class Contraction:
       weighed = linalg.weigh(part[:, None], part_h[None])
       space, cotangents = self._cotangents(weighed[None, None])
       columns = [
-        jnp.einsum('tc,ta->ca', cotangents[0, 0], block)
-        for block in self._blocks(part_x, space)
+        jnp.einsum('tc,ta->ca', h[0], rows)
+        for h, rows in self._pairs(part_x, cotangents[0], space)
       ]
       return total + jnp.concatenate(columns, axis=1).astype(wide)
 
@@ -233,10 +235,9 @@ class Contraction:
 
     def of_sample(sample: tuple[Array, Array]) -> Array:
       one_x, rows = sample
-      # One product for each tap along the first axis; other taps together.
       columns = [
-        jnp.einsum('rtc,ta->rca', rows, block)
-        for block in self._blocks(one_x, space)
+        jnp.einsum('rtc,ta->rca', h, block)
+        for h, block in self._pairs(one_x, rows, space)
       ]
       if self.bias is not None:
         columns.append(rows.sum(axis=1)[..., None])
@@ -281,11 +282,30 @@ class Contraction:
   def _blocks(self, x: Array, space: Shape) -> list[Array]:
     """Rows of one sample, ``x`` ``[k, ...]``, in blocks ``[T, a / blocks]``."""
     if self._out is not None:
-      x = x.transpose(0, *self._lhs[2:], self._lhs[1])
-      window = tuple(self._shape[axis] for axis in self._order[:-2])
-      return _patches(x, window, space[1:], self._equation)
+      return self._window.blocks(self._in_order(x), space[1:])
     free = [axis for axis in range(x.ndim) if axis not in self._lhs]
     return [x.transpose(*free, *self._lhs).reshape(-1, self.a)]
+
+  def _pairs(
+    self, x: Array, h: Array, space: Shape
+  ) -> list[tuple[Array, Array]]:
+    """Cotangents and rows of one sample, whose products are its gradient."""
+    if self._out is None:
+      return [(h, block) for block in self._blocks(x, space)]
+    return self._window.pairs(self._in_order(x), h, space[1:])
+
+  def _in_order(self, x: Array) -> Array:
+    """Inputs of a convolution, channels last."""
+    return x.transpose(0, *self._lhs[2:], self._lhs[1])
+
+  def _together(self, x: Array, h: Array) -> int:
+    """How many samples ``_total`` takes at once, a divisor of their number."""
+    most = _BLOCK
+    if self._out is not None:
+      places = math.prod(h.shape[1:]) // self.c
+      numbers = places * self.a // self._window.sizes[0]
+      most = min(most, _CACHE // (numbers * x.dtype.itemsize))
+    return max(b for b in range(1, max(most, 1) + 1) if len(x) % b == 0)
 
 
 class Product(Protocol):
@@ -316,36 +336,3 @@ def supports(stage: Product) -> bool:
     and spec.lhs_spec[0] == 0
     and spec.out_spec[0] == 0
   )
-
-
-def _patches(
-  x: Array, window: Shape, space: Shape, equation: dict[str, Any]
-) -> list[Array]:
-  """Patches of ``x``, ``[k, *space, C]``, one array per tap of the first axis.
-
-  Each is ``[positions, other taps * C]``; all in one if that is narrow.
-  """
-  pads = [(0, 0, 0), *((lo, hi, 0) for lo, hi in equation['padding'])]
-  x = jax.lax.pad(x, jnp.zeros((), x.dtype), [*pads, (0, 0, 0)])
-  strides, dilation = equation['window_strides'], equation['rhs_dilation']
-
-  def tap(x: Array, axes: Sequence[int], offset: Sequence[int]) -> Array:
-    """The part of ``x`` under one tap of the given spatial axes."""
-    for axis, o in zip(axes, offset, strict=True):
-      start, stride = o * dilation[axis], strides[axis]
-      stop = start + (space[axis] - 1) * stride + 1
-      x = jax.lax.slice_in_dim(x, start, stop, stride, axis + 1)
-    return x
-
-  others = range(1, len(window))
-  wide = jnp.concatenate(
-    [
-      tap(x, others, offset)
-      for offset in itertools.product(*(range(window[a]) for a in others))
-    ],
-    axis=-1,
-  )
-  parts = [tap(wide, [0], [o]) for o in range(window[0])]
-  if wide.shape[-1] < _NARROW:
-    parts = [jnp.concatenate(parts, axis=-1)]
-  return [part.reshape(-1, part.shape[-1]) for part in parts]

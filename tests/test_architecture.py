@@ -24,6 +24,7 @@ FLOORS = {
   'jaxprs': 1,
   'linalg': 1,
   'losses': 1,
+  'patches': 1,
   'batches': 2,
   'contractions': 2,
   'curvature': 2,
