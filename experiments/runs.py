@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
 import json
 import pathlib
 import shutil
@@ -97,10 +98,17 @@ class RunFolder:
     self.write_text('results.md', f'{page.rstrip()}\n\n{made}')
 
   def log(self, row: Mapping[str, Any]) -> None:
-    """Adds a line to metrics.jsonl."""
+    """Adds a whole line to metrics.jsonl, or leaves those that are there."""
     line = json.dumps(folders.plain(row), allow_nan=False) + '\n'
-    with self.file('metrics.jsonl').open('a', encoding='utf-8') as stream:
-      stream.write(line)
+    left = memoryview(line.encode())
+    with self.file('metrics.jsonl').open('r+b', buffering=0) as stream:
+      end = _end_of_lines(stream)
+      try:
+        while left:  # a disk that fills takes a part before it refuses
+          left = left[stream.write(left) :]
+      except OSError:
+        stream.truncate(end)
+        raise
 
   def log_anew(self, rows: Iterable[Mapping[str, Any]]) -> None:
     """Replaces the lines of metrics.jsonl."""
@@ -110,9 +118,10 @@ class RunFolder:
     self.write_text('metrics.jsonl', ''.join(lines))
 
   def rows(self) -> list[dict[str, Any]]:
-    """Reads metrics.jsonl."""
+    """Reads the whole lines of metrics.jsonl."""
     text = self.file('metrics.jsonl').read_text(encoding='utf-8')
-    return [json.loads(line) for line in text.splitlines()]
+    whole, _, _ = text.rpartition('\n')
+    return [json.loads(line) for line in whole.splitlines()]
 
   def result(self) -> Any:
     """Reads result.json; None if there is none."""
@@ -161,6 +170,18 @@ def remove_unused(folder: RunFolder) -> None:
   with contextlib.suppress(OSError, ValueError):
     if not folder.rows():
       _clear(folder)
+
+
+def _end_of_lines(stream: io.FileIO) -> int:
+  """Where the last whole line ends; what a kill left after it is cut off."""
+  end = stream.seek(0, io.SEEK_END)
+  while end:
+    stream.seek(end - 1)
+    if stream.read(1) == b'\n':
+      break
+    end -= 1
+  stream.truncate(end)
+  return stream.seek(end)
 
 
 def _clear(folder: RunFolder) -> None:

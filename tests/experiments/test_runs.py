@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import resource
 
 import pytest
 
@@ -37,6 +38,37 @@ def test_rows_come_back(tmp_path: pathlib.Path) -> None:
   folder.log({'step': 2, 'loss': float('nan')})
   assert folder.rows() == [{'step': 1, 'loss': 0.5}, {'step': 2, 'loss': None}]
   assert folder.file('metrics.jsonl').read_text().endswith('\n')
+
+
+def test_half_a_line_is_no_row_and_is_cut_off(tmp_path: pathlib.Path) -> None:
+  folder = created(tmp_path)
+  folder.log({'step': 1})
+  path = folder.file('metrics.jsonl')
+  path.write_text(path.read_text() + '{"step": 2, "lo')
+  assert folder.rows() == [{'step': 1}]
+  folder.log({'step': 3})
+  assert folder.rows() == [{'step': 1}, {'step': 3}]
+  path.write_text('{"st')
+  assert folder.rows() == []
+  folder.log({'step': 4})
+  assert path.read_text() == '{"step": 4}\n'
+
+
+def test_a_disk_that_fills_within_a_line_keeps_those_before(
+  tmp_path: pathlib.Path,
+) -> None:
+  folder = created(tmp_path)
+  folder.log({'step': 1})
+  before = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (20, before[1]))
+  try:
+    with pytest.raises(OSError, match='File too large'):
+      folder.log({'step': 2, 'loss': 0.125})
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+  assert folder.file('metrics.jsonl').read_text() == '{"step": 1}\n'
+  folder.log({'step': 2})
+  assert folder.rows() == [{'step': 1}, {'step': 2}]
 
 
 def test_a_write_that_fails_leaves_what_was_there(
