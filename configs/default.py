@@ -116,7 +116,8 @@ def _optimizer() -> ml_collections.ConfigDict:
   # Bound on the squared length of a step in the curvature; None for none.
   optimizer.base.norm_constraint = config_dict.placeholder(float)
   # What controls without a Kronecker rule (scales of norms) take: 'none' (they
-  # are refused), 'sgd', 'rmsprop' or 'adam', at a rate of its own.
+  # are refused), 'sgd', 'rmsprop' or 'adam', at a rate of its own, which no
+  # schedule changes.
   optimizer.base.diagonal = 'adam'
   optimizer.base.diagonal_rate = 0.002  # per step
   optimizer.base.statistics_decay = 0.95  # of running averages, per renewal

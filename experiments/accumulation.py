@@ -70,14 +70,27 @@ def accumulated(
     found, inner = steps.update(
       gradients, state.steps, params, batch=batch, **extra_args
     )
-    return found, AccumulatedState(inner, value.astype(jnp.float32))
+    # The sum starts anew: times zero, as there, what is not finite would stay.
+    begun = inner.mini_step == 0
+    sums = jax.tree.map(
+      lambda g: jnp.where(begun, jnp.zeros_like(g), g), inner.acc_grads
+    )
+    return found, AccumulatedState(
+      inner._replace(acc_grads=sums), value.astype(jnp.float32)
+    )
 
   return optax.GradientTransformationExtraArgs(init, update)
 
 
 def metrics(state: Any) -> dict[str, jax.Array]:
-  """Returns ``gt.metrics``, with the loss of the last batch."""
+  """Returns ``gt.metrics``, with the loss of the last batch.
+
+  ``updated`` says whether the parameters were updated with it, so that the
+  others, but for the loss, are of this batch.
+  """
   found = gt.metrics(state)
+  found['updated'] = jnp.bool(True)
   if isinstance(state, AccumulatedState):
     found['loss'] = state.loss
+    found['updated'] = state.steps.mini_step == 0
   return found

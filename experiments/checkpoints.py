@@ -207,12 +207,20 @@ class Checkpoints:
     return position
 
   def _read(self, step: int, **items: Any) -> Any:
-    """Reads items of a checkpoint; whatever goes wrong, it is damaged."""
+    """Reads items of a checkpoint."""
     try:
       with _quiet():
         return self._manager.restore(step, args=ocp.args.Composite(**items))
     except Exception as error:  # Orbax and its libraries raise all kinds.
-      raise self._damaged(step, type(error).__name__) from None
+      remedy = folders.not_of_the_files(error)
+      if remedy is None:
+        raise self._damaged(step, type(error).__name__) from None
+      raise CheckpointError(
+        self._path / str(step),
+        'to read the checkpoint',
+        f'{type(error).__name__} ({" ".join(str(error).split())[:200]})',
+        f'{remedy}, and the same command goes on',
+      ) from None
 
   def _check(
     self, step: int, record: Mapping[str, Any], start: loop.Position

@@ -262,7 +262,7 @@ def run(
     build: as in ``launch``.
   """
   logging.set_verbosity(logging.WARNING)
-  path = folder_path(name, values)
+  path = processes.from_first(lambda: folder_path(name, values))
   again = command(name, sys.argv[1:], path)
   folder = runs.RunFolder(path, again)
   try:

@@ -148,4 +148,4 @@ def work(config: ml_collections.ConfigDict, folder: runs.RunFolder) -> None:
 
 
 if __name__ == '__main__':
-  cli.launch('compare', work)
+  cli.launch('compare', work, unread=optimizers.COMPARED)

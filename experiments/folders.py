@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import math
@@ -201,6 +202,32 @@ def write(path: pathlib.Path, text: str) -> None:
   part = path.with_suffix('.part')
   part.write_text(text, encoding='utf-8')
   part.replace(path)
+
+
+def not_of_the_files(error: BaseException) -> str | None:
+  """What to do about an error of reading that tells nothing of what is read.
+
+  Args:
+    error: as it was caught; its causes are looked at too.
+
+  Returns:
+    The remedy; None if what was read may be damaged.
+  """
+  whole: BaseException | None = error
+  while whole is not None:
+    match whole:
+      case ImportError():
+        return f'install {whole.name or "what is missing"}'
+      case PermissionError():
+        return 'let it be read'
+      case MemoryError():
+        return 'free memory'
+      case OSError(errno=errno.EMFILE | errno.ENFILE):
+        return 'allow more open files'
+    if 'RESOURCE_EXHAUSTED' in str(whole):
+      return 'free memory of the device'
+    whole = whole.__cause__ or whole.__context__
+  return None
 
 
 def unwritable(path: pathlib.Path, error: OSError) -> conditions.ConfigError:

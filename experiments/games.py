@@ -318,4 +318,9 @@ def _over(
 
 
 if __name__ == '__main__':
-  cli.launch('games', work, resume=True, unread=optimizers.CHOSEN)
+  cli.launch(
+    'games',
+    work,
+    resume=True,
+    unread=(*optimizers.CHOSEN, 'optimizer.base.damping'),
+  )

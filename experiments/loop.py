@@ -204,18 +204,21 @@ class Loop:
 
 
 def _summary(fetched: Sequence[Mapping[str, Any]]) -> Row:
-  """Means over an interval; the extreme where a mean would hide it."""
-  columns = {
-    name: [float(metrics[name]) for metrics in fetched] for name in fetched[0]
-  }
-  batch_loss = statistics.fmean(columns.pop('loss'))
-  row: Row = {'batch_loss': batch_loss}
-  for name, values in columns.items():
+  """Means over an interval; the extreme where a mean would hide it.
+
+  What belongs to an update is of the batches with one; absent without any.
+  """
+  row: Row = {'batch_loss': statistics.fmean(float(m['loss']) for m in fetched)}
+  updates = [metrics for metrics in fetched if metrics.get('updated', True)]
+  for name in fetched[0].keys() - {'loss', 'updated'}:
+    values = [float(metrics[name]) for metrics in updates]
     match name:
+      case 'skipped_steps':  # counted since the start
+        row[name] = float(fetched[-1][name])
+      case _ if not values:
+        continue
       case 'smallest_factor':
         row[name] = min(values)
-      case 'skipped_steps':  # counted since the start
-        row[name] = values[-1]
       case _:
         row[name] = statistics.fmean(values)
   return row

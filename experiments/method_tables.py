@@ -137,7 +137,7 @@ def tuned_caption(config: ml_collections.ConfigDict) -> str:
   if 'muon' in counts:
     words += (
       ' Muon has the momentum that it was published with, takes kernels of '
-      'convolutions as matrices, and leaves vectors to Adam.'
+      'convolutions as matrices, and leaves all that is no matrix to Adam.'
     )
   return (
     f'{words} Shampoo and SOAP are absent: no maintained package that fits '

@@ -139,4 +139,9 @@ def _conclude(
 
 
 if __name__ == '__main__':
-  cli.launch('methods', work, resume=True, unread=optimizers.CHOSEN)
+  cli.launch(
+    'methods',
+    work,
+    resume=True,
+    unread=(*optimizers.CHOSEN, 'optimizer.base.name'),
+  )

@@ -85,7 +85,10 @@ def _kronecker(
 
 
 def _muon(c: ml_collections.ConfigDict) -> optax.GradientTransformation:
-  """Muon, with kernels of convolutions as matrices; Adam for vectors."""
+  """Muon, with kernels of convolutions as matrices; Adam for what is none.
+
+  So for vectors, and for the kernels of attention, of three axes.
+  """
   tx = optax.contrib.muon(
     c.learning_rate,
     weight_decay=c.weight_decay,
@@ -176,11 +179,20 @@ BASES = {
 EXPLICIT = tuple(name for name, kind in BASES.items() if kind.explicit)
 KRONECKER = ('kfac', 'ekfac')
 _OF_FEEDBACK = ('terminal', 'value', 'trust_region')
-# What a study that runs several forms of a base chooses itself.
-CHOSEN = tuple(
-  f'optimizer.{key}'
-  for key in ('name', 'cooperation', 'feedback', *_OF_FEEDBACK)
+# What a study of many trainings does not read: seeds and rates are its own.
+OF_ONE_RUN = ('seed', 'checkpoint_seconds')
+_RATE = 'optimizer.base.learning_rate'
+# What one that runs several forms of a base chooses itself.
+CHOSEN = (
+  *OF_ONE_RUN,
+  _RATE,
+  *(
+    f'optimizer.{key}'
+    for key in ('name', 'cooperation', 'feedback', *_OF_FEEDBACK)
+  ),
 )
+# What one that runs several bases does.
+COMPARED = (*OF_ONE_RUN, _RATE, 'optimizer.name', 'optimizer.base.name')
 
 
 def base_name(config: ml_collections.ConfigDict) -> str:

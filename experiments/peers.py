@@ -213,7 +213,11 @@ def columns(
 ) -> list[report.Column]:
   """The table; a step renews inverses where its number is a multiple."""
   renewing = [[t[every], t[2 * every]] for t in seconds]
-  between = [[t for n, t in enumerate(times) if n % every] for times in seconds]
+  # Before the first period is over, ours renews at steps 1, 2, 4, ... too.
+  between = [
+    [t for n, t in enumerate(times) if n > every and n % every]
+    for times in seconds
+  ]
 
   def cells(values: Sequence[float], form: str) -> list[str]:
     return [report.number(value, form) for value in values]

@@ -76,7 +76,7 @@ def prepare(
     NotPreparedError: if the files do not hold the whole set.
   """
   if catalog.find(name, data_dir) is None:
-    if not (download and verify):
+    if not (download and (verify or manual_dir is None)):
       _check_files(name, manual_dir)
     _build(name, manual_dir, catalog.root(data_dir), verify, download)
   prepared.splits(name, data_dir)
@@ -160,6 +160,12 @@ def _reason(name: str, root: pathlib.Path, error: Exception) -> str:
       f'--manual_dir: expected the published files of {name}, got '
       f'{wrong[1] if wrong else "one"} with another checksum; replace it, '
       f'or use it as it is with --noverify.'
+    )
+  if isinstance(error, ImportError):
+    return (
+      f'--dataset={name}: expected the packages that write it, got '
+      f'{type(error).__name__} ({error}); '
+      f'{folders.not_of_the_files(error)}.'
     )
   if isinstance(error, OSError):  # of the network, too
     return (

@@ -13,7 +13,7 @@ import tempfile
 
 import numpy as np
 
-from experiments import catalog
+from experiments import catalog, folders
 
 _CACHE = 'arrays'  # a folder of .npy files in that of the prepared set
 _CHUNK = 1000  # records at once
@@ -44,6 +44,10 @@ def splits(name: str, data_dir: str | None) -> Arrays:
   try:
     arrays = {split: read(source, split) for split in _SPLITS}
   except Exception as error:  # The libraries that read raise all kinds.
+    if outside := folders.not_of_the_files(error):
+      raise catalog.NotPreparedError(
+        f'to read {source}', f'{type(error).__name__} ({error})', outside
+      ) from error
     remedy = 'it is then made again' if at_hand else _AGAIN
     raise catalog.NotPreparedError(
       f'files that can be read in {source}',

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -36,7 +37,7 @@ def _warmup_cosine(
   return optax.warmup_cosine_decay_schedule(
     init_value=0.0,
     peak_value=rate,
-    warmup_steps=round(section.warmup * updates),
+    warmup_steps=min(round(section.warmup * updates), updates - 1),
     decay_steps=updates,
     end_value=section.final * rate,
   )
@@ -45,9 +46,11 @@ def _warmup_cosine(
 def _piecewise(
   section: ml_collections.ConfigDict, rate: float, updates: int
 ) -> Any:
-  places = [round(share * updates) for share in section.boundaries]
+  places = collections.Counter(
+    round(share * updates) for share in section.boundaries
+  )
   return optax.piecewise_constant_schedule(
-    rate, dict.fromkeys(places, section.factor)
+    rate, {place: section.factor**n for place, n in places.items()}
   )
 
 

@@ -155,6 +155,10 @@ def page(
   caption = (
     'Means over the seeds whose run finished (± sample standard deviation).'
   )
+  if 'compile_seconds' in metrics:
+    caption += (
+      ' Runs of one program share its compilation: the first takes longer.'
+    )
   lines = [
     f'# {title}',
     '',

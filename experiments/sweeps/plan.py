@@ -20,7 +20,7 @@ import ml_collections
 from absl import flags
 
 from configs import default
-from experiments import cli, conditions, folders, validation
+from experiments import cli, command_line, conditions, folders, validation
 from experiments.sweeps import axes, outcomes
 
 _LONGEST = 80  # characters of a folder's name before the digest
@@ -106,7 +106,11 @@ def runs(sweep: ml_collections.ConfigDict) -> list[Run]:
       run = _run(sweep, values, labels, seed)
       if run.name in found:
         raise conditions.ConfigError(
-          'sweep.grid', 'settings that differ', f'{run.name} twice', 'remove it'
+          'sweep',
+          'settings that differ',
+          f'{run.name} twice',
+          'remove one from sweep.grid, or take fewer sweep.draws of whole '
+          'numbers',
         )
       found[run.name] = run
   return list(found.values())
@@ -161,6 +165,7 @@ def _config(keys: axes.Values) -> dict[str, Any]:
         f'config.{key}', 'a key that may be None', 'None', 'change it'
       ) from error
   validation.validate(config)
+  command_line.check_rate(config, keys)
   plain: dict[str, Any] = folders.plain(config.to_dict())
   return plain
 

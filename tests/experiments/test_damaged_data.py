@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import raw_files
 
-from experiments import catalog, data, prepare
+from experiments import catalog, data, prepare, prepared
 
 pytestmark = pytest.mark.filterwarnings('ignore::DeprecationWarning')
 
@@ -81,6 +81,30 @@ def test_truncated_records(folder: pathlib.Path) -> None:
   with pytest.raises(catalog.NotPreparedError, match='prepare it') as caught:
     data.load('mnist', 'unit', str(folder.parent.parent))
   assert_one_line(str(caught.value))
+
+
+@pytest.mark.parametrize(
+  ('error', 'remedy'),
+  [
+    (ModuleNotFoundError('no', name='array_record'), 'install array_record.'),
+    (PermissionError(13, 'denied'), 'let it be read.'),
+    (MemoryError(), 'free memory.'),
+  ],
+)
+def test_what_the_files_cannot_help_is_not_blamed_on_them(
+  folder: pathlib.Path,
+  error: Exception,
+  remedy: str,
+  monkeypatch: pytest.MonkeyPatch,
+) -> None:
+  def load(*arguments: object) -> None:
+    raise ValueError('it cannot be read') from error
+
+  monkeypatch.setattr(prepared, '_load', load)
+  with pytest.raises(catalog.NotPreparedError) as caught:
+    data.load('mnist', 'unit', str(folder.parent.parent))
+  assert str(caught.value).endswith(remedy)
+  assert 'delete' not in str(caught.value)
 
 
 @pytest.mark.parametrize('name', ['mnist', 'cifar10', 'svhn_cropped'])

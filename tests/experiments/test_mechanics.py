@@ -13,7 +13,14 @@ import pytest
 
 import gtddp_jax as gt
 from configs import default
-from experiments import data, loop, models, preprocessing, programs
+from experiments import (
+  accumulation,
+  data,
+  loop,
+  models,
+  preprocessing,
+  programs,
+)
 
 pytestmark = pytest.mark.once
 
@@ -76,6 +83,43 @@ def test_two_batches_make_one_update(dataset: data.Dataset) -> None:
     run.position.params,
     expected,
   )
+
+
+def test_what_an_update_measured_is_not_read_without_one(
+  dataset: data.Dataset,
+) -> None:
+  config = small(name='gt_ddp', accumulate=2)
+  config.log_every, config.eval_every = 1, 4
+  program = programs.build(
+    programs.build_network(config, dataset), config, dataset
+  )
+  rows = [*loop.Loop(program, config, dataset, 0).rows()][1:]
+  assert ['gradient_norm' in row for row in rows] == [False, True] * 2
+  config.log_every = 4
+  *_, together = loop.Loop(program, config, dataset, 0).rows()
+  for name in ('gradient_norm', 'feedback_ratio'):
+    mean = (rows[1][name] + rows[3][name]) / 2
+    assert together[name] == pytest.approx(mean, rel=1e-5)
+  assert together['batch_loss'] == pytest.approx(
+    sum(row['batch_loss'] for row in rows) / 4, rel=1e-5
+  )
+
+
+def test_one_gradient_that_is_not_finite_costs_one_update() -> None:
+  params = {'w': jnp.ones((2, 1))}
+  network = lambda p, x: x @ p['w']  # noqa: E731
+  loss = lambda o, y: ((o - y) ** 2).sum(axis=1)  # noqa: E731
+  x, y = jnp.ones((4, 2)), jnp.zeros((4, 1))
+  graph = gt.trace(network, params, x)
+  tx = accumulation.accumulated(
+    gt.gt_ddp(graph, loss, gt.sgd(0.1), feedback=False), graph, loss, 2
+  )
+  state, moved = tx.init(params), []
+  for inputs in (x * jnp.inf, x, x, x):
+    updates, state = tx.update(None, state, params, batch=(inputs, y))
+    moved.append(bool(updates['w'].any()))
+  assert moved == [False, False, False, True]
+  assert accumulation.metrics(state)['skipped_steps'] == 1
 
 
 def test_feedback_is_added_to_accumulated_gradients(

@@ -216,6 +216,8 @@ def test_the_levels_refuse_what_they_do_not_read(
   ('unread', 'argument'),
   [
     (optimizers.CHOSEN, '--config.optimizer.trust_region=0.1'),
+    (optimizers.CHOSEN, '--config.seed=7'),
+    (optimizers.COMPARED, '--config.optimizer.base.learning_rate=0.5'),
     (command_line.others('benchmark'), '--config.optimizer.base.eps=0.1'),
     (command_line.others('scaling'), '--config.batch_size=8'),
   ],

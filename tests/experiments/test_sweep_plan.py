@@ -95,6 +95,14 @@ BAD = [
   ({'grid': ((RATE, (-0.1,)),)}, f'config.{RATE}: expected a finite number'),
   ({'grid': ((RATE, ('much',)),)}, f'config.{RATE}: expected a value of type'),
   ({'grid': (('epochs', (None,)),)}, 'config.epochs: expected'),
+  (
+    {'grid': (('optimizer.name', ('sgd', 'adam')),)},
+    f'config.{RATE}: expected one for sgd, whose usual is',
+  ),
+  (
+    {'random': (('epochs', 'integer', 1, 2),), 'draws': 9},
+    'sweep: expected settings that differ',
+  ),
   ({'grid': (('lr', (None,)),)}, 'config.lr: expected a key that may be None'),
   ({'grid': (('config', ('none.py',)),)}, '--config: expected a Python file'),
   ({'grid': 'epochs'}, 'get_config() returns a sweep, got TypeError'),
