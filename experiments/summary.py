@@ -74,6 +74,7 @@ def text(
         ('step', '', 'step', '{}'),
         ('epoch', '', 'epoch', '{:.2f}'),
         ('train loss', 'nats', 'train_loss', '{:.4g}'),
+        ('train accuracy', '0 to 1', 'train_accuracy', '{:.4f}'),
         ('test loss', 'nats', 'test_loss', '{:.4g}'),
         ('test accuracy', '0 to 1', 'test_accuracy', '{:.4f}'),
       )
