@@ -13,6 +13,8 @@ from typing import NamedTuple
 BUDGETS = {
   'small': 'CPU cores, in minutes: fewer seeds, rates and epochs',
   'accuracy': 'CPU cores, in minutes: long trainings of one GT-DDP form each',
+  'extended': 'CPU cores, in minutes: the learning rates of every form, and '
+  'cooperation on MNIST',
   'full': 'a GPU, in hours: the settings of the paper, and all data sets',
 }
 DEFAULT = 'small'
@@ -63,6 +65,7 @@ _METHODS = {
   'variance.png': 'Spread over seeds, with and without GT-DDP',
   'targets.png': 'Steps and seconds to the target',
 }
+_GAMES = {'games.png': 'Train loss of the forms over that of EKFAC'}
 _TABLE = (
   'Table 2 and Fig. 6a, 6b, 8, and the time to a target: every base optimizer '
   'and its GT-DDP forms.'
@@ -103,6 +106,21 @@ def _accuracy(name: str, title: str, goal: str, **budgets: Budget) -> Part:
     ),
     budgets,
     {'curves.png': 'Loss and error against epochs'},
+    name,
+  )
+
+
+def _levels(name: str, title: str, minutes: float, *arguments: str) -> Part:
+  """Every form of SGD at every rate."""
+  return Part(
+    f'levels-{name}',
+    f'Learning rates on {title}',
+    'Steps and seconds to a train loss, and the largest stable rate, of SGD '
+    'alone, clipped, and with every value and terminal.',
+    'experiments.levels',
+    arguments,
+    {'extended': Budget(minutes)},
+    {'levels.png': 'Train loss by form and rate, steps and seconds to target'},
     name,
   )
 
@@ -263,7 +281,7 @@ PARTS = (
         ),
         'full': Budget(60),
       },
-      {'games.png': 'Train loss of the forms over that of EKFAC'},
+      _GAMES,
     )
     for activation, title in (('tanh', 'Tanh'), ('relu', 'ReLU'))
   ),
@@ -326,6 +344,37 @@ PARTS = (
       40, ('--config.epochs=10', '--config.model.widths=(32,64)')
     ),
     full=Budget(30, ('--config.epochs=30', '--config.model.widths=(32,64)')),
+  ),
+  _levels(
+    'digits', 'DIGITS', 13, '--config=configs/digits.py:sgd',
+    '--config.epochs=4',
+  ),
+  _levels(
+    'mnist', 'MNIST, fully connected', 14, '--config=configs/mnist.py:sgd',
+    '--config.model.name=mlp', '--config.model.widths=(128,64)',
+    '--config.model.norm=none', '--config.dataset.train_samples=12800',
+    '--config.epochs=2', '--config.log_every=50', '--config.eval_every=200',
+    '--config.levels.target_loss=0.4',
+  ),
+  Part(
+    'games-mnist',
+    'Cooperative blocks with Tanh on MNIST',
+    'Fig. 7b: EKFAC, GT-EKFAC and GT-DDP-EKFAC on the network of cooperative '
+    'blocks, and 4,000 images.',
+    'experiments.games',
+    (
+      '--config=configs/cgb.py:ekfac', '--config.dataset.name=mnist',
+      '--config.dataset.train_samples=4000',
+      '--config.dataset.test_samples=2000', '--config.batch_size=64',
+      '--config.log_every=21', '--config.eval_every=21',
+      '--config.model.widths=(8,16,16)', '--config.model.units=32',
+      '--config.epochs=2', '--config.games.target_loss=0.5',
+      '--config.games.rates=(0.003,0.01,0.03)',
+      '--config.games.dampings=(0.01,0.1)',
+    ),
+    {'extended': Budget(15)},
+    _GAMES,
+    'mnist',
   ),
 )  # fmt: skip
 

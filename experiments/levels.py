@@ -88,19 +88,19 @@ def _conclude(
   folder.write_json('result.json', found)
   columns, losses = outcomes.standings(found), outcomes.final_losses(found)
   caption = outcomes.caption(config)
+  alone = [form.title for form in study.forms if form.terminal is None]
   second = 'Mean train loss (nats) over the last epoch, by learning rate.'
   folder.write_report(
     f'{report.markdown(columns, caption)}\n{report.markdown(losses, second)}',
     config.levels.seeds,
+    outcomes.short(found, alone),
   )
   charts.levels(
     folder.file('levels.png'),
     titles,
     [f'{rate:g}' for rate in rates],
     [[part['final_loss'] for part in s['rates']] for s in found],
-    outcomes.bars(
-      found, target, [f.title for f in study.forms if f.terminal is None]
-    ),
+    outcomes.bars(found, target, alone),
   )
   console = rich.console.Console(width=140)
   console.print(report.table(columns, caption))

@@ -15,6 +15,7 @@ from experiments import charts, paired, report
 Row = dict[str, Any]
 
 _DECAY = 0.9
+_UNITS = 'steps', 'seconds'
 
 
 def smooth(losses: Sequence[float]) -> list[float]:
@@ -113,7 +114,7 @@ def summaries(
     One summary per form, ready for JSON.
   """
   found: list[Row] = []
-  base_steps: paired.Values = []
+  base: Row = {}
   for form in forms:
     own = [row for row in rows if row['form'] == form]
     at_rates = [
@@ -121,8 +122,8 @@ def summaries(
       for rate in rates
     ]
     best = min(at_rates, key=_rank)
-    steps = _steps(own, best['rate'])
-    base_steps = base_steps if found else steps
+    at_best = {unit: _to_target(own, best['rate'], unit) for unit in _UNITS}
+    base = base or at_best
     stable = [part['rate'] for part in at_rates if part['stable']]
     found.append(
       {
@@ -132,9 +133,14 @@ def summaries(
         'seconds_per_step': statistics.median(
           row['seconds_per_step'] for row in own
         ),
-        'steps_ratio': paired.judged_ratio(steps, base_steps, whole=True)
-        if found
-        else None,
+        **{
+          f'{unit}_ratio': paired.judged_ratio(
+            at_best[unit], base[unit], whole=unit == 'steps'
+          )
+          if found
+          else None
+          for unit in _UNITS
+        },
         'step_ratio': step_ratio(rows, form, forms[0]),
         'rates': at_rates,
       }
@@ -142,11 +148,13 @@ def summaries(
   return found
 
 
-def _steps(rows: Sequence[Row], rate: float) -> list[float | None]:
-  """Steps to the target at a rate, by seed; None where it was not reached."""
+def _to_target(
+  rows: Sequence[Row], rate: float, unit: str
+) -> list[float | None]:
+  """What it took at a rate, by seed; None where it was not reached."""
   own = [row for row in rows if row['rate'] == rate]
   own.sort(key=lambda row: row['seed'])
-  return [row['steps_to_target'] for row in own]
+  return [row[f'{unit}_to_target'] for row in own]
 
 
 def _at_rate(rows: Sequence[Row], rate: float, classes: int) -> Row:
@@ -181,8 +189,9 @@ def standings(found: Sequence[Row]) -> list[report.Column]:
     ('best rate', ''),
     ('reached', 'runs'),
     ('to target', 'steps'),
-    ('to target', 's'),
     ('steps', '× base'),
+    ('to target', 's'),
+    ('seconds', '× base'),
     ('test accuracy', '%'),
     ('stable to', 'rate'),
     ('step', 'ms'),
@@ -204,8 +213,9 @@ def _cells(summary: Row) -> list[str]:
     report.number(best['rate'] if known else None, 'g'),
     f'{best["reached"]}/{best["runs"]}',
     report.spread(best['steps_to_target'], '.0f'),
-    report.spread(best['seconds_to_target'], '.2f'),
     paired.ratio_text(summary['steps_ratio']),
+    report.spread(best['seconds_to_target'], '.2f'),
+    paired.ratio_text(summary['seconds_ratio']),
     report.spread(accuracies, '.2f'),
     report.number(summary['largest_stable_rate'], 'g'),
     report.number(1e3 * summary['seconds_per_step'], '.2f'),
@@ -222,9 +232,9 @@ def caption(config: ml_collections.ConfigDict) -> str:
     f'{config.levels.target_loss:g} nats, as an exponential average of batch '
     f'losses (0.9). The best rate is that at which most seeds, then in the '
     f'fewest steps, reach it; steps and seconds are means over the seeds that '
-    f'did, accuracies over all, ± sample standard deviation; the ratio of '
-    f'steps to those of the base is a geometric mean of pairs by seed with a '
-    f'95 % interval, where all did. Seconds: steps times the median time of a '
+    f'did, accuracies over all, ± sample standard deviation; ratios to the '
+    f'base are geometric means of pairs by seed with 95 % intervals, where all '
+    f'did. Seconds: steps times the median time of a '
     f'step in the same run, without compilation and '
     f'evaluation. Stable: all seeds end with an epoch below half of chance. '
     f'Diverged: where a seed stopped, how many stopped or ended above their '
@@ -244,6 +254,66 @@ def final_losses(found: Sequence[Row]) -> list[report.Column]:
     ]
     columns.append(report.Column(f'{parts[0]["rate"]:g}', '', cells))
   return columns
+
+
+def short(found: Sequence[Row], alone: Sequence[str]) -> list[str]:
+  """Returns what came out, in a few sentences.
+
+  Args:
+    found: of ``summaries``.
+    alone: titles of the forms without feedback; the first is the base.
+  """
+  ours = [s for s in found if s['form'] not in alone]
+  lines = [
+    f'The {len(ours)} forms with feedback against the {alone[0]}, each at the '
+    f'best of {len(found[0]["rates"])} rates, chosen on the seeds that they '
+    f'are compared on; '
+    + '; '.join(
+      f'{unit} to the target: '
+      f'{paired.counts([_verdict(s[f"{unit}_ratio"]) for s in ours])}'
+      for unit in _UNITS
+    )
+    + '.'
+  ]
+  for unit in _UNITS:
+    known = [s for s in ours if s[f'{unit}_ratio']]
+    if known:
+      least = min(known, key=lambda s, unit=unit: s[f'{unit}_ratio']['ratio'])
+      lines.append(_least(least, unit))
+  return [*lines, _stable(found)]
+
+
+def _stable(found: Sequence[Row]) -> str:
+  """How far the forms are stable, the furthest first."""
+  forms: dict[float, list[str]] = {}
+  for summary in found:
+    if summary['largest_stable_rate'] is not None:
+      own = forms.setdefault(summary['largest_stable_rate'], [])
+      own.append(f'*{summary["form"]}*')
+  if not forms:
+    return 'No rate lets all seeds end below half of chance.'
+  parts = '; '.join(
+    f'{rate:g} of {" and ".join(forms[rate])}'
+    for rate in sorted(forms, reverse=True)
+  )
+  return (
+    f'The largest rate at which all seeds end below half of chance: {parts}.'
+  )
+
+
+def _verdict(found: Row | None) -> str:
+  return found['verdict'] if found else paired.NONE
+
+
+def _least(summary: Row, unit: str) -> str:
+  """Of the form that takes the least of the base's steps or seconds."""
+  found = summary[f'{unit}_ratio']
+  return (
+    f'The fewest {unit}: *{summary["form"]}* at rate '
+    f'{summary["best"]["rate"]:g}, × {paired.ratio_text(found)} '
+    f'({found["verdict"]}), with a step of {summary["step_ratio"]:.2f} × that '
+    f'of the base.'
+  )
 
 
 def bars(

@@ -278,7 +278,7 @@ def test_refusals(
   for arguments, line in (
     (
       ('--budget=tiny',),
-      "--budget: expected one of small, accuracy, full, got 'tiny'",
+      "--budget: expected one of small, accuracy, extended, full, got 'tiny'",
     ),
     (('--only=blocks,b',), '--only: expected some of methods-digits, vari'),
     (('--only=methods-cifar10',), "got 'methods-cifar10'; correct"),

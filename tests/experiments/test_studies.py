@@ -136,7 +136,7 @@ def test_the_largest_stable_rate_is_stable_for_every_seed() -> None:
   assert found['best']['rate'] == 0.1
   assert found['best']['steps_to_target'] == [40, 60]
   assert outcomes.standings([found])[3].cells == ('50 ± 14',)
-  assert outcomes.standings([found])[5].cells == ('-',)
+  assert outcomes.standings([found])[4].cells == ('-',)
 
 
 def test_steps_to_the_target_are_compared_by_seed() -> None:
@@ -168,6 +168,27 @@ def test_steps_to_the_target_are_compared_by_seed() -> None:
   assert found[1]['steps_ratio']['ratio'] == pytest.approx(0.504, abs=1e-3)
   bars = outcomes.bars(found, 0.1, ['base', 'close'])
   assert [list(part.bases) for part in bars] == [[0, 2], [0, 2]]
+  table = {(c.head, c.unit): c.cells for c in outcomes.standings(found)}
+  assert table['seconds', '× base'][1] == table['steps', '× base'][1]
+  said = outcomes.short(found, ['base'])
+  assert said == [
+    'The 2 forms with feedback against the base, each at the best of 1 rates, '
+    'chosen on the seeds that they are compared on; steps to the target: '
+    '1 better, 0 worse, 1 not told apart; seconds to the target: '
+    '1 better, 0 worse, 1 not told apart.',
+    'The fewest steps: *half* at rate 0.1, × 0.50 [0.49, 0.52] (better), with '
+    'a step of 1.00 × that of the base.',
+    'The fewest seconds: *half* at rate 0.1, × 0.50 [0.49, 0.52] (better), '
+    'with a step of 1.00 × that of the base.',
+    'The largest rate at which all seeds end below half of chance: 0.1 of '
+    '*base* and *half* and *close*.',
+  ]
+  lost = {'steps_to_target': None, 'seconds_to_target': None, 'final_loss': 9.0}
+  never = [row | lost for row in rows]
+  found = outcomes.summaries(never, ['base', 'half', 'close'], [0.1], 10)
+  assert outcomes.short(found, ['base'])[1:] == [
+    'No rate lets all seeds end below half of chance.'
+  ]
 
 
 def test_a_clipped_base_takes_no_longer_step_than_its_norm() -> None:
