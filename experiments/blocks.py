@@ -386,4 +386,6 @@ def _norm(tree: Any) -> jax.Array:
 
 
 if __name__ == '__main__':
-  cli.launch('blocks', work, resume=True, unread=optimizers.OF_ONE_RUN)
+  cli.launch(
+    'blocks', work, resume=True, unread=(*optimizers.OF_ONE_RUN, 'model.norm')
+  )

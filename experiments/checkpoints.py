@@ -50,8 +50,7 @@ class CheckpointError(ValueError):
       got: what is there.
       remedy: what to do.
     """
-    self.what = f'{path}: expected {expected}, got {got}'
-    super().__init__(f'{self.what}; {remedy}.')
+    super().__init__(f'{path}: expected {expected}, got {got}; {remedy}.')
 
 
 class Checkpoints:
@@ -218,7 +217,7 @@ class Checkpoints:
       raise CheckpointError(
         self._path / str(step),
         'to read the checkpoint',
-        f'{type(error).__name__} ({" ".join(str(error).split())[:200]})',
+        folders.one_line(error),
         f'{remedy}, and the same command goes on',
       ) from None
 

@@ -222,7 +222,7 @@ def parse(
       command_line.check_rate(values.config, given)
     if resume:
       processes.join(values)
-    devices.check(values.config, training=resume)
+    devices.check(values.config, training=training)
     catalog.check(values.config.dataset.name, values.config.dataset.data_dir)
     if not values.dry_run:  # which starts nothing
       processes.from_first(

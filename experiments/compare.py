@@ -70,7 +70,9 @@ def compare(
       standings.Track(
         contender,
         seed,
-        loop.Loop(contender.program, config, dataset, seed).rows(),
+        loop.Loop(
+          contender.program, config, dataset, seed, advice=contender.advice
+        ).rows(),
       )
       for contender in contenders
       for seed in config.compare.seeds
@@ -110,7 +112,10 @@ def _contenders(
       program = programs.build(network, own, dataset)
       title = optimizers.title(own.optimizer)
       cli.say(f'compiled {title} in {program.compile_seconds:.1f} s')
-      yield standings.Contender(title, optimizers.BASES[base].title, program)
+      alone = optimizers.BASES[base].title
+      key = f'compare.learning_rate.{base}'
+      advice = optimizers.advice(own.optimizer, key)
+      yield standings.Contender(title, alone, program, advice)
 
 
 def _advance_all(

@@ -204,6 +204,17 @@ def write(path: pathlib.Path, text: str) -> None:
   part.replace(path)
 
 
+def cause(error: BaseException) -> BaseException | None:
+  """Returns what an error was raised from, or while what was handled."""
+  hidden = error.__suppress_context__
+  return error.__cause__ or (None if hidden else error.__context__)
+
+
+def one_line(error: BaseException) -> str:
+  """Returns the name of an error, and what it says, cut after 200 letters."""
+  return f'{type(error).__name__} ({" ".join(str(error).split())[:200]})'
+
+
 def not_of_the_files(error: BaseException) -> str | None:
   """What to do about an error of reading that tells nothing of what is read.
 
@@ -221,12 +232,12 @@ def not_of_the_files(error: BaseException) -> str | None:
       case PermissionError():
         return 'let it be read'
       case MemoryError():
-        return 'free memory'
+        return 'free memory, or, if there is enough, delete it'
       case OSError(errno=errno.EMFILE | errno.ENFILE):
         return 'allow more open files'
     if 'RESOURCE_EXHAUSTED' in str(whole):
       return 'free memory of the device'
-    whole = whole.__cause__ or whole.__context__
+    whole = cause(whole)
   return None
 
 

@@ -124,7 +124,7 @@ def summaries(rows: Sequence[Row], titles: Sequence[str]) -> list[Row]:
   """
   best = {title: _best(rows, title) for title in titles}
   base = titles[0]
-  reference = _at(rows, base, best[base])
+  reference = outcomes.at(rows, base, *best[base])
 
   def gain(own: Sequence[Row], key: str) -> Row | None:
     if own[0]['form'] == base:
@@ -135,7 +135,8 @@ def summaries(rows: Sequence[Row], titles: Sequence[str]) -> list[Row]:
   found = []
   for title in titles:
     own, equal = (
-      _at(rows, title, setting) for setting in (best[title], best[base])
+      outcomes.at(rows, title, *setting)
+      for setting in (best[title], best[base])
     )
     found.append(
       {
@@ -154,20 +155,12 @@ def summaries(rows: Sequence[Row], titles: Sequence[str]) -> list[Row]:
   return found
 
 
-def _at(rows: Sequence[Row], title: str, setting: Setting) -> list[Row]:
-  """The runs of a form at a setting, by seed."""
-  own = [
-    row
-    for row in rows
-    if row['form'] == title and (row['rate'], row['damping']) == setting
-  ]
-  return sorted(own, key=lambda row: row['seed'])
-
-
 def _best(rows: Sequence[Row], title: str) -> Setting:
   """The setting with the least mean loss over all seeds."""
   settings = sorted({(row['rate'], row['damping']) for row in rows})
-  return min(settings, key=lambda s: outcomes.mean_loss(_at(rows, title, s)))
+  return min(
+    settings, key=lambda s: outcomes.mean_loss(outcomes.at(rows, title, *s))
+  )
 
 
 def _standings(found: Sequence[Row]) -> list[report.Column]:
@@ -224,7 +217,7 @@ def _differences(
 
 
 def _verdicts(found: Sequence[Row], key: str) -> list[str]:
-  return [s[key]['verdict'] if s[key] else paired.NONE for s in found]
+  return [paired.verdict_of(s[key]) for s in found]
 
 
 def _short(found: Sequence[Row]) -> list[str]:
@@ -279,7 +272,9 @@ def _grid(rows: Sequence[Row], found: Sequence[Row]) -> list[report.Column]:
   titles = [s['form'] for s in found]
   columns = [report.Column('form', '', titles)]
   for setting in settings:
-    means = [outcomes.mean_loss(_at(rows, title, setting)) for title in titles]
+    means = [
+      outcomes.mean_loss(outcomes.at(rows, title, *setting)) for title in titles
+    ]
     cells = [report.number(mean, '.3g') for mean in means]
     columns.append(report.Column(f'{setting[0]:g} / {setting[1]:g}', '', cells))
   return columns

@@ -88,6 +88,7 @@ class Loop:
     seed: int,
     position: Position | None = None,
     stop: interrupts.Deferred | None = None,
+    advice: str | None = None,
   ):
     """Prepares the run.
 
@@ -98,13 +99,14 @@ class Loop:
       seed: of the initial parameters, the order and the augmentation.
       position: where to go on; None for the start.
       stop: who says when to stop; None if nobody.
+      advice: which keys to change where it diverges; None for those of config.
     """
     self.position = position or Position(*program.init(seed))
     self._program, self._dataset, self._seed = program, dataset, seed
     self._batch_size = config.batch_size
     self._log_every, self._eval_every = config.log_every, config.eval_every
     self._accumulate = config.optimizer.accumulate
-    self._advice = optimizers.advice(config.optimizer)
+    self._advice = advice or optimizers.advice(config.optimizer)
     self._stop = stop
     self._problem: NonFiniteError | None = None
 
@@ -210,7 +212,9 @@ def _summary(fetched: Sequence[Mapping[str, Any]]) -> Row:
   """
   row: Row = {'batch_loss': statistics.fmean(float(m['loss']) for m in fetched)}
   updates = [metrics for metrics in fetched if metrics.get('updated', True)]
-  for name in fetched[0].keys() - {'loss', 'updated'}:
+  for name in fetched[0]:
+    if name in ('loss', 'updated'):
+      continue
     values = [float(metrics[name]) for metrics in updates]
     match name:
       case 'skipped_steps':  # counted since the start

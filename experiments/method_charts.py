@@ -10,7 +10,7 @@ import matplotlib
 import numpy as np
 from matplotlib import axes, figure, ticker
 
-from experiments import charts, paired, rankings, report
+from experiments import charts, outcomes, paired, report
 
 Row = dict[str, Any]
 
@@ -30,7 +30,7 @@ def curves(
   """
 
   def points(title: str, rate: float) -> list[list[float]]:
-    return [row['smoothed_losses'] for row in rankings.at(rows, title, rate)]
+    return [row['smoothed_losses'] for row in outcomes.at(rows, title, rate)]
 
   groups = _groups(found)
   alone = [s for s in found if s['method'] == s['base']]

@@ -101,7 +101,7 @@ def short(found: Sequence[Row], against: Sequence[Row]) -> list[str]:
   ours = [s for s in found if s['method'] != s['base']]
 
   def counts(key: str) -> str:
-    return paired.counts([method_tables.verdict(s['equal'][key]) for s in ours])
+    return paired.counts([paired.verdict_of(s['equal'][key]) for s in ours])
 
   rivals = {part['criterion']: _rival(part)[2:] for part in against}
   absent = 'no comparison, as no method of one kind got there on every seed.'
@@ -120,7 +120,7 @@ def short(found: Sequence[Row], against: Sequence[Row]) -> list[str]:
 
 def _spreads(ours: Sequence[Row]) -> list[str]:
   """The verdicts on deviations over the seeds."""
-  return [method_tables.verdict(p) for s in ours for p in s['deviations']]
+  return [paired.verdict_of(p) for s in ours for p in s['deviations']]
 
 
 def _named(found: Sequence[Row]) -> str:
@@ -150,8 +150,7 @@ def _losses(found: Sequence[Row], against: Sequence[Row]) -> list[str]:
   """The verdicts in words; the first table counts them."""
   ours = [s for s in found if s['method'] != s['base']]
   asked: list[tuple[str, list[str]]] = [
-    (c.title, [method_tables.verdict(c.of(s)) for s in ours])
-    for c in _COMPARISONS
+    (c.title, [paired.verdict_of(c.of(s)) for s in ours]) for c in _COMPARISONS
   ]
   asked.append(('standard deviation, every rate', _spreads(ours)))
   columns = [report.Column('against the base', '', [name for name, _ in asked])]

@@ -84,24 +84,19 @@ def standings(found: Sequence[Row], part: str) -> list[report.Column]:
     report.Column(
       'difference', 'nats', [paired.text(g, 1, '.2g') for g in losses]
     ),
-    report.Column('verdict', '', [verdict(g) for g in losses]),
+    report.Column('verdict', '', [paired.verdict_of(g) for g in losses]),
     report.Column(
       'accuracy', '%', [report.accuracies(row['accuracies']) for row in rows]
     ),
     report.Column(
       'difference', 'points', [paired.text(g, 100, '.2f') for g in accuracies]
     ),
-    report.Column('verdict', '', [verdict(g) for g in accuracies]),
+    report.Column('verdict', '', [paired.verdict_of(g) for g in accuracies]),
   ]
 
 
 def _names(found: Sequence[Row]) -> report.Column:
   return report.Column('method', '', [s['method'] for s in found])
-
-
-def verdict(part: Row | None) -> str:
-  """Returns what an interval says."""
-  return paired.NONE if part is None else part.get('verdict', paired.NONE)
 
 
 def equal_caption(config: ml_collections.ConfigDict) -> str:
@@ -185,14 +180,18 @@ def benchmark(found: Sequence[Row]) -> list[report.Column]:
     report.Column(
       'steps', '× base', [paired.ratio_text(r['steps_ratio']) for r in rows]
     ),
-    report.Column('verdict', '', [verdict(r['steps_ratio']) for r in rows]),
+    report.Column(
+      'verdict', '', [paired.verdict_of(r['steps_ratio']) for r in rows]
+    ),
     report.Column(
       'median', 's', [report.number(r['median_seconds'], '.3g') for r in rows]
     ),
     report.Column(
       'time', '× base', [paired.ratio_text(r['seconds_ratio']) for r in rows]
     ),
-    report.Column('verdict', '', [verdict(r['seconds_ratio']) for r in rows]),
+    report.Column(
+      'verdict', '', [paired.verdict_of(r['seconds_ratio']) for r in rows]
+    ),
     report.Column('step', '× base', [f'{s["step_ratio"]:.2f}' for s in found]),
     report.Column(
       'compilation', 's', [f'{s["compile_seconds"]:.1f}' for s in found]
@@ -259,5 +258,5 @@ def deviations(found: Sequence[Row]) -> list[report.Column]:
         for _, part in rows
       ],
     ),
-    report.Column('verdict', '', [verdict(part) for _, part in rows]),
+    report.Column('verdict', '', [paired.verdict_of(part) for _, part in rows]),
   ]

@@ -181,18 +181,18 @@ KRONECKER = ('kfac', 'ekfac')
 _OF_FEEDBACK = ('terminal', 'value', 'trust_region')
 # What a study of many trainings does not read: seeds and rates are its own.
 OF_ONE_RUN = ('seed', 'checkpoint_seconds')
-_RATE = 'optimizer.base.learning_rate'
+RATE = 'optimizer.base.learning_rate'
 # What one that runs several forms of a base chooses itself.
 CHOSEN = (
   *OF_ONE_RUN,
-  _RATE,
+  RATE,
   *(
     f'optimizer.{key}'
     for key in ('name', 'cooperation', 'feedback', *_OF_FEEDBACK)
   ),
 )
 # What one that runs several bases does.
-COMPARED = (*OF_ONE_RUN, _RATE, 'optimizer.name', 'optimizer.base.name')
+COMPARED = (*OF_ONE_RUN, RATE, 'optimizer.name', 'optimizer.base.name')
 
 
 def base_name(config: ml_collections.ConfigDict) -> str:
@@ -252,10 +252,15 @@ def unread(config: ml_collections.ConfigDict) -> tuple[str, ...]:
   return () if config.feedback else _OF_FEEDBACK
 
 
-def advice(config: ml_collections.ConfigDict) -> str:
-  """Returns which keys to change where an ``optimizer`` section diverges."""
+def advice(config: ml_collections.ConfigDict, rate: str = RATE) -> str:
+  """Returns which keys to change where an ``optimizer`` section diverges.
+
+  Args:
+    config: the section.
+    rate: the key of its learning rate.
+  """
   path, base = 'config.optimizer', config.base
-  found = [f'lower {path}.base.learning_rate']
+  found = [f'lower config.{rate}']
   feedback = config.name == 'gt_ddp' and config.feedback
   if feedback:
     found.append(f'{"lower" if config.trust_region else "set"} {path}.'

@@ -114,15 +114,12 @@ def summaries(
     One summary per form, ready for JSON.
   """
   found: list[Row] = []
-  base: Row = {}
+  base: list[Row] = []
   for form in forms:
     own = [row for row in rows if row['form'] == form]
-    at_rates = [
-      _at_rate([row for row in own if row['rate'] == rate], rate, classes)
-      for rate in rates
-    ]
+    at_rates = [_at_rate(at(own, form, rate), rate, classes) for rate in rates]
     best = min(at_rates, key=_rank)
-    at_best = {unit: _to_target(own, best['rate'], unit) for unit in _UNITS}
+    at_best = at(own, form, best['rate'])
     base = base or at_best
     stable = [part['rate'] for part in at_rates if part['stable']]
     found.append(
@@ -135,7 +132,10 @@ def summaries(
         ),
         **{
           f'{unit}_ratio': paired.judged_ratio(
-            at_best[unit], base[unit], whole=unit == 'steps'
+            *(
+              [r[f'{unit}_to_target'] for r in part] for part in (at_best, base)
+            ),
+            whole=unit == 'steps',
           )
           if found
           else None
@@ -148,13 +148,13 @@ def summaries(
   return found
 
 
-def _to_target(
-  rows: Sequence[Row], rate: float, unit: str
-) -> list[float | None]:
-  """What it took at a rate, by seed; None where it was not reached."""
-  own = [row for row in rows if row['rate'] == rate]
-  own.sort(key=lambda row: row['seed'])
-  return [row[f'{unit}_to_target'] for row in own]
+def at(
+  rows: Sequence[Row], form: str, rate: float, damping: float | None = None
+) -> list[Row]:
+  """Returns the runs of a form at a setting, by seed."""
+  setting = form, rate, damping
+  own = [r for r in rows if (r['form'], r['rate'], r.get('damping')) == setting]
+  return sorted(own, key=lambda row: row['seed'])
 
 
 def _at_rate(rows: Sequence[Row], rate: float, classes: int) -> Row:
@@ -228,17 +228,17 @@ def caption(config: ml_collections.ConfigDict) -> str:
   return (
     f'{config.dataset.name}, {config.optimizer.base.name}, {config.epochs} '
     f'epochs, batch {config.batch_size}, {len(config.levels.seeds)} seeds; the '
-    f'number after a form is its trust region. Target: a train loss of '
+    f'number after a form is its trust region, or the norm of the gradient '
+    f'that the base is clipped at. Target: a train loss of '
     f'{config.levels.target_loss:g} nats, as an exponential average of batch '
     f'losses (0.9). The best rate is that at which most seeds, then in the '
     f'fewest steps, reach it; steps and seconds are means over the seeds that '
     f'did, accuracies over all, ± sample standard deviation; ratios to the '
-    f'base are geometric means of pairs by seed with 95 % intervals, where all '
-    f'did. Seconds: steps times the median time of a '
-    f'step in the same run, without compilation and '
-    f'evaluation. Stable: all seeds end with an epoch below half of chance. '
-    f'Diverged: where a seed stopped, how many stopped or ended above their '
-    f'first loss.'
+    f'base are geometric means of pairs by seed with 95 % intervals, each at '
+    f'its own best rate, where all did. Seconds: steps times the median time '
+    f'of a step in the same run, without compilation and evaluation. Stable: '
+    f'all seeds end with an epoch below half of chance. Diverged: where a '
+    f'seed stopped, how many stopped or ended above their first loss.'
   )
 
 
@@ -264,23 +264,33 @@ def short(found: Sequence[Row], alone: Sequence[str]) -> list[str]:
     alone: titles of the forms without feedback; the first is the base.
   """
   ours = [s for s in found if s['form'] not in alone]
-  lines = [
+  counts = '; '.join(
+    f'{unit} to the target: '
+    f'{paired.counts([paired.verdict_of(s[f"{unit}_ratio"]) for s in ours])}'
+    for unit in _UNITS
+  )
+  return [
     f'The {len(ours)} forms with feedback against the {alone[0]}, each at the '
     f'best of {len(found[0]["rates"])} rates, chosen on the seeds that they '
-    f'are compared on; '
-    + '; '.join(
-      f'{unit} to the target: '
-      f'{paired.counts([_verdict(s[f"{unit}_ratio"]) for s in ours])}'
-      for unit in _UNITS
-    )
-    + '.'
+    f'are compared on; {counts}.',
+    *(line for unit in _UNITS for line in _fewest(ours, unit)),
+    _stable(found),
   ]
-  for unit in _UNITS:
-    known = [s for s in ours if s[f'{unit}_ratio']]
-    if known:
-      least = min(known, key=lambda s, unit=unit: s[f'{unit}_ratio']['ratio'])
-      lines.append(_least(least, unit))
-  return [*lines, _stable(found)]
+
+
+def _fewest(ours: Sequence[Row], unit: str) -> list[str]:
+  """The form that takes the least of the base's steps or seconds, if any."""
+  ratios = {n: s[f'{unit}_ratio'] for n, s in enumerate(ours)}
+  known = [n for n, found in ratios.items() if found]
+  if not known:
+    return []
+  least = min(known, key=lambda n: ratios[n]['ratio'])
+  form, found = ours[least], ratios[least]
+  return [
+    f'The fewest {unit}: *{form["form"]}* at rate {form["best"]["rate"]:g}, '
+    f'× {paired.ratio_text(found)} ({found["verdict"]}), with a step of '
+    f'{form["step_ratio"]:.2f} × that of the base.'
+  ]
 
 
 def _stable(found: Sequence[Row]) -> str:
@@ -298,21 +308,6 @@ def _stable(found: Sequence[Row]) -> str:
   )
   return (
     f'The largest rate at which all seeds end below half of chance: {parts}.'
-  )
-
-
-def _verdict(found: Row | None) -> str:
-  return found['verdict'] if found else paired.NONE
-
-
-def _least(summary: Row, unit: str) -> str:
-  """Of the form that takes the least of the base's steps or seconds."""
-  found = summary[f'{unit}_ratio']
-  return (
-    f'The fewest {unit}: *{summary["form"]}* at rate '
-    f'{summary["best"]["rate"]:g}, × {paired.ratio_text(found)} '
-    f'({found["verdict"]}), with a step of {summary["step_ratio"]:.2f} × that '
-    f'of the base.'
   )
 
 

@@ -201,7 +201,7 @@ def ratio_text(found: Mapping[str, Any] | None) -> str:
     return '-'
   digits = 2
   # An interval that leaves out 1 shows that it does.
-  while digits < 6 and found['verdict'] != OPEN:
+  while digits < 6 and found['verdict'] in (BETTER, WORSE):
     if 1 not in (round(found['low'], digits), round(found['high'], digits)):
       break
     digits += 1
@@ -209,6 +209,11 @@ def ratio_text(found: Mapping[str, Any] | None) -> str:
     f'{found[key]:.{digits}f}' for key in ('ratio', 'low', 'high')
   )
   return f'{middle} [{low}, {high}]'
+
+
+def verdict_of(found: Mapping[str, Any] | None) -> str:
+  """Returns that of ``judged`` or ``judged_ratio``; ``NONE`` for none."""
+  return NONE if found is None else found.get('verdict', NONE)
 
 
 def counts(words: Sequence[str]) -> str:

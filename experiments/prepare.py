@@ -77,13 +77,13 @@ def prepare(
   """
   if catalog.find(name, data_dir) is None:
     if not (download and (verify or manual_dir is None)):
-      _check_files(name, manual_dir)
+      _check_files(name, manual_dir, verify)
     _build(name, manual_dir, catalog.root(data_dir), verify, download)
   prepared.splits(name, data_dir)
   return catalog.folder(name, data_dir)
 
 
-def _check_files(name: str, manual_dir: str | None) -> None:
+def _check_files(name: str, manual_dir: str | None, verify: bool) -> None:
   """All published files are there."""
   if manual_dir is None:
     missing = [*catalog.SPECS[name].files]
@@ -97,9 +97,10 @@ def _check_files(name: str, manual_dir: str | None) -> None:
     if not folder.is_dir():
       got = f'{manual_dir}, which is no folder'
   if missing:
+    fetch = '' if verify else 'leave out --noverify and '
     raise PrepareError(
       f'--manual_dir: expected a folder with {catalog.files(name)}, got {got}; '
-      f'put the published files {where}, or let --download fetch them.'
+      f'put the published files {where}, or {fetch}let --download fetch them.'
     )
 
 
@@ -148,7 +149,7 @@ def _reason(name: str, root: pathlib.Path, error: Exception) -> str:
 
   whole: BaseException | None = error
   while whole and not isinstance(whole, builders.RawFileError):
-    whole = whole.__cause__ or whole.__context__
+    whole = folders.cause(whole)
   if whole is not None:
     return (
       f'--manual_dir: expected whole files of {name}, got one that cannot be '
@@ -164,8 +165,7 @@ def _reason(name: str, root: pathlib.Path, error: Exception) -> str:
   if isinstance(error, ImportError):
     return (
       f'--dataset={name}: expected the packages that write it, got '
-      f'{type(error).__name__} ({error}); '
-      f'{folders.not_of_the_files(error)}.'
+      f'{folders.one_line(error)}; {folders.not_of_the_files(error)}.'
     )
   if isinstance(error, OSError):  # of the network, too
     return (

@@ -46,7 +46,7 @@ def splits(name: str, data_dir: str | None) -> Arrays:
   except Exception as error:  # The libraries that read raise all kinds.
     if outside := folders.not_of_the_files(error):
       raise catalog.NotPreparedError(
-        f'to read {source}', f'{type(error).__name__} ({error})', outside
+        f'to read {source}', folders.one_line(error), outside
       ) from error
     remedy = 'it is then made again' if at_hand else _AGAIN
     raise catalog.NotPreparedError(

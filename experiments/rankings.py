@@ -44,8 +44,8 @@ def summaries(
   best = {title: best_rate(rows, title) for title in bases}
   found = []
   for title, base in bases.items():
-    reference = at(rows, base, best[base])
-    own = at(rows, title, best[title])
+    reference = outcomes.at(rows, base, best[base])
+    own = outcomes.at(rows, title, best[title])
     alone = title == base
     found.append(
       {
@@ -55,7 +55,9 @@ def summaries(
         'base_rate': best[base],
         'at_edge': _at_edge(rows, title, best[title]),
         'rates': _rates(rows, title),
-        'equal': _standing(at(rows, title, best[base]), reference, alone),
+        'equal': _standing(
+          outcomes.at(rows, title, best[base]), reference, alone
+        ),
         'tuned': _standing(own, reference, alone),
         'targets': _targets(own, reference, alone),
         'step_ratio': outcomes.step_ratio(rows, title, base),
@@ -68,12 +70,6 @@ def summaries(
   return found
 
 
-def at(rows: Sequence[Row], title: str, rate: float) -> list[Row]:
-  """Returns the runs of a method at a rate, by seed."""
-  own = [r for r in rows if (r['form'], r['rate']) == (title, rate)]
-  return sorted(own, key=lambda row: row['seed'])
-
-
 def rates(rows: Sequence[Row], title: str) -> list[float]:
   """Returns the rates that a method was tried at."""
   return sorted({row['rate'] for row in rows if row['form'] == title})
@@ -82,7 +78,8 @@ def rates(rows: Sequence[Row], title: str) -> list[float]:
 def best_rate(rows: Sequence[Row], title: str) -> float:
   """Returns the rate with the least mean train loss over all seeds."""
   return min(
-    rates(rows, title), key=lambda r: outcomes.mean_loss(at(rows, title, r))
+    rates(rows, title),
+    key=lambda r: outcomes.mean_loss(outcomes.at(rows, title, r)),
   )
 
 
@@ -148,7 +145,7 @@ def _rates(rows: Sequence[Row], title: str) -> list[Row]:
   """Mean loss by rate; None where a run diverged."""
   found = []
   for rate in rates(rows, title):
-    own = at(rows, title, rate)
+    own = outcomes.at(rows, title, rate)
     mean = outcomes.mean_loss(own)
     found.append(
       {
@@ -218,7 +215,7 @@ def _deviations(
   """
   made = []
   for rate in rates(rows, title):
-    runs = [at(rows, t, rate) for t in (title, base)]
+    runs = [outcomes.at(rows, t, rate) for t in (title, base)]
     losses = [paired.of_runs(own, 'final_loss') for own in runs]
     ours, theirs = (_deviation(values) for values in losses)
     learned, base_learned = (_learned(own, classes) for own in runs)

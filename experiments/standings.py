@@ -18,11 +18,19 @@ Summary = dict[str, Any]
 
 
 class Contender(NamedTuple):
-  """One optimizer: its name, its base's name, and its program."""
+  """One optimizer.
+
+  Attributes:
+    title: its name.
+    base: that of its base.
+    program: what trains with it.
+    advice: which keys to change where it diverges.
+  """
 
   title: str
   base: str
   program: programs.Program
+  advice: str
 
 
 @dataclasses.dataclass(eq=False)
@@ -61,7 +69,7 @@ def summaries(tracks: Sequence[Track], target: float) -> list[Summary]:
   """
   found: dict[str, Summary] = {}
   for track in tracks:
-    title, base, program = track.contender
+    title, base, program, _ = track.contender
     summary = found.setdefault(
       title,
       {

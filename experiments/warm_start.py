@@ -59,7 +59,7 @@ def read(
   try:
     found = earlier.last_position(source, own, network, dataset)
   except checkpoints.CheckpointError as error:
-    raise _refused(f'"{error.what}"') from error
+    raise _refused(f'"{error}"') from error
   except conditions.ConfigError as error:
     raise _refused(f'{source}, which is in use or cannot be written') from error
   if found is None:

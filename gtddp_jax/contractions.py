@@ -304,7 +304,8 @@ class Contraction:
     if self._out is not None:
       places = math.prod(h.shape[1:]) // self.c
       numbers = places * self.a // self._window.sizes[0]
-      most = min(most, _CACHE // (numbers * x.dtype.itemsize))
+      size = max(numbers, 1) * x.dtype.itemsize  # no place, no numbers
+      most = min(most, _CACHE // size)
     return max(b for b in range(1, max(most, 1) + 1) if len(x) % b == 0)
 
 

@@ -248,7 +248,9 @@ def _transformation(
         f'(inputs, targets).'
       )
     _check_gradients(parts.graph, updates)
-    _check_state(jax.eval_shape(init_fn, params), state)
+    # Its own function each time: JAX keeps what it traced while that lives,
+    # and with it the arrays of a whole state.
+    _check_state(jax.eval_shape(lambda p: init_fn(p), params), state)
     if not isinstance(rngs, Mapping):
       raise errors.OptionError(
         f'Invalid rngs: got a {type(rngs).__name__}, expected a dict of keys '

@@ -165,6 +165,15 @@ def test_what_the_optimizer_would_not_read_is_refused(
   cli.parse(['train', usual], flags.FlagValues(), training=True)
 
 
+def test_only_a_training_takes_several_devices(
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  command = ['levels', '--config.devices=0']
+  with pytest.raises(SystemExit):
+    cli.parse(command, flags.FlagValues(), resume=True)
+  assert 'only experiments.train takes more' in capsys.readouterr().err
+
+
 RATES = {
   '--config.optimizer.name=sgd': 'whose usual is 0.1, got that of adam, 0.003;',
   '--config.optimizer.name=gt_ddp --config.optimizer.base.name=rmsprop': (

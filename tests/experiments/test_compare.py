@@ -60,6 +60,7 @@ def test_a_run_that_broke_is_counted_and_not_averaged(
   assert {run['status'] for run in found['SGD']['runs']} == {'finished'}
   for run in found['Adam']['runs']:
     assert 'expected a finite number' in run['status']
+    assert 'lower config.compare.learning_rate.adam' in run['status']
   table = folder.file('results.md').read_text().splitlines()
   sgd, adam = (
     next(line for line in table if line.startswith(f'| {name} '))

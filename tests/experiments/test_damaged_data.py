@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import raw_files
 
-from experiments import catalog, data, prepare, prepared
+from experiments import catalog, data, folders, prepare, prepared
 
 pytestmark = pytest.mark.filterwarnings('ignore::DeprecationWarning')
 
@@ -88,7 +88,7 @@ def test_truncated_records(folder: pathlib.Path) -> None:
   [
     (ModuleNotFoundError('no', name='array_record'), 'install array_record.'),
     (PermissionError(13, 'denied'), 'let it be read.'),
-    (MemoryError(), 'free memory.'),
+    (MemoryError(), 'free memory, or, if there is enough, delete it.'),
   ],
 )
 def test_what_the_files_cannot_help_is_not_blamed_on_them(
@@ -104,7 +104,20 @@ def test_what_the_files_cannot_help_is_not_blamed_on_them(
   with pytest.raises(catalog.NotPreparedError) as caught:
     data.load('mnist', 'unit', str(folder.parent.parent))
   assert str(caught.value).endswith(remedy)
-  assert 'delete' not in str(caught.value)
+  assert 'damaged' not in str(caught.value)
+
+
+def test_what_was_handled_before_is_no_cause() -> None:
+  try:
+    try:
+      raise ModuleNotFoundError('of something else')
+    except ModuleNotFoundError:
+      raise ValueError('damaged') from None
+  except ValueError as error:
+    assert folders.not_of_the_files(error) is None
+  assert (
+    folders.one_line(ImportError('two\nlines')) == 'ImportError (two lines)'
+  )
 
 
 @pytest.mark.parametrize('name', ['mnist', 'cifar10', 'svhn_cropped'])

@@ -100,6 +100,13 @@ def test_what_an_update_measured_is_not_read_without_one(
   for name in ('gradient_norm', 'feedback_ratio'):
     mean = (rows[1][name] + rows[3][name]) / 2
     assert together[name] == pytest.approx(mean, rel=1e-5)
+  measured = [*together][[*together].index('batch_loss') + 1 :]
+  measured = measured[: measured.index('test_loss')]
+  assert measured[: measured.index('skipped_steps')] == [  # not a set's order
+    'clipped_share',
+    'feedback_ratio',
+    'gradient_norm',
+  ]
   assert together['batch_loss'] == pytest.approx(
     sum(row['batch_loss'] for row in rows) / 4, rel=1e-5
   )
