@@ -10,7 +10,10 @@ memory; and what a batch of MNIST's size costs to read (results.md, result.json,
 ratios.png). Close other programs.
 
 The forms take turns. Each steps twice in its turn and the second step counts,
-so that none pays for the memory that the one before it used. A Kronecker base
+so that none pays for the memory that the one before it used. Forms with
+feedback have the trust region of the studies. One that skips a step, as one
+that diverges does, ends the measurement: skipped steps do not count, and may
+renew factors again and again. A Kronecker base
 renews its factors at steps 0, 1, 2, 4, 8, ..., and then every ``every`` steps,
 an even number; the steps that count are 3, 5, 7, ..., which renew nothing.
 
@@ -38,6 +41,7 @@ from experiments import (
   benchmark_report,
   cli,
   command_line,
+  conditions,
   data,
   devices,
   optimizers,
@@ -186,6 +190,7 @@ def measure(
     calls[INPUT] = reading(own.batch)
     for turn in turns:
       seconds = {title: timing.second(call) for title, call in calls.items()}
+      problem.check()
       if turn > done:  # the first turn warms up
         log({'round': turn, 'seconds': seconds})
       bar.advance(1)
@@ -203,6 +208,7 @@ class Problem:
     self.batch = inputs, jnp.arange(own.batch) % 10
     self.params: Any = self.network.init(jax.random.key(1), inputs)
     self.graph = gt.trace(self.network.apply, self.params, inputs)
+    self._states: dict[str, Any] = {}
 
   def build(self, title: str) -> tuple[timing.Compiled, Call]:
     """Returns a form's step and what takes one more of them in a training."""
@@ -212,16 +218,30 @@ class Problem:
 
     def call() -> Any:
       held[:] = made.call(*held, self.batch)
+      self._states[title] = held[1]
       return held
 
     return made, call
+
+  def check(self) -> None:
+    """Raises ConfigError if a form has skipped a step."""
+    for title, state in self._states.items():
+      if forms(self.own.base)[title].options is None:
+        continue
+      if skipped := int(gt.metrics(state)['skipped_steps']):
+        raise conditions.ConfigError(
+          'config.benchmark.rate',
+          'one at which every step is taken',
+          f'{self.own.rate:g}, at which *{title}* skipped {skipped}',
+          'lower it, and take a new --workdir',
+        )
 
   def _step(self, title: str) -> tuple[Any, Callable[..., Any]]:
     """The transformation of a form, and its training step."""
     own, loss = self.own, gt.losses.softmax_cross_entropy
     kronecker = own.base in optimizers.KRONECKER
-    options = forms(own.base)[title].options
-    if options is None:
+    form = forms(own.base)[title]
+    if form.options is None:
       tx = getattr(optax, 'sgd' if kronecker else own.base)(own.rate)
 
       def mean_loss(params: Any, batch: Any) -> jax.Array:
@@ -240,7 +260,8 @@ class Problem:
         every=own.every, basis_every=own.every
       )
     base = getattr(gt, own.base)(own.rate, **words)
-    tx = gt.gt_ddp(self.graph, loss, base, **options)
+    bound = optimizers.BOUND if form.feedback else None
+    tx = gt.gt_ddp(self.graph, loss, base, trust_region=bound, **form.options)
 
     def step(params: Any, state: Any, batch: Any) -> tuple[Any, Any]:
       updates, state = tx.update(None, state, params, batch=batch)

@@ -10,7 +10,7 @@ import matplotlib
 import ml_collections
 from matplotlib import axes, figure, ticker
 
-from experiments import charts, report
+from experiments import charts, optimizers, report
 
 _GOAL = charts.PALETTE[4]
 _TICKS = (0.5, 0.7, 1, 1.4, 2, 3, 5, 7, 10, 15, 20, 30, 50)
@@ -92,8 +92,9 @@ def caption(config: ml_collections.ConfigDict, base: str) -> str:
     )
   return (
     f'{own.base}, residual CNN (28x28x1, 16 and 32 channels), batch '
-    f'{own.batch}, float32, random samples. {own.rounds} rounds in which the '
-    f'forms take turns. Step: median. × base: the ratio to {base} within a '
+    f'{own.batch}, float32, random samples, trust region '
+    f'{optimizers.BOUND} where there is feedback. {own.rounds} rounds in which '
+    f'the forms take turns. Step: median. × base: the ratio to {base} within a '
     f'round, median and quartiles over the rounds; a goal is met where the '
     f'median is.{renewals} Memory: of the compiled step, arguments and '
     f'temporary. Reading a batch: the input pipeline, random samples of '

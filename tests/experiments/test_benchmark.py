@@ -10,7 +10,13 @@ import ml_collections
 import pytest
 
 from configs import default
-from experiments import benchmark, benchmark_report, optimizers, runs
+from experiments import (
+  benchmark,
+  benchmark_report,
+  conditions,
+  optimizers,
+  runs,
+)
 
 pytestmark = pytest.mark.once
 
@@ -88,6 +94,19 @@ def test_a_study_goes_on_where_it_stopped(
   # What is done is not compiled again.
   monkeypatch.setattr(benchmark, 'Problem', None)
   benchmark.work(config, folder)
+
+
+def test_a_form_that_skips_steps_is_not_timed(
+  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  titles = 'plain optax', 'feedback=False'
+  forms = {title: benchmark.FORMS[title] for title in titles}
+  monkeypatch.setattr(benchmark, 'FORMS', forms)
+  config = small(rate=1e38)
+  folder = runs.create(tmp_path, config, overwrite=False)
+  with pytest.raises(conditions.ConfigError, match='skipped'):
+    benchmark.work(config, folder)
+  assert not [row for row in folder.rows() if 'seconds' in row]
 
 
 @pytest.mark.parametrize('base', optimizers.EXPLICIT)
