@@ -346,11 +346,11 @@ PARTS = (
     full=Budget(30, ('--config.epochs=30', '--config.model.widths=(32,64)')),
   ),
   _levels(
-    'digits', 'DIGITS', 13, '--config=configs/digits.py:sgd',
+    'digits', 'DIGITS', 15, '--config=configs/digits.py:sgd',
     '--config.epochs=4',
   ),
   _levels(
-    'mnist', 'MNIST, fully connected', 14, '--config=configs/mnist.py:sgd',
+    'mnist', 'MNIST, fully connected', 9, '--config=configs/mnist.py:sgd',
     '--config.model.name=mlp', '--config.model.widths=(128,64)',
     '--config.model.norm=none', '--config.dataset.train_samples=12800',
     '--config.epochs=2', '--config.log_every=50', '--config.eval_every=200',
@@ -372,7 +372,7 @@ PARTS = (
       '--config.games.rates=(0.003,0.01,0.03)',
       '--config.games.dampings=(0.01,0.1)',
     ),
-    {'extended': Budget(15)},
+    {'extended': Budget(22)},
     _GAMES,
     'mnist',
   ),
