@@ -64,12 +64,16 @@ def test_ratios_are_of_one_round_and_goals_of_their_median() -> None:
   assert benchmark_report.columns(late)[4].cells[1] == 'missed (2/5 rounds)'
 
 
+def only(monkeypatch: pytest.MonkeyPatch, *titles: str) -> None:
+  forms = {title: benchmark.FORMS[title] for title in titles}
+  monkeypatch.setattr(benchmark, 'FORMS', forms)
+
+
 def test_a_study_goes_on_where_it_stopped(
   tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
   titles = 'plain optax', 'frozen, gradient'
-  forms = {title: benchmark.FORMS[title] for title in titles}
-  monkeypatch.setattr(benchmark, 'FORMS', forms)
+  only(monkeypatch, *titles)
   config = small()
   folder = runs.create(tmp_path, config, overwrite=False)
   held = [
@@ -99,9 +103,7 @@ def test_a_study_goes_on_where_it_stopped(
 def test_a_form_that_skips_steps_is_not_timed(
   tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-  titles = 'plain optax', 'feedback=False'
-  forms = {title: benchmark.FORMS[title] for title in titles}
-  monkeypatch.setattr(benchmark, 'FORMS', forms)
+  only(monkeypatch, 'plain optax', 'feedback=False')
   config = small(rate=1e38)
   folder = runs.create(tmp_path, config, overwrite=False)
   with pytest.raises(conditions.ConfigError, match='skipped'):
