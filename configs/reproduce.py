@@ -228,7 +228,8 @@ PARTS = (
   Part(
     'scaling-resnet',
     'Cost against the batch size, residual network',
-    'Fig. 1 for convolutions: time and memory of a step.',
+    'Fig. 1 for convolutions: time and memory of a step. Batch-augmented DDP, '
+    'computed directly, would need terabytes.',
     'experiments.scaling',
     ('--config.scaling.network=resnet',),
     {

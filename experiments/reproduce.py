@@ -11,7 +11,8 @@ are done, unless their command has changed, and goes on in the one that was not.
 A part whose data set has not been prepared is not run, and the report says so.
 A part that lacks one of its figures is gone on with: where all its runs are
 done, as after a change of what is reported, this writes its report again.
---only runs the parts that it names, and before them what they read.
+--only runs the parts that it names, and before them what they read; the report
+then lies with the parts, unless --report says where.
 
   PART           the run folder of each part
   PART.log       what it printed
@@ -73,7 +74,8 @@ def define_flags(values: flags.FlagValues) -> None:
     (
       'report',
       None,
-      'Folder of the report; by default docs/results, or docs/results/BUDGET.',
+      'Folder of the report; by default docs/results, or docs/results/BUDGET, '
+      'and with --only that of the parts, which leaves a whole report alone.',
     ),
     ('data_dir', None, 'Folder of prepared sets; in place of TFDS_DATA_DIR.'),
   ):
@@ -140,9 +142,19 @@ class Session:
     self.parts = plans.get_plan(self.budget)
     parts, report = _folders(self.budget)
     self.path = pathlib.Path(values.workdir or parts)
-    self.report = pathlib.Path(values.report or report)
-    self.chosen = _chosen(self.parts, values.only)
+    whole = self.path if values.only else report
+    self.report = pathlib.Path(values.report or whole)
+    self.chosen = _chosen(self.parts, values.only, self.budget)
     _check_workdir(self.path, self.budget)
+    for part in self.chosen if values.only else ():
+      entry = self._entry(part)
+      if entry.status == reproduction.UNPREPARED:
+        raise conditions.ConfigError(
+          f'--only={part.name}',
+          f'{part.dataset} in {self.data_dir or "the usual folder"}',
+          'none',
+          entry.note.partition(': ')[2],
+        )
 
   def list(self) -> None:
     """Prints how each part stands, and its command."""
@@ -319,15 +331,23 @@ class Session:
 
 
 def _chosen(
-  parts: Sequence[plans.Part], only: Sequence[str]
+  parts: Sequence[plans.Part], only: Sequence[str], budget: str
 ) -> Sequence[plans.Part]:
   """The parts that --only names and what they read, in the plan's order."""
   known = [part.name for part in parts]
+  elsewhere = {part.name: [*part.budgets] for part in plans.PARTS}
   for name in only:
-    if name not in known:
-      raise conditions.ConfigError(
-        '--only', f'some of {", ".join(known)}', repr(name), 'correct the name'
-      )
+    if name in known:
+      continue
+    remedy = 'correct the name'
+    if name in elsewhere:
+      remedy = f'add --budget={" or --budget=".join(elsewhere[name])}'
+    raise conditions.ConfigError(
+      '--only',
+      f'some of {", ".join(known)} (budget {budget})',
+      repr(name),
+      remedy,
+    )
   read = {part.source for part in parts if part.name in only}
   return [p for p in parts if not only or p.name in only or p.name in read]
 

@@ -91,7 +91,7 @@ def how_to_prepare(dataset: str) -> str:
   return (
     f'needs prepared {dataset}: put {catalog.files(dataset)} in a folder, and '
     f'run `python -m experiments.prepare --dataset={dataset} '
-    f'--manual_dir=FOLDER --data_dir=FOLDER`'
+    f'--manual_dir=FOLDER --data_dir=SETS`, then give --data_dir=SETS here'
   )
 
 
@@ -152,6 +152,7 @@ def _head(entries: Sequence[Entry], budget: str) -> str:
   minutes = sum(entry.seconds for entry in done) / 60
   planned = sum(e.part.budgets[budget].minutes for e in entries)
   where = f' on {" and ".join(devices)}' if devices else ''
+  given = '' if budget == plans.DEFAULT else f' --budget={budget}'
   lines = [
     MARK,
     '# Results',
@@ -171,9 +172,9 @@ def _head(entries: Sequence[Entry], budget: str) -> str:
     '```',
     '',
     'Each section ends with its command, and with what it ran on; '
-    '`./scripts/reproduce --only=PART` makes it, after what it reads. Data '
-    'sets other than DIGITS are found by `--data_dir=FOLDER` or the '
-    'environment variable `TFDS_DATA_DIR`.',
+    f'`./scripts/reproduce{given} --only=PART` makes it, after what it reads, '
+    f'with a report of its own. Data sets other than DIGITS are found by '
+    f'`--data_dir=FOLDER` or the environment variable `TFDS_DATA_DIR`.',
     '',
     '| section | of the paper | part | | minutes |',
     '| :-- | :-- | :-- | :-- | --: |',

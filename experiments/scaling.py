@@ -244,8 +244,9 @@ def _short(costs: Sequence[Cost]) -> list[str]:
     times, bytes_ = (exponent(own, of) for of in ('seconds', 'memory'))
     sentences.append(
       f'{form}: {1e3 * seconds:.3g} ms and {last.memory / 1e6:.3g} MB at batch '
-      f'{last.batch}, the largest that was run; time grows as the batch size '
-      f'to the power {times:.1f}, memory to the power {bytes_:.1f}.'
+      f'{last.batch}, the largest that was run; over the last doubling time '
+      f'grew as the batch size to the power {times:.1f}, memory to the power '
+      f'{bytes_:.1f}.'
     )
   return sentences
 

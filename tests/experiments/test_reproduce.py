@@ -60,6 +60,12 @@ def test_each_budget_has_folders_of_its_own() -> None:
   assert len(found) == 2 * len(plans.BUDGETS)
 
 
+def test_a_part_alone_leaves_the_whole_report_alone() -> None:
+  values = flags.FlagValues()
+  reproduce.parse(['program', '--only=training'], values)
+  assert str(reproduce.Session(values).report) == 'runs/reproduce'
+
+
 def calls() -> list[str]:
   path = pathlib.Path('calls')
   found = path.read_text().split('\n')[:-1] if path.exists() else []
@@ -281,7 +287,8 @@ def test_refusals(
       "--budget: expected one of small, accuracy, extended, full, got 'tiny'",
     ),
     (('--only=blocks,b',), '--only: expected some of methods-digits, vari'),
-    (('--only=methods-cifar10',), "got 'methods-cifar10'; correct"),
+    (('--only=methods-cifar10',), "got 'methods-cifar10'; add --budget=full"),
+    (('--only=methods-mnist',), '--only=methods-mnist: expected mnist in '),
     (('--workdir=file',), '--workdir: expected a folder, got the file'),
     (('--workdir=mine',), 'which holds other files'),
     (('--workdir=large',), 'got large, of the budget full'),
