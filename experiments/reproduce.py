@@ -144,7 +144,7 @@ class Session:
     self.path = pathlib.Path(values.workdir or parts)
     whole = self.path if values.only else report
     self.report = pathlib.Path(values.report or whole)
-    self.chosen = _chosen(self.parts, values.only, self.budget)
+    self.chosen = reproduction.chosen(self.budget, values.only)
     _check_workdir(self.path, self.budget)
     for part in self.chosen if values.only else ():
       entry = self._entry(part)
@@ -328,28 +328,6 @@ class Session:
     finally:
       children.stop([process])
       keep()
-
-
-def _chosen(
-  parts: Sequence[plans.Part], only: Sequence[str], budget: str
-) -> Sequence[plans.Part]:
-  """The parts that --only names and what they read, in the plan's order."""
-  known = [part.name for part in parts]
-  elsewhere = {part.name: [*part.budgets] for part in plans.PARTS}
-  for name in only:
-    if name in known:
-      continue
-    remedy = 'correct the name'
-    if name in elsewhere:
-      remedy = f'add --budget={" or --budget=".join(elsewhere[name])}'
-    raise conditions.ConfigError(
-      '--only',
-      f'some of {", ".join(known)} (budget {budget})',
-      repr(name),
-      remedy,
-    )
-  read = {part.source for part in parts if part.name in only}
-  return [p for p in parts if not only or p.name in only or p.name in read]
 
 
 def _folders(budget: str) -> tuple[str, str]:

@@ -49,6 +49,35 @@ class Entry(NamedTuple):
   versions: Mapping[str, Any] | None = None
 
 
+def chosen(budget: str, only: Sequence[str]) -> Sequence[plans.Part]:
+  """Returns the parts that are asked for and what they read, in their order.
+
+  Args:
+    budget: of the plan.
+    only: names of parts; none for all.
+
+  Raises:
+    ConfigError: if the budget has no part of such a name.
+  """
+  parts = plans.get_plan(budget)
+  known = [part.name for part in parts]
+  elsewhere = {part.name: [*part.budgets] for part in plans.PARTS}
+  for name in only:
+    if name in known:
+      continue
+    remedy = 'correct the name'
+    if name in elsewhere:
+      remedy = f'add --budget={" or --budget=".join(elsewhere[name])}'
+    raise conditions.ConfigError(
+      '--only',
+      f'some of {", ".join(known)} (budget {budget})',
+      repr(name),
+      remedy,
+    )
+  read = {part.source for part in parts if part.name in only}
+  return [p for p in parts if not only or p.name in only or p.name in read]
+
+
 def command(part: plans.Part, budget: str, workdir: str) -> list[str]:
   """Returns the words of a part's command, from ``-m`` on.
 
