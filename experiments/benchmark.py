@@ -13,9 +13,9 @@ The forms take turns. Each steps twice in its turn and the second step counts,
 so that none pays for the memory that the one before it used. Forms with
 feedback have the trust region of the studies. One that skips a step, as one
 that diverges does, ends the measurement: skipped steps do not count, and may
-renew factors again and again. A Kronecker base
-renews its factors at steps 0, 1, 2, 4, 8, ..., and then every ``every`` steps,
-an even number; the steps that count are 3, 5, 7, ..., which renew nothing.
+renew factors again and again. A Kronecker base renews its factors at steps 0,
+1, 2, 4, 8, ..., and then every ``every`` steps, an even number; the steps that
+count are 3, 5, 7, ..., which renew nothing.
 
 --base, --batch, --rounds, --rate and --every stand for --config.benchmark.KEY;
 no other section of the config is read. A finished round is one line of
@@ -208,26 +208,25 @@ class Problem:
     self.batch = inputs, jnp.arange(own.batch) % 10
     self.params: Any = self.network.init(jax.random.key(1), inputs)
     self.graph = gt.trace(self.network.apply, self.params, inputs)
-    self._states: dict[str, Any] = {}
+    self._held: dict[str, list[Any]] = {}  # of forms of gt_ddp
 
   def build(self, title: str) -> tuple[timing.Compiled, Call]:
     """Returns a form's step and what takes one more of them in a training."""
     tx, step = self._step(title)
     held = [self.params, tx.init(self.params)]
     made = timing.compiled(step, (*held, self.batch))
+    if forms(self.own.base)[title].options is not None:
+      self._held[title] = held
 
     def call() -> Any:
       held[:] = made.call(*held, self.batch)
-      self._states[title] = held[1]
       return held
 
     return made, call
 
   def check(self) -> None:
     """Raises ConfigError if a form has skipped a step."""
-    for title, state in self._states.items():
-      if forms(self.own.base)[title].options is None:
-        continue
+    for title, (_, state) in self._held.items():
       if skipped := int(gt.metrics(state)['skipped_steps']):
         raise conditions.ConfigError(
           'config.benchmark.rate',

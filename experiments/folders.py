@@ -232,7 +232,7 @@ def not_of_the_files(error: BaseException) -> str | None:
       case PermissionError():
         return 'let it be read'
       case MemoryError():
-        return 'free memory, or, if there is enough, delete it'
+        return 'free memory'
       case OSError(errno=errno.EMFILE | errno.ENFILE):
         return 'allow more open files'
     if 'RESOURCE_EXHAUSTED' in str(whole):

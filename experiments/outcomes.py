@@ -15,7 +15,7 @@ from experiments import charts, paired, report
 Row = dict[str, Any]
 
 _DECAY = 0.9
-_UNITS = 'steps', 'seconds'
+UNITS = 'steps', 'seconds'
 
 
 def smooth(losses: Sequence[float]) -> list[float]:
@@ -131,15 +131,8 @@ def summaries(
           row['seconds_per_step'] for row in own
         ),
         **{
-          f'{unit}_ratio': paired.judged_ratio(
-            *(
-              [r[f'{unit}_to_target'] for r in part] for part in (at_best, base)
-            ),
-            whole=unit == 'steps',
-          )
-          if found
-          else None
-          for unit in _UNITS
+          f'{unit}_ratio': target_ratio(at_best, base, unit) if found else None
+          for unit in UNITS
         },
         'step_ratio': step_ratio(rows, form, forms[0]),
         'rates': at_rates,
@@ -155,6 +148,23 @@ def at(
   setting = form, rate, damping
   own = [r for r in rows if (r['form'], r['rate'], r.get('damping')) == setting]
   return sorted(own, key=lambda row: row['seed'])
+
+
+def target_ratio(
+  own: Sequence[Row], base: Sequence[Row], unit: str
+) -> Row | None:
+  """Returns what runs took to the target, over those of their base.
+
+  Args:
+    own: runs, by seed.
+    base: on the same seeds.
+    unit: one of ``UNITS``.
+
+  Returns:
+    See ``paired.judged_ratio``.
+  """
+  values = ([row[f'{unit}_to_target'] for row in part] for part in (own, base))
+  return paired.judged_ratio(*values, whole=unit == 'steps')
 
 
 def _at_rate(rows: Sequence[Row], rate: float, classes: int) -> Row:
@@ -267,13 +277,13 @@ def short(found: Sequence[Row], alone: Sequence[str]) -> list[str]:
   counts = '; '.join(
     f'{unit} to the target: '
     f'{paired.counts([paired.verdict_of(s[f"{unit}_ratio"]) for s in ours])}'
-    for unit in _UNITS
+    for unit in UNITS
   )
   return [
     f'The {len(ours)} forms with feedback against the {alone[0]}, each at the '
     f'best of {len(found[0]["rates"])} rates, chosen on the seeds that they '
     f'are compared on; {counts}.',
-    *(line for unit in _UNITS for line in _fewest(ours, unit)),
+    *(line for unit in UNITS for line in _fewest(ours, unit)),
     _stable(found),
   ]
 

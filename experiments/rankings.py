@@ -189,18 +189,14 @@ def _targets(own: Sequence[Row], base: Sequence[Row], alone: bool) -> Row:
     'reached': sum(row['steps_to_target'] is not None for row in own),
     'base_reached': sum(row['steps_to_target'] is not None for row in base),
   }
-  for unit in ('steps', 'seconds'):
-    ours, theirs = (
-      [row[f'{unit}_to_target'] for row in part] for part in (own, base)
-    )
+  for unit in outcomes.UNITS:
+    ours = [row[f'{unit}_to_target'] for row in own]
     # A run that never gets there takes longer than all that do.
     median = statistics.median(math.inf if v is None else v for v in ours)
     made[unit] = ours
     made[f'median_{unit}'] = median if math.isfinite(median) else None
     made[f'{unit}_ratio'] = (
-      None
-      if alone
-      else paired.judged_ratio(ours, theirs, whole=unit == 'steps')
+      None if alone else outcomes.target_ratio(own, base, unit)
     )
   return made
 

@@ -147,13 +147,12 @@ class Session:
     self.chosen = reproduction.chosen(self.budget, values.only)
     _check_workdir(self.path, self.budget)
     for part in self.chosen if values.only else ():
-      entry = self._entry(part)
-      if entry.status == reproduction.UNPREPARED:
+      if self._entry(part).status == reproduction.UNPREPARED:
         raise conditions.ConfigError(
           f'--only={part.name}',
-          f'{part.dataset} in {self.data_dir or "the usual folder"}',
+          f'{part.dataset} in {catalog.root(self.data_dir)}',
           'none',
-          entry.note.partition(': ')[2],
+          catalog.how_to_prepare(part.dataset, self.data_dir),
         )
 
   def list(self) -> None:

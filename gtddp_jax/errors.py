@@ -192,7 +192,7 @@ def _described(tree: Any, dtypes: bool) -> dict[str, str]:
 
 
 def _described_leaf(leaf: Any, dtypes: bool) -> str:
-  if not (hasattr(leaf, 'shape') or isinstance(leaf, (bool, numbers.Real))):
+  if not (hasattr(leaf, 'shape') or isinstance(leaf, numbers.Real)):
     return 'None' if leaf is None else type(leaf).__name__
   kind = jnp.result_type(leaf) if dtypes else 'shape '
   return f'{kind}{list(jnp.shape(leaf))}'
