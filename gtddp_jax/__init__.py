@@ -5,16 +5,25 @@ an optax transformation over a base (``sgd``, ``rmsprop``, ``adam``, or any).
 """
 
 from gtddp_jax import analysis, errors, losses
-from gtddp_jax.bellman import Bellman
-from gtddp_jax.coupled import Coupled
-from gtddp_jax.curvature import Base, adam, rmsprop, sgd
-from gtddp_jax.graph import LayerGraph, Stage
-from gtddp_jax.low_rank import sampled, subset, truncated
-from gtddp_jax.moments import Statistics
-from gtddp_jax.natural import ekfac, kfac
-from gtddp_jax.terminal import Expansion, TerminalValue
-from gtddp_jax.tracing import module_of, trace
-from gtddp_jax.transform import GtDdpState, collections, gt_ddp, metrics
+from gtddp_jax.curvature import (
+  Base,
+  Statistics,
+  adam,
+  ekfac,
+  kfac,
+  rmsprop,
+  sgd,
+)
+from gtddp_jax.graph import LayerGraph, Stage, module_of, trace
+from gtddp_jax.optimizer import GtDdpState, collections, gt_ddp, metrics
+from gtddp_jax.terminal import (
+  Expansion,
+  TerminalValue,
+  sampled,
+  subset,
+  truncated,
+)
+from gtddp_jax.value import Bellman, Coupled
 
 __version__ = '0.1.0'
 

@@ -26,13 +26,14 @@ import jax
 import jax.numpy as jnp
 
 from gtddp_jax import curvature as curvature_lib
-from gtddp_jax import errors, natural, rollout, steps, transform, values
+from gtddp_jax import errors
+from gtddp_jax import gradients as gradients_lib
 from gtddp_jax import graph as graph_lib
+from gtddp_jax import optimizer as optimizer_lib
 from gtddp_jax import terminal as terminal_lib
-from gtddp_jax import trajectory as trajectory_lib
+from gtddp_jax import value as value_lib
 
 Array = jax.Array
-
 _VECTORS = 3  # eigenvectors of a convolution
 
 # Of what a step with feedback may be told.
@@ -40,7 +41,7 @@ _DEFAULTS: Mapping[str, Any] = MappingProxyType(
   {
     name: parameter.default
     for name, parameter in inspect.signature(
-      transform.gt_ddp
+      optimizer_lib.gt_ddp
     ).parameters.items()
     if parameter.default is not parameter.empty and name != 'feedback'
   }
@@ -124,17 +125,19 @@ def stages(
       f'{sorted(options)}; write stages(graph, loss, params, batch, base=sgd('
       f'0.1)).'
     )
-  if not isinstance(options['base'], curvature_lib.Base | natural.Kronecker):
+  if not isinstance(
+    options['base'], curvature_lib.Base | curvature_lib.Kronecker
+  ):
     raise errors.OptionError(
       f'analysis.stages: expected a base with Q_uu, got '
       f'{type(options["base"]).__name__}; use one of sgd, rmsprop, adam, kfac, '
       f'ekfac of this library.'
     )
-  recipe = transform.recipe(
+  recipe = optimizer_lib.recipe(
     {**_DEFAULTS, 'graph': graph, 'loss': loss, 'feedback': True, **options}
   )
-  held = None if state is None else transform.state_in(state, 'stages')
-  given = steps.Given(
+  held = None if state is None else optimizer_lib.state_in(state, 'stages')
+  given = optimizer_lib.Given(
     None,
     recipe.base.init(params) if held is None else held.base,
     params,
@@ -149,22 +152,22 @@ def stages(
 class _Analysis:
   """One step, with and without feedback."""
 
-  def __init__(self, recipe: steps.Recipe, given: steps.Given):
-    plans: list[rollout.Plan] = []
+  def __init__(self, recipe: optimizer_lib.Recipe, given: optimizer_lib.Given):
+    plans: list[optimizer_lib.Plan] = []
     answers: list[Any] = []
 
-    def decide(plan: rollout.Plan) -> rollout.Rollout:
+    def decide(plan: optimizer_lib.Plan) -> optimizer_lib.Rollout:
       sweep = recipe.level(plan.problem)
       plans.append(plan)
       answers.extend(sweep.values)
-      result = rollout.closed_loop(plan, sweep)
-      if recipe.level == values.frozen:
+      result = optimizer_lib.closed_loop(plan, sweep)
+      if recipe.level == value_lib.frozen:
         _observe(plan.problem)
       return result
 
     self._recipe, self._given = recipe, given
-    closed = steps.planned(recipe, given, decide)
-    alone = steps.open_loop(recipe, given)
+    closed = optimizer_lib.planned(recipe, given, decide)
+    alone = optimizer_lib.open_loop(recipe, given)
     self._updates = tuple(jax.tree.leaves(closed.updates))
     self._alone = tuple(jax.tree.leaves(alone.updates))
     self._values = answers
@@ -230,7 +233,7 @@ class _Analysis:
     recipe, given = self._recipe, self._given
     batch, rank = self._plan.problem.terminal.slope.shape
     point = self._plan.trajectory.points[t]
-    (x,) = trajectory_lib.over_directions(
+    (x,) = gradients_lib.over_directions(
       lambda h: point.pull_layer(h)[0], self._plan.directions[t].layer
     )
     shape = point.x[0].shape
@@ -242,7 +245,7 @@ class _Analysis:
       graph = recipe.graph.for_inputs(inputs)
       rngs = {name: given.rngs[name] for name in graph.extras.rngs}
       extras = graph_lib.Extras(given.collections, rngs)
-      found = trajectory_lib.linearize(
+      found = gradients_lib.linearize(
         graph, graph.flatten(given.params), inputs, extras
       )
       return found.points[t].x[0]
@@ -323,7 +326,7 @@ def projections(
   extras = graph.extras
   if collections is not None:
     extras = extras._replace(collections=collections)
-  nominal = trajectory_lib.linearize(
+  nominal = gradients_lib.linearize(
     graph, graph.flatten(params), inputs, extras
   )
   entering = {point.stage.name: point.x for point in nominal.points}
@@ -338,7 +341,7 @@ def projections(
   return [along(decision) for decision in found]
 
 
-def _observe(problem: values.Problem) -> None:
+def _observe(problem: value_lib.Problem) -> None:
   """Lets a base see every ``Q_u``, as no recursion has done."""
   slope = problem.terminal.slope
   for operator in problem.sensitivities:

@@ -26,10 +26,11 @@ import jax.numpy as jnp
 from jax.scipy import linalg
 
 from gtddp_jax import curvature as curvature_lib
-from gtddp_jax import errors, per_sample, stagewise, transform
+from gtddp_jax import errors
+from gtddp_jax import gradients as gradients_lib
 from gtddp_jax import graph as graph_lib
+from gtddp_jax import optimizer as optimizer_lib
 from gtddp_jax import terminal as terminal_lib
-from gtddp_jax import trajectory as trajectory_lib
 
 Array = jax.Array
 Arrays = tuple[jax.Array, ...]
@@ -117,12 +118,12 @@ def solve(
       )
   # What is factorised needs every digit of a float32.
   with jax.default_matmul_precision('float32'):
-    held = None if state is None else transform.state_in(state, 'augmented')
+    held = None if state is None else optimizer_lib.state_in(state, 'augmented')
     problem = _Problem(graph, loss, params, batch, terminal, held)
     base_state = base.init(params) if held is None else held.base
     found = []
     for coupled in True, False:
-      steps = stagewise.Stagewise(base, base_state, params, {})
+      steps = curvature_lib.Stagewise(base, base_state, params, {})
       values = problem.swept(steps, coupled=coupled)
       found.append((values, problem.rolled_out(steps, values)))
     (values, updates), (_, alone) = found
@@ -145,7 +146,7 @@ class _Problem:
     params: Any,
     batch: tuple[Any, Any],
     terminal: Any,
-    held: transform.GtDdpState | None,
+    held: optimizer_lib.GtDdpState | None,
   ):
     inputs, targets = batch
     graph = graph.for_inputs(inputs)
@@ -153,7 +154,7 @@ class _Problem:
     if held is not None:
       extras = extras._replace(collections=held.collections)
     leaves = graph.flatten(params)
-    nominal = trajectory_lib.linearize(graph, leaves, inputs, extras)
+    nominal = gradients_lib.linearize(graph, leaves, inputs, extras)
     expand = terminal_lib.named(terminal)
     end = terminal_lib.check(
       expand(loss, nominal.outputs, targets), nominal.outputs
@@ -163,12 +164,12 @@ class _Problem:
     self._end = _Value(end.slope.ravel(), root)
     self._points, self._tree = nominal.points, jax.tree.structure(params)
     self.packings = [
-      per_sample.EndToEnd(point.control) for point in nominal.points
+      gradients_lib.EndToEnd(point.control) for point in nominal.points
     ]
     self.cuts = self._pulled(nominal, end.directions)
 
   def _pulled(
-    self, nominal: trajectory_lib.Trajectory, directions: Any
+    self, nominal: gradients_lib.Trajectory, directions: Any
   ) -> list[_Cut]:
     """Every direction of every sample, by itself, at every stage."""
 
@@ -177,7 +178,7 @@ class _Problem:
       own = own.reshape(self.batch, 1, self.batch, *(1,) * (z.ndim - 2))
       return (own * z[None]).reshape(-1, *z.shape[1:])
 
-    after = trajectory_lib.over_directions(
+    after = gradients_lib.over_directions(
       nominal.pull_outputs, jax.tree.map(apart, directions)
     )
     cuts = []
@@ -196,7 +197,9 @@ class _Problem:
       after = cut.state
     return cuts[::-1]
 
-  def swept(self, steps: stagewise.Stagewise, *, coupled: bool) -> list[_Value]:
+  def swept(
+    self, steps: curvature_lib.Stagewise, *, coupled: bool
+  ) -> list[_Value]:
     """The value that each stage decides by, which is that before it."""
     value, values = self._end, []
     for n in reversed(range(len(self.cuts))):
@@ -217,7 +220,9 @@ class _Problem:
     blocks = jnp.einsum('brk,bsk->brs', rows, rows)
     return linalg.block_diag(*terminal_lib.square_root(blocks))
 
-  def rolled_out(self, steps: stagewise.Stagewise, values: list[_Value]) -> Any:
+  def rolled_out(
+    self, steps: curvature_lib.Stagewise, values: list[_Value]
+  ) -> Any:
     """The updates, each with the feedback of those before."""
     updates: dict[int, Array] = {}
     state, aux = self._points[0].state, self._points[0].fixed.aux

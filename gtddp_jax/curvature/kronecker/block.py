@@ -1,0 +1,397 @@
+"""One decision's Kronecker curvature: running factors, their basis, and ``M``.
+
+Every so many steps the factors ``A`` and ``B`` (``moments``) are averaged anew,
+and every so many their eigenvectors ``U_A`` and ``U_B`` are renewed::
+
+    KFAC    M = (A + pi sqrt(gamma) I) x (B + sqrt(gamma) / pi I)
+    EKFAC   M = (U_A x U_B) (s + gamma) (U_A x U_B)^T
+            s = E[(U_B^T G_i U_A)^2]
+
+EKFAC's ``s`` is averaged at every step, and carried over into a new basis as
+the diagonal of the old curvature there. Players who cooperate are one layer
+with one basis ('kronecker', Theorem 3), or a basis each and their correlation
+('schur').
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gtddp_jax import gradients as gradients_lib
+from gtddp_jax.curvature.kronecker import factors as factors_lib
+from gtddp_jax.curvature.kronecker import inverse as inverse_lib
+from gtddp_jax.curvature.kronecker import joint as joint_lib
+from gtddp_jax.curvature.kronecker import linalg
+
+Array = jax.Array
+
+
+class Layout(NamedTuple):
+  """What is known of a decision before the first batch.
+
+  Attributes:
+    out: c of each player.
+    into: a of each player, with the 1 for a bias.
+    alike: for each player, the first one with the same input rows.
+    apart: whether each player keeps a basis of its own ('schur').
+    coincide: whether all players have equal inputs and cotangents.
+    corrected: whether eigenvalues are EKFAC's.
+  """
+
+  out: tuple[int, ...]
+  into: tuple[int, ...]
+  alike: tuple[int, ...]
+  apart: bool
+  coincide: bool
+  corrected: bool
+
+  def frames(self) -> list[tuple[slice, slice]]:
+    """Rows of ``B`` and ``A`` that each basis spans."""
+    if not self.apart:
+      return [(slice(0, sum(self.out)), slice(0, sum(self.into)))]
+    return list(zip(_slices(self.out), _slices(self.into), strict=True))
+
+
+class Frame(NamedTuple):
+  """A basis, and EKFAC's eigenvalues in it.
+
+  Attributes:
+    out: spectrum of ``B``.
+    into: spectrum of ``A``.
+    moment: ``s``, ``[C, A]``, or None.
+  """
+
+  out: linalg.Spectrum
+  into: linalg.Spectrum
+  moment: Array | None
+
+
+class Block(NamedTuple):
+  """State of one decision.
+
+  Attributes:
+    a: ``A``, or its diagonal.
+    b: ``B``, or its diagonal.
+    frames: one, or one per player.
+    cross: correlation of pairs of players, in the order of pairs.
+  """
+
+  a: Array
+  b: Array
+  frames: tuple[Frame, ...]
+  cross: tuple[joint_lib.Cross, ...]
+
+
+def init(layout: Layout, largest: int, dtype: jnp.dtype) -> Block:
+  """The state before the first step: no factors, the identity as basis."""
+
+  # Made by NumPy: JAX would compile a program for every shape.
+  def side(sizes: Sequence[int]) -> Array:
+    n = sum(sizes)
+    return jnp.array(np.zeros((n, n) if n <= largest else (n,), dtype))
+
+  a, b = side(layout.into), side(layout.out)
+
+  def spectrum(part: Array) -> linalg.Spectrum:
+    n = part.shape[0]
+    unit = np.ones((n,), dtype) if part.ndim == 1 else np.eye(n, dtype=dtype)
+    return linalg.Spectrum(jnp.array(np.zeros((n,), dtype)), jnp.array(unit))
+
+  frames = []
+  for rows, columns in layout.frames():
+    out, into = spectrum(_part(b, rows)), spectrum(_part(a, columns))
+    shape = (len(out.values), len(into.values))
+    moment = jnp.array(np.zeros(shape, dtype)) if layout.corrected else None
+    frames.append(Frame(out, into, moment))
+  block = Block(a, b, tuple(frames), ())
+  return block._replace(cross=_cross(layout, block))
+
+
+def measured(
+  layout: Layout,
+  operator: gradients_lib.Sensitivity,
+  mix: Array,
+  statistics: factors_lib.Statistics,
+) -> tuple[Array, Array]:
+  """``A`` and ``B`` of a batch; ``mix`` ``[B, R, K]`` makes columns."""
+  products = [p.product for p in operator.players if p.product is not None]
+  factors = [p.factors() for p in operator.players]
+  positions, largest = statistics.positions, statistics.largest
+  first = sorted(set(layout.alike))
+  a = factors_lib.of_inputs(
+    [products[p] for p in first],
+    [factors[p] for p in first],
+    positions,
+    whole=sum(layout.into) <= largest,
+  )
+  if len(first) < len(products):
+    parts = _slices([layout.into[p] for p in first])
+    rows = np.concatenate([np.r_[parts[first.index(p)]] for p in layout.alike])
+    a = a[rows] if a.ndim == 1 else a[rows][:, rows]
+  b = factors_lib.of_cotangents(
+    products, factors, positions, mix, whole=sum(layout.out) <= largest
+  )
+  return a, b
+
+
+def averaged(old: Array, new: Array, decay: float, count: Array) -> Array:
+  """A running average whose first steps count equally."""
+  steps = count.astype(old.dtype)
+  beta = jnp.minimum(decay, steps / (steps + 1))
+  return beta * old + (1 - beta) * new.astype(old.dtype)
+
+
+def finite(new: list[Block], old: list[Block]) -> list[Block]:
+  """The new blocks if all factors and eigenvalues are finite, else the old."""
+  numbers = [linalg.trace(side) for block in new for side in (block.a, block.b)]
+  numbers += [
+    jnp.sum(values)
+    for block in new
+    for frame in block.frames
+    for values in (frame.out.values, frame.into.values)
+  ]
+  fine = jnp.isfinite(jnp.sum(jnp.stack(numbers)))
+  kept: list[Block] = jax.lax.cond(fine, lambda: new, lambda: old)
+  return kept
+
+
+def renewed(layouts: Sequence[Layout], blocks: Sequence[Block]) -> list[Block]:
+  """The blocks with eigenvectors of their present factors."""
+  sides = [
+    part
+    for layout, block in zip(layouts, blocks, strict=True)
+    for rows, columns in layout.frames()
+    for part in (_part(block.b, rows), _part(block.a, columns))
+  ]
+  spectra = iter(linalg.spectra(sides))
+  result = []
+  for layout, block in zip(layouts, blocks, strict=True):
+    frames = tuple(
+      _carried(frame, Frame(next(spectra), next(spectra), frame.moment))
+      for frame in block.frames
+    )
+    if layout.coincide:  # to rounding, which may turn a basis at will
+      frames = frames[:1] * len(frames)
+    block = block._replace(frames=frames)
+    result.append(block._replace(cross=_cross(layout, block)))
+  return result
+
+
+def with_moment(
+  layout: Layout,
+  block: Block,
+  operator: gradients_lib.Sensitivity,
+  mix: Array,
+  average: tuple[float, Array],
+) -> Block:
+  """The block with EKFAC's eigenvalues averaged over one more batch.
+
+  Args:
+    layout: of the block.
+    block: as it was.
+    operator: of the decision.
+    mix: ``[B, R, K]``, makes columns.
+    average: decay, and the count of batches so far.
+
+  Returns:
+    The block.
+  """
+  bases = _bases(layout, block)
+  if all(player.positions == 1 for player in operator.players):
+    squares = _of_rows(operator, bases, mix)
+  else:
+    operator.prepare(cross=False, isotropic=False)
+    squares = _of_gradients(operator, bases, mix)
+  frames = tuple(
+    frame._replace(moment=averaged(frame.moment, square, *average))
+    for frame, square in zip(block.frames, squares, strict=True)
+    if frame.moment is not None
+  )
+  return block._replace(frames=frames)
+
+
+def inverse(
+  layout: Layout, block: Block, damping: float | Array
+) -> inverse_lib.Rotated | joint_lib.Joint:
+  """``M^-1``."""
+  bases = _bases(layout, block)
+  if not layout.corrected and not layout.apart:
+    (frame,), (basis,) = block.frames, bases
+    more_a, more_b = linalg.tikhonov(
+      frame.into.values, frame.out.values, damping
+    )
+    root_a = jax.lax.rsqrt(frame.into.values + more_a)
+    root_b = jax.lax.rsqrt(frame.out.values + more_b)
+    return inverse_lib.Rotated(
+      tuple(linalg.right(v, root_b) for v in basis.out),
+      tuple(linalg.right(w, root_a) for w in basis.into),
+      jnp.ones((), root_a.dtype),
+    )
+  damped = tuple(
+    dataclasses.replace(basis, scale=1 / _eigenvalues(frame, damping))
+    for basis, frame in zip(bases, block.frames, strict=True)
+  )
+  if not layout.apart:
+    return damped[0]
+  pairs = itertools.combinations(range(len(damped)), 2)
+  return joint_lib.Joint(
+    damped,
+    tuple(
+      _damping(frame, damping) if layout.coincide else _coupling(frame)
+      for frame in block.frames
+    ),
+    dict(zip(pairs, block.cross, strict=False)),
+    jnp.ones((), block.a.dtype),
+  )
+
+
+def _eigenvalues(frame: Frame, damping: float | Array) -> Array:
+  """Of the damped ``M``, ``[C, A]``."""
+  if frame.moment is not None:
+    return frame.moment + damping
+  more_a, more_b = linalg.tikhonov(frame.into.values, frame.out.values, damping)
+  return jnp.outer(frame.out.values + more_b, frame.into.values + more_a)
+
+
+def _damping(frame: Frame, damping: float | Array) -> Array:
+  """What damping adds to the eigenvalues, without cancellation."""
+  out, into = frame.out.values, frame.into.values
+  if frame.moment is not None:
+    return jnp.full_like(frame.moment, damping)
+  more_a, more_b = linalg.tikhonov(into, out, damping)
+  return jnp.outer(out + more_b, jnp.full_like(into, more_a)) + jnp.outer(
+    jnp.full_like(out, more_b), into
+  )
+
+
+def _coupling(frame: Frame) -> Array:
+  """``e`` of ``joint.Joint``, where the players do not coincide."""
+  out, into, moment = frame.out.values, frame.into.values, frame.moment
+  if moment is None:
+    return jnp.ones((), out.dtype)
+
+  def ridge(values: Array) -> Array:
+    eps = float(jnp.finfo(values.dtype).eps)
+    floor = 10 * eps * len(values) * jnp.max(values)
+    return jnp.maximum(values + floor, jnp.finfo(values.dtype).tiny)
+
+  return jnp.sqrt(moment / jnp.outer(ridge(out), ridge(into)))
+
+
+def _carried(old: Frame, new: Frame) -> Frame:
+  """The new frame with the old curvature's diagonal in it."""
+  moment = old.moment
+  if moment is not None:
+    out, into = (
+      linalg.overlap(now.vectors, before.vectors).T
+      for now, before in ((new.out, old.out), (new.into, old.into))
+    )
+    moment = linalg.right(linalg.left(out, moment), into)
+  return new._replace(moment=moment)
+
+
+def _cross(layout: Layout, block: Block) -> tuple[joint_lib.Cross, ...]:
+  if not layout.apart or layout.coincide:
+    return ()
+  spans, frames = layout.frames(), block.frames
+  return tuple(
+    joint_lib.cross_between(
+      (frames[p].into.vectors, frames[q].into.vectors),
+      block.a[spans[p][1], spans[q][1]],
+      (frames[p].out.vectors, frames[q].out.vectors),
+      block.b[spans[p][0], spans[q][0]],
+    )
+    for p, q in itertools.combinations(range(len(frames)), 2)
+  )
+
+
+def _bases(layout: Layout, block: Block) -> list[inverse_lib.Rotated]:
+  """The basis of each frame, scaled by one."""
+  one = jnp.ones((), block.a.dtype)
+  vectors = [(f.out.vectors, f.into.vectors) for f in block.frames]
+  if layout.apart or len(layout.out) == 1:
+    return [inverse_lib.Rotated((v,), (w,), one) for v, w in vectors]
+  ((v, w),) = vectors
+  return [
+    inverse_lib.Rotated(
+      tuple(v[rows] for rows in _slices(layout.out)),
+      tuple(w[rows] for rows in _slices(layout.into)),
+      one,
+    )
+  ]
+
+
+def _of_rows(
+  operator: gradients_lib.Sensitivity,
+  bases: Sequence[inverse_lib.Rotated],
+  mix: Array,
+) -> list[Array]:
+  """``E[(U_B^T G U_A)^2]`` in each basis, of players with one position each.
+
+  ``G_i`` is a sum of ``h_p x_p^T`` over players, so its square is one of
+  products, each pair of players twice: no gradient is formed.
+  """
+  rows = [_row(player, mix) for player in operator.players]
+  groups = [rows] if len(bases) == 1 else [[row] for row in rows]
+  found = []
+  for basis, group in zip(bases, groups, strict=True):
+    turned = [
+      (linalg.right(x, w), linalg.right(h, v))
+      for (x, h), w, v in zip(group, basis.into, basis.out, strict=True)
+    ]
+    own = [jnp.square(h).sum(axis=1).T @ jnp.square(x) for x, h in turned]
+    pairs = itertools.combinations(turned, 2)
+    cross = [2 * (h * k).sum(axis=1).T @ (x * y) for (x, h), (y, k) in pairs]
+    found.append(functools.reduce(jnp.add, own + cross) / operator.batch)
+  return found
+
+
+def _row(player: gradients_lib.Player, mix: Array) -> tuple[Array, Array]:
+  """Input ``[B, a]`` and columns of cotangents ``[B, K, c]`` of a player."""
+  assert player.product is not None
+  factors = player.product.factors(*player.factors())
+  h = factors_lib.mixed(factors.h, mix.astype(factors.h.dtype))
+  return player.product.homogeneous(factors.x)[:, 0], h[:, :, 0]
+
+
+def _of_gradients(
+  operator: gradients_lib.Sensitivity,
+  bases: Sequence[inverse_lib.Rotated],
+  mix: Array,
+) -> list[Array]:
+  """``E[(U_B^T G U_A)^2]`` in each basis, from per-sample gradients."""
+  sizes = [
+    (p.product.c, p.product.width) for p in operator.players if p.product
+  ]
+
+  def squares(rows: Array, mix: Array) -> list[Array]:  # [b, R, p], [b, R, K]
+    columns = factors_lib.mixed(rows, mix.astype(rows.dtype))
+    parts = [columns]
+    if len(bases) > 1:
+      parts = [
+        g.reshape(*g.shape[:-2], -1) for g in inverse_lib.split(columns, sizes)
+      ]
+    return [
+      linalg.total(jnp.square(basis.rotate(part)), 2)
+      for basis, part in zip(bases, parts, strict=True)
+    ]
+
+  totals = operator.total(squares, mix)
+  return [total / operator.batch for total in totals]
+
+
+def _slices(sizes: Sequence[int]) -> list[slice]:
+  ends = list(itertools.accumulate(sizes))
+  return [slice(end - n, end) for end, n in zip(ends, sizes, strict=True)]
+
+
+def _part(side: Array, rows: slice) -> Array:
+  return side[rows] if side.ndim == 1 else side[rows, rows]

@@ -1,0 +1,43 @@
+"""The chain linearised: trajectory, directions, per-sample gradients."""
+
+from gtddp_jax.gradients.affine import Contraction, Factors
+from gtddp_jax.gradients.control import Player
+from gtddp_jax.gradients.loops import total_over_samples
+from gtddp_jax.gradients.operator import (
+  MEMORY,
+  Inverse,
+  Known,
+  OnFactors,
+  Sensitivity,
+)
+from gtddp_jax.gradients.packing import EndToEnd, Packing
+from gtddp_jax.gradients.trajectory import (
+  Directions,
+  Trajectory,
+  dot,
+  kept,
+  linearize,
+  over_directions,
+  propagate,
+)
+
+__all__ = (
+  'MEMORY',
+  'Contraction',
+  'Directions',
+  'EndToEnd',
+  'Factors',
+  'Inverse',
+  'Known',
+  'OnFactors',
+  'Packing',
+  'Player',
+  'Sensitivity',
+  'Trajectory',
+  'dot',
+  'kept',
+  'linearize',
+  'over_directions',
+  'propagate',
+  'total_over_samples',
+)

@@ -1,0 +1,268 @@
+"""Sensitivities: the per-sample gradients of one decision, as an operator.
+
+``g^{i,r} = F_u^T P_{t+1}^{i,r}`` is the gradient of control ``t`` that
+direction ``r`` of sample ``i`` gives. A decision is one control, or those of
+several players who decide together, end to end. The recursions need four
+products, with ``Q_uu^-1`` an ``Inverse``::
+
+    combine(w)      (1/B) sum_i sum_r w_i^r g^{i,r}     like u
+    directional(k)  g^{i,r} . k                         [B, R]
+    gram(inverse)   g^{i,r} . Q_uu^-1 g^{i,s}           [B, R, R]
+    kernel(inverse) g^{i,r} . Q_uu^-1 g^{j,s}           [B, R, B, R]
+
+``combine`` is a back-propagation of re-weighted samples and ``directional`` a
+forward derivative, unless ``prepare`` was asked for the other two and found
+that keeping the per-sample gradients is cheapest and fits: all are then matrix
+products. Where it does not fit, gradients are formed again in blocks.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from gtddp_jax.gradients import affine, loops, packing
+from gtddp_jax.gradients import control as control_lib
+
+Array = jax.Array
+Arrays = tuple[jax.Array, ...]
+Data = list[list[control_lib.Sample]]
+MEMORY = 2**28  # bytes, if nothing else is asked
+Known = Callable[[int], jax.Array]  # flat parameter index -> gradient
+
+
+class Sensitivity:
+  """The operator ``G_t`` of one decision (see the module's head).
+
+  Attributes:
+    players: who decide.
+    control: flat parameter indices of all their leaves.
+    batch: B.
+    rank: R.
+    memory: bytes that its gradients may take at once; set before ``prepare``.
+  """
+
+  def __init__(
+    self, players: Sequence[control_lib.Player], batch: int, rank: int
+  ):
+    """One player, or several in program order."""
+    self.players = tuple(players)
+    self.control = tuple(i for p in self.players for i in p.indices)
+    self.batch, self.rank, self.memory = batch, rank, MEMORY
+    self.packing = packing.Together(tuple(p.packing for p in self.players))
+    self._size = sum(p.size for p in self.players)
+    self._kept: Array | None = None  # [B, R, p]
+    self._through_factors: affine.Contraction | None = None
+    self._most = 0  # gradients formed at once; 0 before ``prepare``
+
+  def prepare(self, *, cross: bool, isotropic: bool) -> None:
+    """Chooses how ``gram``, or ``kernel``, is computed; the first call counts.
+
+    Args:
+      cross: whether ``kernel`` is wanted, else ``gram``.
+      isotropic: whether ``Q_uu^-1`` is a number between factors.
+    """
+    if self._most:
+      return
+    memory = max(1, self.memory // self.players[0].itemsize)
+    self._most = max(1, memory // (self.rank * self._size))
+    product = self.players[0].product
+    alone = len(self.players) == 1
+    if (
+      product and alone and self._in_factors(product, cross, isotropic, memory)
+    ):
+      self._through_factors = product
+    elif self._most >= self.batch:
+      self._kept = self._rows([p.samples() for p in self.players])
+
+  def _in_factors(
+    self,
+    product: affine.Contraction,
+    cross: bool,
+    isotropic: bool,
+    memory: int,
+  ) -> bool:
+    """Whether the products of factors are possible, cheaper and fit."""
+    b, r, t = self.batch, self.rank, self.players[0].positions
+    if not isotropic and (cross or t > 1):
+      return False
+    a, c = product.a, product.c
+    pairs = b * b if cross else b
+    # Touching a product costs about as much as 32 of its terms.
+    through_factors = pairs * t * t * (a + r * r * (c + 32))
+    through_gradients = r * a * c * (b * t + pairs * r)
+    fits = t == 1 or pairs * r * r * t * t <= memory
+    return fits and (t == 1 or through_factors < through_gradients)
+
+  def combine(self, weights: Array) -> Arrays:
+    """``(1/B) sum_i sum_r w_i^r g^{i,r}``; weights ``[B, R]``."""
+    weights = weights / self.batch
+    if self._kept is not None:
+      kept = self._kept.reshape(-1, self._size)
+      return self.packing.unpack(weights.astype(kept.dtype).ravel() @ kept)
+    return tuple(g for p in self.players for g in p.combine(weights))
+
+  def directional(self, k: Arrays) -> Array:
+    """``g^{i,r} . k``, ``[B, R]``."""
+    if self._kept is not None:
+      return self._kept @ self.packing.pack(k).astype(self._kept.dtype)
+    return self._sum(lambda player, u: player.directional(u), k)
+
+  def shared_change(self, k: Arrays, after: int) -> Array:
+    """What uses after stage ``after`` make of a change ``k``, ``[B, R]``."""
+    return self._sum(
+      lambda player, piece: player.shared_change(piece, after), k
+    )
+
+  def _sum(self, function: Callable[..., Array], k: Arrays) -> Array:
+    pieces = packing.divide(k, [len(p.indices) for p in self.players])
+    return functools.reduce(jnp.add, map(function, self.players, pieces))
+
+  def gram(self, inverse: Inverse) -> Array:
+    """``g^{i,r} . Q_uu^-1 g^{i,s}``, ``[B, R, R]``."""
+    if self._through_factors is not None:
+      return _gram_of_factors(self._on_factors(inverse))
+
+    def products(g: Array) -> Array:  # [R, p] of one sample
+      return inverse.apply(g, self.packing) @ g.T
+
+    if self._kept is None:
+      return self.over_blocks(lambda rows: jax.vmap(products)(rows))
+    if self.rank > 1:
+      return loops.over_samples(products, self._kept)
+    g = self._kept[:, 0]
+    products_of = jnp.einsum('bp,bp->b', g, inverse.apply(g, self.packing))
+    return products_of[:, None, None]
+
+  def kernel(self, inverse: Inverse) -> Array:
+    """``g^{i,r} . Q_uu^-1 g^{j,s}``, ``[B, R, B, R]``.
+
+    In blocks, gradients are formed again for every pair of blocks.
+    """
+    if self._through_factors is not None:
+      return _kernel_of_factors(self._on_factors(inverse))
+
+    def flat(g: Array) -> Array:
+      return g.reshape(-1, self._size)
+
+    def from_left(block: Data) -> Array:
+      left = inverse.apply(flat(self._rows(block)), self.packing)
+      columns = jax.lax.map(
+        lambda right: left @ flat(self._rows(right)).T, blocks
+      )  # [blocks, b R, b R]
+      return jnp.moveaxis(columns, 0, 1).reshape(columns.shape[1], -1)
+
+    if self._kept is not None:
+      g = flat(self._kept)
+      products = inverse.apply(g, self.packing) @ g.T
+    else:
+      blocks = self._blocks()
+      products = jax.lax.map(from_left, blocks)
+    return products.reshape(self.batch, self.rank, self.batch, self.rank)
+
+  def over_blocks(self, function: Callable[[Array], Array]) -> Array:
+    """A function of rows ``[b, R, p]``, over all samples ``[B, ...]``.
+
+    The rows are those kept, or are formed block by block.
+    """
+    if self._kept is not None:
+      return function(self._kept)
+    found = jax.lax.map(lambda b: function(self._rows(b)), self._blocks())
+    return found.reshape(self.batch, *found.shape[2:])
+
+  def total(self, function: Callable[[Array, Array], Any], extra: Array) -> Any:
+    """The sum over blocks of a function of rows and of ``extra`` ``[b, ...]``.
+
+    The rows ``[b, R, p]`` are those kept, or are formed block by block.
+    """
+    if self._kept is not None:
+      return function(self._kept, extra)
+    blocks = self._blocks()
+    count = jax.tree.leaves(blocks)[0].shape[0]
+    extras = extra.reshape(count, -1, *extra.shape[1:])
+    found = jax.lax.map(
+      lambda b: function(self._rows(b[0]), b[1]), (blocks, extras)
+    )
+    return jax.tree.map(lambda v: v.sum(axis=0), found)
+
+  def _on_factors(self, inverse: Inverse) -> OnFactors:
+    """What ``inverse`` makes of the factors, where no gradient is formed."""
+    product = self._through_factors
+    assert product is not None
+    factors = product.factors(*self.players[0].factors())
+    return inverse.on_factors(product, factors)
+
+  def _rows(self, data: Data) -> Array:
+    rows = [p.rows(d) for p, d in zip(self.players, data, strict=True)]
+    return rows[0] if len(rows) == 1 else jnp.concatenate(rows, axis=-1)
+
+  def _blocks(self) -> Data:
+    """The samples in blocks whose gradients fit, leading axis = blocks."""
+    sizes = range(1, min(self._most, self.batch) + 1)
+    block = max(b for b in sizes if self.batch % b == 0)
+    blocks: Any = jax.tree.map(
+      lambda v: v.reshape(self.batch // block, block, *v.shape[1:]),
+      [p.samples() for p in self.players],
+    )
+    return blocks
+
+
+def _gram_of_factors(factors: OnFactors) -> Array:
+  x, h, of_kernel, of_bias = factors
+  wide = jnp.promote_types(x.dtype, jnp.float32)
+  if x.shape[1] > 1:
+    inner = jnp.einsum('bta,bua->btu', x, x, preferred_element_type=wide)
+    similar = of_kernel * inner + of_bias
+    return jnp.einsum('btu,brtc,bsuc->brs', similar, h, h)
+  square = jnp.square(x[:, 0].astype(wide))
+  if of_kernel.ndim:
+    scale = square @ of_kernel.T
+  else:
+    scale = of_kernel * square.sum(axis=1, keepdims=True)
+  scale = (scale + of_bias)[:, None]  # [B, 1, c or 1]
+  return jnp.einsum('brc,bsc->brs', h[:, :, 0] * scale, h[:, :, 0])
+
+
+def _kernel_of_factors(factors: OnFactors) -> Array:
+  x, h, of_kernel, of_bias = factors
+  b, r, t, c = h.shape
+  rows, columns = (
+    _inner(v) for v in (x.reshape(-1, x.shape[-1]), h.reshape(-1, c))
+  )
+  similar = (of_kernel * rows + of_bias).reshape(b, t, b, t)
+  products = columns.reshape(b, r, t, b, r, t)
+  return jnp.einsum('btju,brtjsu->brjs', similar, products)
+
+
+def _inner(rows: Array) -> Array:
+  """All inner products of rows; those of half precision in float32."""
+  wide = jnp.promote_types(rows.dtype, jnp.float32)
+  return jnp.matmul(rows, rows.T, preferred_element_type=wide)
+
+
+class OnFactors(NamedTuple):
+  """Factors of gradients and the diagonal left between them.
+
+  ``g . Q_uu^-1 g'`` is ``sum (of_kernel * x x' + of_bias) h h'``.
+  """
+
+  x: Array
+  h: Array
+  of_kernel: Array
+  of_bias: Array
+
+
+class Inverse(Protocol):
+  """``Q_uu^-1`` of one control."""
+
+  def apply(self, rows: Array, packing: packing.Packing) -> Array:
+    """``Q_uu^-1`` times each row of ``[..., p]``."""
+
+  def on_factors(
+    self, product: affine.Contraction, factors: affine.Factors
+  ) -> OnFactors:
+    """The same for rows that are given by their factors."""

@@ -1,0 +1,394 @@
+"""The layer graph: a network of any topology as one chain of stages.
+
+Stage ``t`` maps the state ``c_t`` (every value already computed and still
+needed) and its control ``u_t`` (the parameters of one module call) to the next
+state, ``c_{t+1} = F_t(c_t, u_t)``. A skip connection is a value that stays in
+the state; nothing here knows about topology. Within a stage only the *layer*
+sees the control, so ``F_t = leave . layer . enter``::
+
+    x = enter(c)        h = layer(x, u)        c' = leave(c, h)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gtddp_jax import checks, errors
+
+Arrays = tuple[jax.Array, ...]
+Shapes = tuple[jax.ShapeDtypeStruct, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Fixed:
+  """What a stage reads besides state and control, and never differentiates.
+
+  Attributes:
+    aux: live values that have no derivative (integers, booleans).
+    inputs: the flat leaves of the network's inputs.
+    extras: the flat leaves of ``Extras``.
+  """
+
+  aux: Arrays
+  inputs: Arrays
+  extras: Arrays = ()
+
+  @property
+  def leaves(self) -> Arrays:
+    """All that does not change from stage to stage."""
+    return (*self.inputs, *self.extras)
+
+
+jax.tree_util.register_dataclass(Fixed, ['aux', 'inputs', 'extras'], [])
+
+
+class Extras(NamedTuple):
+  """What a network reads besides parameters and inputs, in Flax's words.
+
+  Attributes:
+    collections: variables that are no parameters (batch statistics), or {}.
+    rngs: random keys by name, or {}.
+  """
+
+  collections: Any
+  rngs: Any
+
+
+class Result(NamedTuple):
+  """What a network returns: outputs, and collections that it changed."""
+
+  outputs: Any
+  collections: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+  """One stage ``c' = F(c, u)``; ``v`` are controls that were decided earlier.
+
+  Attributes:
+    name: parameter path of the module that owns the control.
+    kind: 'dense', 'conv' or 'generic'; says which closed forms apply.
+    control: indices (into the flat parameters) of the leaves decided here.
+    kernel: position within ``control`` of the matrix or filter, for 'dense'
+      and 'conv'.
+    bias: position within ``control`` of the bias, if there is one.
+    shared: indices of earlier controls that this stage reads again.
+    state: shapes of ``c``; the leading axis is the batch.
+    spread: for each of ``x``, whether its leading axis is the batch.
+    aux: shapes of the live values without derivative.
+    enter: ``(c, v, fixed) -> x``.
+    layer: ``(x, u, v, fixed) -> h``.
+    leave: ``(c, h, v, fixed) -> c'``.
+    carry: ``(c, u, v, fixed) -> aux'``.
+    collected: which of the flat changed collections are computed here.
+    collect: ``(c, v, fixed) ->`` these; ``v`` = all parameters.
+    entangled: what in the stage no sample has by itself: 'random' numbers,
+      'mixing' of several samples.
+    entangled_layer: the same of its layer.
+    equation: parameters of the contraction, for 'dense' and 'conv'.
+    kronecker: whether its layer has a Kronecker factorisation.
+  """
+
+  name: str
+  kind: str
+  control: tuple[int, ...]
+  kernel: int | None
+  bias: int | None
+  shared: tuple[int, ...]
+  state: Shapes
+  spread: tuple[bool, ...]
+  aux: Shapes
+  enter: Callable[[Arrays, Arrays, Fixed], Arrays]
+  layer: Callable[[Arrays, Arrays, Arrays, Fixed], Arrays]
+  leave: Callable[[Arrays, Arrays, Arrays, Fixed], Arrays]
+  carry: Callable[[Arrays, Arrays, Arrays, Fixed], Arrays]
+  collected: tuple[int, ...]
+  collect: Callable[[Arrays, Arrays, Fixed], Arrays]
+  entangled: tuple[str, ...] = ()
+  entangled_layer: tuple[str, ...] = ()
+  equation: dict[str, Any] = dataclasses.field(default_factory=dict)
+  kronecker: bool = False
+
+  def __repr__(self) -> str:
+    """Its name and kind; ``summary`` of the graph has more."""
+    return f'<Stage {self.name!r}: {self.kind}>'
+
+  def __call__(
+    self, c: Arrays, u: Arrays, v: Arrays, fixed: Fixed
+  ) -> tuple[Arrays, Arrays]:
+    """Runs the stage: ``(c', aux')``."""
+    h = self.layer(self.enter(c, v, fixed), u, v, fixed)
+    return self.leave(c, h, v, fixed), self.carry(c, u, v, fixed)
+
+
+class Game(NamedTuple):
+  """Stages whose outputs meet in one add, and who may decide together.
+
+  Attributes:
+    stages: the players, in order.
+    alike: for each, the first player with the same input rows.
+    direct: whether outputs are added as they are, so that all players have the
+      same cotangent.
+  """
+
+  stages: tuple[int, ...]
+  alike: tuple[int, ...]
+  direct: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerGraph:
+  """A network as a chain of stages; made by ``trace``.
+
+  Attributes:
+    stages: the stages in program order.
+    paths: one '/'-joined path per flat parameter leaf.
+    params: pytree of parameter shapes.
+    inputs: pytree of input shapes; leading axis = batch.
+    outputs: pytree of output shapes; leading axis = batch.
+    changed: pytree of the shapes of collections that the network changes.
+    extras: collections and keys as given to ``trace``.
+    batch_size: B.
+    games: stages whose outputs meet in one add.
+    mixed: whether samples may be coupled, as by batch statistics: some value
+      between inputs and outputs that depends on controls has no batch axis, or
+      is made along it.
+    order: 'program', or 'merge' where the players of a game come in a row, next
+      to the add.
+    finish: ``(c, v, fixed) -> outputs`` as flat leaves; ``v`` = all parameters.
+    retrace: builds the graph of the same network for inputs of other shapes,
+      given as tree structure and flat shapes, in an order; builds each once.
+  """
+
+  stages: tuple[Stage, ...]
+  paths: tuple[str, ...]
+  params: Any
+  inputs: Any
+  outputs: Any
+  changed: Any
+  extras: Extras
+  batch_size: int
+  games: tuple[Game, ...]
+  mixed: bool
+  order: str
+  finish: Callable[[Arrays, Arrays, Fixed], Arrays]
+  retrace: Callable[[Any, Shapes, str], LayerGraph]
+
+  def __repr__(self) -> str:
+    """One line; ``summary`` has a row per stage."""
+    games = f', games {len(self.games)}' if self.games else ''
+    return f'<LayerGraph: {_totals(self)}{games}>'
+
+  def __call__(
+    self, params: Any, inputs: Any, extras: Extras | None = None
+  ) -> Any:
+    """Runs the composed stages; equals ``apply_fn(params, inputs)``.
+
+    Raises:
+      ParameterTreeError: if ``params`` is not the tree that was traced.
+    """
+    return self.run(params, inputs, extras).outputs
+
+  def run(
+    self, params: Any, inputs: Any, extras: Extras | None = None
+  ) -> Result:
+    """Outputs and changed collections; ``extras`` default to those traced."""
+    graph = self.for_inputs(inputs)
+    leaves = graph.flatten(params)
+    fixed = graph.surroundings(inputs, extras)
+    state: Arrays = ()
+    changed: dict[int, jax.Array] = {}
+    for stage in graph.stages:
+      u, v = pick(leaves, stage.control), pick(leaves, stage.shared)
+      new = stage.collect(state, leaves, fixed)
+      changed.update(zip(stage.collected, new, strict=True))
+      state, aux = stage(state, u, v, fixed)
+      fixed = dataclasses.replace(fixed, aux=aux)
+    outputs = graph.finish(state, leaves, fixed)
+    return Result(
+      jax.tree.unflatten(jax.tree.structure(self.outputs), outputs),
+      self.changed_from(changed),
+    )
+
+  def surroundings(self, inputs: Any, extras: Extras | None = None) -> Fixed:
+    """What the first stage reads and never differentiates."""
+    leaves = tuple(map(jnp.asarray, jax.tree.leaves(inputs)))
+    return Fixed((), leaves, tuple(jax.tree.leaves(extras or self.extras)))
+
+  def changed_from(self, leaves: Mapping[int, jax.Array]) -> Any:
+    """The changed collections from their flat leaves."""
+    tree = jax.tree.structure(self.changed)
+    return jax.tree.unflatten(tree, [leaves[i] for i in range(len(leaves))])
+
+  def flatten(self, params: Any) -> Arrays:
+    """The flat leaves of ``params``.
+
+    Raises:
+      ParameterTreeError: if structure, shapes or dtypes are not as traced.
+    """
+    found = checks.misfit(self.params, params)
+    if found is not None:
+      raise errors.ParameterTreeError(
+        f'The parameters are not those that the graph was traced with: '
+        f'{found}. {_TREE_REMEDY}'
+      )
+    return tuple(jax.tree.leaves(params))
+
+  def for_inputs(self, inputs: Any) -> LayerGraph:
+    """This graph, or the one of the same network for other input shapes.
+
+    Shapes are part of a trace; a batch of another size needs another trace
+    (at tracing time only: a jitted step pays for it once per shape).
+    """
+    shapes = jax.tree.map(shape_of, inputs)
+    if shapes == self.inputs:
+      return self
+    leaves, tree = jax.tree.flatten(shapes)
+    return self.retrace(tree, tuple(leaves), self.order)
+
+  def in_order(self, order: str) -> LayerGraph:
+    """The same network with its stages in another order.
+
+    Args:
+      order: 'program', or 'merge': the players of a game come in a row, next to
+        the add where they meet, and so see the latest states.
+
+    Returns:
+      The graph; parameters and results are the same.
+
+    Raises:
+      OptionError: for another word.
+    """
+    checks.check_option('order', order, ORDERS)
+    if order == self.order:
+      return self
+    leaves, tree = jax.tree.flatten(self.inputs)
+    return self.retrace(tree, tuple(leaves), order)
+
+  def decisions(self, cooperate: bool) -> list[range]:
+    """The stages of each decision: the players of a game, or one stage."""
+    spans = {t: range(t, t + 1) for t in range(len(self.stages))}
+    for game in self.games if cooperate else ():
+      first, last = game.stages[0], game.stages[-1]
+      if last - first == len(game.stages) - 1:
+        for t in game.stages[1:]:
+          del spans[t]
+        spans[first] = range(first, last + 1)
+    return list(spans.values())
+
+  def game_of(self, span: range) -> Game:
+    """The game that the stages of a decision play, of one player at least."""
+    for game in self.games:
+      if game.stages == tuple(span):
+        return game
+    return Game(tuple(span), (0,), direct=False)
+
+  def has_kronecker(self, t: int) -> bool:
+    """Whether stage ``t`` has a Kronecker curvature: it is not tied."""
+    own = set(self.stages[t].control)
+    tied = any(own & set(stage.shared) for stage in self.stages)
+    return self.stages[t].kronecker and not tied
+
+  def for_batch(self, size: int) -> LayerGraph:
+    """The graph of the same network for a batch of ``size`` samples."""
+    return self.for_inputs(
+      jax.tree.map(
+        lambda s: jax.ShapeDtypeStruct((size, *s.shape[1:]), s.dtype),
+        self.inputs,
+      )
+    )
+
+  def summary(self) -> str:
+    """A table: one row per stage, then totals."""
+    return summarize(self)
+
+
+def pick(
+  leaves: Arrays | Mapping[int, jax.Array], indices: tuple[int, ...]
+) -> Arrays:
+  """``leaves`` at ``indices``."""
+  return tuple(leaves[i] for i in indices)
+
+
+def shape_of(value: Any) -> jax.ShapeDtypeStruct:
+  """Shape and dtype of an array-like, a random key or an abstract value."""
+  dtype = getattr(value, 'dtype', None)
+  return jax.ShapeDtypeStruct(
+    jnp.shape(value), jnp.result_type(value) if dtype is None else dtype
+  )
+
+
+ORDERS = ('program', 'merge')
+_TREE_REMEDY = (
+  'Trace the graph again. To freeze some of them, which optax.masked and '
+  'optax.multi_transform around gt_ddp cannot, trace the others alone, '
+  'trace(lambda p, x: apply_fn({**p, **frozen}, x), trained, x), or give '
+  'gt_ddp a base whose step is zero there, optax.chain(sgd(lr), '
+  'optax.masked(optax.set_to_zero(), frozen_mask)).'
+)
+
+
+def summarize(graph: LayerGraph) -> str:
+  """Renders ``graph`` as the table of ``LayerGraph.summary``.
+
+  Columns: stage number; parameter path of the owner, with ``+path`` for earlier
+  controls that the stage reads again; kind; shapes of the control leaves; size
+  of the state before the stage in numbers per sample; curvatures supported;
+  the other players whose outputs meet this stage's in one add, if any meet.
+  """
+  shapes = jax.tree.leaves(graph.params)
+  head = ('stage', 'parameters', 'kind', 'control', 'state', 'curvature')
+  rows: list[tuple[str, ...]] = [(*head, 'meets')]
+  for t, stage in enumerate(graph.stages):
+    again = sorted({graph.paths[i] for i in stage.shared})
+    rows.append(
+      (
+        str(t),
+        ' +'.join([stage.name, *again]),
+        stage.kind,
+        ' '.join(_show(shapes[i].shape) for i in stage.control),
+        f'{_per_sample(stage.state, graph.batch_size):,}',
+        'identity diagonal' + ' kronecker' * graph.has_kronecker(t),
+        _partners(graph, t),
+      )
+    )
+  if not graph.games:
+    rows = [row[:-1] for row in rows]
+  widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+  lines = [
+    '  '.join(cell.ljust(w) for cell, w in zip(row, widths, strict=True))
+    for row in rows
+  ]
+  lines.insert(1, '  '.join('-' * w for w in widths))
+  largest = max(_per_sample(s.state, graph.batch_size) for s in graph.stages)
+  lines.append(
+    f'{_totals(graph)}, largest state {largest:,} numbers per sample'
+  )
+  return '\n'.join(line.rstrip() for line in lines)
+
+
+def _totals(graph: LayerGraph) -> str:
+  total = sum(math.prod(s.shape) for s in jax.tree.leaves(graph.params))
+  return (
+    f'{len(graph.stages)} stages, {total:,} parameters, batch '
+    f'{graph.batch_size}'
+  )
+
+
+def _partners(graph: LayerGraph, t: int) -> str:
+  players = [s for game in graph.games if t in game.stages for s in game.stages]
+  return ' '.join(str(s) for s in players if s != t)
+
+
+def _show(shape: tuple[int, ...]) -> str:
+  return 'x'.join(map(str, shape)) if shape else 'scalar'
+
+
+def _per_sample(shapes: Shapes, batch: int) -> int:
+  return sum(math.prod(s.shape) for s in shapes) // batch

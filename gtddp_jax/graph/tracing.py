@@ -1,0 +1,349 @@
+"""Tracing: a pure function becomes a chain of stages.
+
+The function is captured as a program, its cuts are found (``cuts``), and the
+pieces of the program between them become the stages' functions (``building``).
+A second capture at twice the batch size tells which axis of each value is the
+batch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gtddp_jax import checks, errors
+from gtddp_jax.graph import batch_axis as batches
+from gtddp_jax.graph import cuts as cuts_lib
+from gtddp_jax.graph import games as game_lib
+from gtddp_jax.graph import layer_graph as graph_lib
+from gtddp_jax.graph import program as jaxprs
+from gtddp_jax.graph import stages as building
+from gtddp_jax.graph import verify as verification
+
+KeyPath = tuple[Any, ...]
+ApplyFn = Callable[..., Any]
+Owner = Callable[[KeyPath], Hashable]
+
+
+def module_of(path: KeyPath) -> Hashable:
+  """The default owner of a leaf: its path without the last key.
+
+  A leaf at the root of the tree owns itself. Wrappers that end a path in
+  ``.value`` (Flax nnx variables, linen's partitioned boxes) are looked through.
+  """
+  while path and getattr(path[-1], 'name', None) == 'value':
+    path = path[:-1]
+  return path[:-1] if len(path) > 1 else path
+
+
+def trace(
+  apply_fn: ApplyFn,
+  params: Any,
+  inputs: Any,
+  *,
+  collections: Any = None,
+  rngs: Any = None,
+  mutable: Any = False,
+  owner: Owner = module_of,
+  verify: bool = True,
+) -> graph_lib.LayerGraph:
+  """Traces a network into its layer graph.
+
+  Args:
+    apply_fn: pure ``(params, inputs) -> outputs``; pytrees of arrays, the
+      leading axis of every input and output leaf is the batch.
+    params: pytree of floating-point arrays (or shapes).
+    inputs: pytree of arrays (or shapes), an example batch.
+    collections: variables that are no parameters, by name; the network is then
+      called with ``{**params, **collections}``.
+    rngs: random keys by name, passed on to ``apply_fn``.
+    mutable: names of collections that the network changes, passed on; it then
+      returns ``(outputs, changed)``. All three are words of Flax.
+    owner: maps a leaf's key path to its module; leaves with equal owners that
+      are read in a row form one control.
+    verify: whether to compare outputs and gradients of the graph with
+      ``apply_fn`` on the example (skipped for abstract values).
+
+  Returns:
+    The graph; ``graph(params, inputs)`` equals ``apply_fn``.
+
+  Raises:
+    UnownedParameterError: a parameter does not influence the outputs.
+    ControlDtypeError: a parameter is not floating-point.
+    BatchAxisError: an input, output or cut value has no leading batch axis, or
+      one with the rows of a sample apart.
+    UncuttableStageError: an opaque equation mixes parameters of modules.
+    ParameterTreeError: other collections stand beside 'params' among the
+      parameters; or the network changes its parameters, or a collection to one
+      that is not like the one given.
+    TraceMismatchError: the graph does not reproduce ``apply_fn``.
+    OptionError: for an ``owner`` that names no module.
+  """
+  if not callable(owner):
+    raise errors.OptionError(
+      f'Invalid owner: got {owner!r}, expected a function of a key path, such '
+      f'as module_of.'
+    )
+  network = _Network(apply_fn, collections, rngs, mutable)
+  shapes = jax.tree.map(graph_lib.shape_of, (params, inputs))
+  graph = _build(network, owner, *shapes)
+  abstract = (jax.ShapeDtypeStruct, jax.core.Tracer)
+  leaves = jax.tree.leaves((params, inputs))
+  if verify and not any(isinstance(x, abstract) for x in leaves):
+    verification.verify(network, graph, params, inputs)
+  return graph
+
+
+class _Network:
+  """``apply_fn`` as a function ``(params, inputs, extras) -> Result``."""
+
+  def __init__(
+    self, apply_fn: ApplyFn, collections: Any, rngs: Any, mutable: Any
+  ):
+    """Takes what was given to ``trace``."""
+    self.extras = graph_lib.Extras(collections or {}, rngs or {})
+    self._apply, self._mutable = apply_fn, mutable
+
+  def __call__(
+    self, params: Any, inputs: Any, extras: graph_lib.Extras
+  ) -> graph_lib.Result:
+    """Runs the network."""
+    keywords: dict[str, Any] = {'rngs': extras.rngs} if extras.rngs else {}
+    variables = params
+    if extras.collections:
+      variables = {**params, **extras.collections}
+    if not self._mutable:
+      outputs = self._apply(variables, inputs, **keywords)
+      return graph_lib.Result(outputs, {})
+    outputs, changed = self._apply(
+      variables, inputs, **keywords, mutable=self._mutable
+    )
+    if 'params' in changed:
+      raise errors.ParameterTreeError(
+        f'trace(..., mutable={self._mutable!r}) lets the network change its '
+        f'parameters: expected the names of the other collections that it '
+        f"changes, as in mutable=['batch_stats']."
+      )
+    for name in changed:
+      if name not in extras.collections:
+        raise errors.ParameterTreeError(
+          f'The network changes the collection {name!r}: expected it among '
+          f'trace(..., collections=...), got {sorted(extras.collections)}. '
+          f'Give its first value there, or take it out of mutable.'
+        )
+      misfit = checks.misfit(
+        jax.tree.map(graph_lib.shape_of, extras.collections[name]),
+        changed[name],
+      )
+      if misfit is not None:
+        raise errors.ParameterTreeError(
+          f'The network changes the collection {name!r} to one that is not '
+          f'like the one it was given: {misfit}. Give trace(..., collections='
+          f'...) a tree like the one that it returns.'
+        )
+    return graph_lib.Result(outputs, changed)
+
+
+def _build(
+  network: _Network,
+  owner: Owner,
+  params: Any,
+  inputs: Any,
+  order: str = 'program',
+) -> graph_lib.LayerGraph:
+  """Builds the graph from shapes alone."""
+  keyed = _controls(params)
+  paths = tuple(checks.path_of(path) for path, _ in keyed)
+  owners = [_owner(owner, path) for path, _ in keyed]
+  complete = _capture(network, params, inputs)
+  batch = _analysed(network, params, inputs, complete)
+  shapes = complete.out_shape
+  n_outputs = len(jax.tree.leaves(shapes.outputs))
+  # Changed collections are read off on the way, and are live nowhere.
+  program = dataclasses.replace(
+    complete,
+    outputs=complete.outputs[:n_outputs],
+    out_shape=shapes.outputs,
+  )
+  chain = functools.partial(
+    _chain,
+    owners=owners,
+    paths=paths,
+    batch=batch,
+    keys=jax.tree.leaves(network.extras.rngs),
+    changed=complete.outputs[n_outputs:],
+  )
+  found = chain(program)
+  while order == 'merge' and (moved := _next_to_merge(found)):
+    found = chain(moved)
+  return graph_lib.LayerGraph(
+    stages=found.stages,
+    paths=paths,
+    params=params,
+    inputs=inputs,
+    outputs=shapes.outputs,
+    changed=shapes.collections,
+    extras=network.extras,
+    batch_size=_batch_size(inputs),
+    games=found.games,
+    mixed=any(
+      not batch.leading[v] or v in batch.crossing for v in found.flow.moving
+    ),
+    order=order,
+    finish=found.finish,
+    retrace=functools.cache(
+      lambda tree, leaves, order: _build(
+        network, owner, params, jax.tree.unflatten(tree, leaves), order
+      )
+    ),
+  )
+
+
+class _Chain(NamedTuple):
+  """A program cut into stages."""
+
+  program: jaxprs.Program
+  flow: cuts_lib.Flow
+  cuts: list[cuts_lib.Cut]
+  stages: tuple[graph_lib.Stage, ...]
+  games: tuple[graph_lib.Game, ...]
+  finish: Callable[..., graph_lib.Arrays]
+
+
+def _chain(
+  program: jaxprs.Program,
+  owners: Sequence[tuple[str, str]],
+  paths: tuple[str, ...],
+  batch: batches.Batch,
+  keys: Sequence[Any],
+  changed: Sequence[Any],
+) -> _Chain:
+  """Cuts a program, whose outputs are those of the network alone."""
+  flow, scales = cuts_lib.analyse(program, len(paths)), batch.leading
+  cuts = cuts_lib.find(program, flow, owners, paths, scales)
+  outputs = _check_outputs(program, flow, batch)
+  starts = [-1, *(c.position for c in cuts[1:])]
+  spans = map(range, starts, [*starts[1:], len(program.equations)])
+  after = [(c.state, c.aux) for c in cuts[1:]] + [cuts_lib.split(outputs)]
+  builder = building.Builder(program, flow, batch, paths, keys, changed)
+  stages = tuple(map(builder.stage, cuts, spans, after))
+  games = tuple(game_lib.find(program, flow, cuts, stages, scales))
+  return _Chain(program, flow, cuts, stages, games, builder.finish(*after[-1]))
+
+
+def _next_to_merge(chain: _Chain) -> jaxprs.Program | None:
+  """The program with one more game's players in a row, if one is not."""
+  for game in chain.games:
+    if game.stages[-1] - game.stages[0] >= len(game.stages):
+      return game_lib.next_to_merge(chain.program, chain.flow, chain.cuts, game)
+  return None
+
+
+def _controls(params: Any) -> list[tuple[KeyPath, Any]]:
+  """The parameter leaves with their key paths.
+
+  Raises:
+    ControlDtypeError: if one is not floating-point.
+    ParameterTreeError: if there are other collections of Flax among them.
+    UnownedParameterError: if there is none.
+  """
+  if isinstance(params, Mapping) and 'params' in params and len(params) > 1:
+    others = sorted(set(params) - {'params'})
+    raise errors.ParameterTreeError(
+      f"The parameters have {others} beside 'params': expected the collection "
+      f"'params' alone, since all that is given is trained. Give the others to "
+      f'trace(..., collections=...); for one that is to be trained, take '
+      f"another name than 'params' for the first."
+    )
+  keyed, _ = jax.tree_util.tree_flatten_with_path(params)
+  for path, leaf in keyed:
+    if not jnp.issubdtype(leaf.dtype, jnp.floating):
+      raise errors.ControlDtypeError(
+        f'Parameter {checks.path_of(path)!r}: expected a floating-point '
+        f'array, got {leaf.dtype}. Close over it in apply_fn instead of '
+        f'passing it as a parameter.'
+      )
+  if not keyed:
+    raise errors.UnownedParameterError(
+      'The network has no parameters: expected at least one leaf in params.'
+    )
+  return keyed
+
+
+def _owner(owner: Owner, path: KeyPath) -> tuple[str, str]:
+  """What ``owner`` says of a path: a name, and what is compared."""
+  found: Any = owner(path)
+  if isinstance(found, (str, int)):
+    return str(found), str(found)
+  keys = found if isinstance(found, tuple) else (found,)
+  try:
+    return checks.path_of(keys), jax.tree_util.keystr(keys)
+  except (TypeError, ValueError, AttributeError):
+    raise errors.OptionError(
+      f'owner({checks.path_of(path)!r}) returned {found!r}: expected a string '
+      f'or keys of the path, equal for the leaves of one control.'
+    ) from None
+
+
+def _capture(network: _Network, params: Any, inputs: Any) -> jaxprs.Program:
+  """Captures the network without dead equations or calls that hide controls."""
+  extras = jax.tree.map(graph_lib.shape_of, network.extras)
+  program = jaxprs.capture(network, params, inputs, extras)
+  n_params = len(jax.tree.leaves(params))
+  while True:
+    live = program.slice(program.inputs, program.outputs).equations
+    program = dataclasses.replace(program, equations=live)
+    flow = cuts_lib.analyse(program, n_params)
+    hiding = {id(e) for e, read in zip(live, flow.reads, strict=True) if read}
+    expanded = program.expand(_any_of(hiding))
+    if expanded is program:
+      return program
+    program = expanded
+
+
+def _any_of(equations: set[int]) -> Callable[[jaxprs.Equation], bool]:
+  """Whether an equation is one of these, or only calls a function."""
+  return lambda e: id(e) in equations or jaxprs.is_plain_call(e)
+
+
+def _batch_size(inputs: Any) -> int:
+  leading = {s.shape[:1] for s in jax.tree.leaves(inputs)}
+  sizes = [size for axes in leading for size in axes]
+  if len(leading) != 1 or len(sizes) != 1:
+    shapes = [list(s.shape) for s in jax.tree.leaves(inputs)]
+    raise errors.BatchAxisError(
+      f'The input leaves have shapes {shapes}: expected one leading axis of '
+      f'equal size, the batch, on each. Close over arrays without batch axis.'
+    )
+  return int(sizes[0])
+
+
+def _analysed(
+  network: _Network, params: Any, inputs: Any, program: jaxprs.Program
+) -> batches.Batch:
+  """What the values of a program have to do with the batch."""
+  twice = batches.at_twice(lambda x: _capture(network, params, x), inputs)
+  return batches.analyse(program, twice, _batch_size(inputs))
+
+
+def _check_outputs(
+  program: jaxprs.Program,
+  flow: cuts_lib.Flow,
+  batch: batches.Batch,
+) -> tuple[jaxprs.Var, ...]:
+  """The outputs that a control moves; every output must have a batch axis."""
+  keyed = jax.tree_util.tree_flatten_with_path(program.out_shape)[0]
+  for (path, shape), value in zip(keyed, program.outputs, strict=True):
+    leads = jaxprs.is_variable(value) and batch.leading.get(value, False)
+    if not leads or shape.shape[0] != batch.size:
+      raise errors.BatchAxisError(
+        f'Output {checks.path_of(path) or "(the whole)"!r} has shape '
+        f'{list(shape.shape)}: expected the batch, {batch.size}, as its '
+        f'leading axis. Return per-sample outputs; the loss takes their mean.'
+      )
+  return tuple(dict.fromkeys(v for v in program.outputs if v in flow.moving))

@@ -1,0 +1,185 @@
+"""The closed-loop forward sweep: every stage answers what upstream has done.
+
+With ``c`` the nominal and ``c^`` the actual state, forward over the stages::
+
+    e  = <P_t, c^ - c>                        change of outcome achieved so far
+    w  = d + S e                              what remains for this stage
+    du = base step along combine(w)  =  -Q_uu^-1 (l_u + (1/B) sum w g)
+    c^ <- F(c^, u + du)
+
+``e`` includes what the coming uses of already updated controls contribute.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gtddp_jax import gradients as gradients_lib
+from gtddp_jax import graph as graph_lib
+from gtddp_jax import value as value_lib
+
+Array = jax.Array
+Arrays = tuple[jax.Array, ...]
+
+
+class Rollout(NamedTuple):
+  """Result of the closed-loop sweep.
+
+  Attributes:
+    updates: one update per flat parameter leaf.
+    gradients: the re-weighted gradient of each leaf.
+    base_state: the base optimizer's new state.
+    feedback_ratio: root mean square of ``S e`` over that of ``d``.
+    clipped_share: share of feedback weights that the trust region shortened.
+    smallest_factor: of the backward sweep.
+  """
+
+  updates: list[Array]
+  gradients: list[Array]
+  base_state: Any
+  feedback_ratio: Array
+  clipped_share: Array
+  smallest_factor: Array
+
+
+class Plan(NamedTuple):
+  """What is known before anything is decided.
+
+  Attributes:
+    problem: what a backward sweep works on.
+    trajectory: the nominal trajectory.
+    directions: propagated to every stage.
+  """
+
+  problem: value_lib.Problem
+  trajectory: gradients_lib.Trajectory
+  directions: Sequence[gradients_lib.Directions]
+
+
+def closed_loop(plan: Plan, sweep: value_lib.Sweep) -> Rollout:
+  """Updates the controls in order, each with the feedback of those before.
+
+  Args:
+    plan: of the step.
+    sweep: result of the backward sweep.
+
+  Returns:
+    Updates, the base's new state and statistics.
+  """
+  problem, trajectory, directions = plan
+  done = _Done(problem, sweep)
+  answers: list[Array] = []
+  clipped = sweep.clipped
+  state, aux = trajectory.points[0].state, trajectory.points[0].fixed.aux
+  for n, span in enumerate(problem.spans):
+    weights = sweep.values[n].slope
+    if n > 0:
+      t = span[0]
+      change = tuple(map(jnp.subtract, state, trajectory.points[t].state))
+      e = done.outcome(n, directions[t], change)
+      answer, shortened = value_lib.shorten(
+        sweep.values[n].answer(e), problem.radius
+      )
+      weights = weights + answer
+      clipped += shortened
+      answers.append(answer)
+    done.decide(n, weights)
+    if n + 1 < len(problem.spans):
+      for t in span:
+        point = trajectory.points[t]
+        u = _updated(point.control, point.stage.control, done.updates)
+        v = _updated(point.shared, point.stage.shared, done.updates)
+        fixed = dataclasses.replace(point.fixed, aux=aux)
+        state, aux = point.stage(state, u, v, fixed)
+        state = gradients_lib.kept(state)
+  batch = problem.terminal.slope.shape[0]
+  return done.rollout(
+    _ratio(answers, [value.slope for value in sweep.values[1:]]),
+    clipped / max(sweep.checked + batch * len(answers), 1),
+  )
+
+
+def open_loop(plan: Plan) -> Rollout:
+  """Updates the controls without feedback: every ``Q_ux`` is zero."""
+  problem = plan.problem
+  sweep = value_lib.frozen(problem)
+  done = _Done(problem, sweep)
+  for n in range(len(problem.spans)):
+    done.decide(n, problem.terminal.slope)
+  return done.rollout(jnp.zeros(()), jnp.zeros(()))
+
+
+class _Done:
+  """The controls updated so far, by flat parameter index."""
+
+  def __init__(self, problem: value_lib.Problem, sweep: value_lib.Sweep):
+    self._problem, self._sweep = problem, sweep
+    self.updates: dict[int, Array] = {}
+    self.gradients: dict[int, Array] = {}
+    self._open: dict[int, Array] = {}  # open-loop gradients that were asked for
+
+  def decide(self, n: int, weights: Array) -> None:
+    """The base's step of decision ``n`` for these sample weights."""
+    operator = self._problem.sensitivities[n]
+    total = value_lib.open_gain(self._problem, operator, weights)
+    self.gradients.update(zip(operator.control, total, strict=True))
+    step = self._problem.base.step(operator.control, self.gradient)
+    self.updates.update(zip(operator.control, step, strict=True))
+
+  def rollout(self, feedback_ratio: Array, clipped_share: Array) -> Rollout:
+    """The result, once all is decided."""
+    size = len(self.updates)
+    return Rollout(
+      [self.updates[i] for i in range(size)],
+      [self.gradients[i] for i in range(size)],
+      self._problem.base.finish(self.gradient),
+      feedback_ratio,
+      clipped_share,
+      self._sweep.smallest_factor,
+    )
+
+  def gradient(self, i: int) -> Array:
+    """The final gradient of a leaf, or its open-loop one if still ahead."""
+    if i in self.gradients:
+      return self.gradients[i]
+    if i not in self._open:
+      operators = self._problem.sensitivities
+      n = next(n for n, o in enumerate(operators) if i in o.control)
+      slope = self._sweep.values[n].slope
+      gains = value_lib.open_gain(self._problem, operators[n], slope)
+      self._open.update(zip(operators[n].control, gains, strict=True))
+    return self._open[i]
+
+  def outcome(
+    self, n: int, directions: gradients_lib.Directions, change: Arrays
+  ) -> Array:
+    """``e`` at the cut before decision ``n``, ``[B, R]``."""
+    batch, rank = self._problem.terminal.slope.shape
+    e = gradients_lib.dot(directions.state, change, batch)
+    last = self._problem.spans[n][0] - 1
+    for operator in self._problem.sensitivities[:n]:
+      update = graph_lib.pick(self.updates, operator.control)
+      e += operator.shared_change(update, after=last)
+    return jnp.broadcast_to(e, (batch, rank))
+
+
+def _updated(
+  values: Arrays, indices: tuple[int, ...], updates: dict[int, Array]
+) -> Arrays:
+  return tuple(
+    (v + updates[i]).astype(v.dtype)
+    for v, i in zip(values, indices, strict=True)
+  )
+
+
+def _ratio(answers: list[Array], slopes: list[Array]) -> Array:
+  """Norm of all answers over that of all slopes; zero if there are none."""
+  if not answers:
+    return jnp.zeros(())
+  above, below = (jnp.linalg.norm(jnp.stack(v)) for v in (answers, slopes))
+  return above / jnp.maximum(below, jnp.finfo(below.dtype).tiny)

@@ -1,0 +1,361 @@
+"""``gt_ddp``: game-theoretic DDP as an optax transformation.
+
+Keeps the state, and guards it: a step that is not finite
+is not taken. What a step is, is in ``steps``.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from gtddp_jax import checks, errors
+from gtddp_jax import curvature as curvature_lib
+from gtddp_jax import graph as graph_lib
+from gtddp_jax import terminal as terminal_lib
+from gtddp_jax import value as value_lib
+from gtddp_jax.optimizer import options as options_lib
+from gtddp_jax.optimizer import step as step_lib
+
+Array = jax.Array
+
+# What is measured by every update, and its value where nothing measures it.
+_MEASURED = MappingProxyType(
+  {
+    'loss': float('nan'),
+    'gradient_norm': 0.0,
+    'feedback_ratio': 0.0,
+    'clipped_share': 0.0,
+    'smallest_factor': 1.0,
+  }
+)
+
+
+class GtDdpState(NamedTuple):
+  """State of ``gt_ddp``.
+
+  Attributes:
+    base: the base optimizer's own state, as if it were used alone.
+    collections: of the network, as the last step left them; {} if it has none.
+    measured: what ``metrics`` reads, float32 scalars.
+    skipped_steps: number of non-finite steps so far, int32.
+  """
+
+  base: Any
+  collections: Any
+  measured: dict[str, Array]
+  skipped_steps: Array
+
+
+def gt_ddp(
+  graph: graph_lib.LayerGraph,
+  loss: terminal_lib.Loss,
+  base: optax.GradientTransformation,
+  terminal: str | terminal_lib.TerminalValue = 'gradient',
+  value: str | value_lib.Level = 'frozen',
+  cooperation: str = 'none',
+  feedback: bool = True,
+  trust_region: float | None = None,
+) -> optax.GradientTransformationExtraArgs:
+  r"""Game-theoretic differential dynamic programming over a base optimizer.
+
+  Every layer takes its base's step along a gradient whose samples are weighed
+  by what is left to do: ``e_i`` is what layers upstream have just changed,
+  ``w_i = d_i + S_i e_i`` and ``du = -Q_uu^-1 (l_u + sum_i w_i g_i / B)``. The
+  step is not linear in the learning rate, so the rate belongs in ``base``.
+
+  Args:
+    graph: the network, from ``trace``.
+    loss: ``(outputs, targets) -> [B]``, see ``losses``.
+    base: any optax transformation (keyword arguments that it needs are passed
+      to ``update``); a ``value`` other than 'frozen' needs one that carries
+      ``Q_uu``: ``sgd``, ``rmsprop``, ``adam``, ``kfac``, ``ekfac`` of this
+      library, or a ``Base`` of your own.
+    terminal: value function at the outputs: 'gradient' (rank one),
+      'gauss_newton' (the loss' exact Hessian), ``sampled(m)``,
+      ``truncated(r)``, ``subset(terminal, n)``, or a ``TerminalValue``.
+    value: 'frozen' (only feedback), 'bellman' (the paper's recursion) or
+      'coupled' (exact over the batch, with the Gauss-Newton term in ``Q_uu``);
+      ``Bellman(memory)`` or ``Coupled(memory)`` bound their memory.
+    cooperation: how stages whose outputs meet in one add decide together:
+      'none', 'kronecker' (as one layer, Theorem 3) or 'schur' (the joint block
+      system). Only elementwise work may stand between output and add: a norm
+      there ends the game. Needs ``kfac`` or ``ekfac``: a first-order base has
+      no curvature between players, so this changes nothing there, and a warning
+      says so.
+    feedback: whether layers answer each other. Without it every ``Q_ux`` is
+      zero, and the updates are the base's own at every ``value`` (Prop. 1, 4).
+    trust_region: largest length of a sample's ``S e``, and of how far
+      'bellman' moves its ``d``, in units of the batch's root mean square
+      terminal ``d``; None for no bound. Start with 0.3: the bare equations
+      may diverge, and with ``ekfac`` did at usual rates, to losses that are
+      finite and so not skipped.
+
+  Returns:
+    A transformation whose ``update(grads_or_None, state, params, batch=(inputs,
+    targets))`` takes None, or open-loop gradients to which it adds feedback.
+    ``rngs={name: key}`` goes to the network and to the terminal.
+
+  Raises:
+    OptionError: for an option that has no meaning, or a base without ``Q_uu``.
+  """
+  options = {
+    'graph': graph, 'loss': loss, 'base': base, 'terminal': terminal,
+    'value': value, 'cooperation': cooperation, 'feedback': feedback,
+    'trust_region': trust_region,
+  }  # fmt: skip
+  return _transformation(
+    recipe(options), step_lib.closed_loop if feedback else step_lib.open_loop
+  )
+
+
+def recipe(options: Mapping[str, Any]) -> step_lib.Recipe:
+  """What steps are made of, from all options of ``gt_ddp`` by name.
+
+  Raises:
+    OptionError: for an option that has no meaning, or a base without ``Q_uu``.
+  """
+  options_lib.check(options)
+  graph, base = options['graph'], options['base']
+  cooperation = options['cooperation']
+  cooperate = cooperation != 'none' and _plays(graph, base)
+  if cooperate:
+    graph = graph.in_order('merge')
+  return step_lib.Recipe(
+    graph,
+    options['loss'],
+    _ready(base, graph, cooperation if cooperate else 'none'),
+    terminal_lib.named(options['terminal']),
+    value_lib.level(options['value']),
+    options['trust_region'],
+    cooperate,
+  )
+
+
+def _plays(graph: graph_lib.LayerGraph, base: Any) -> bool:
+  """Whether cooperation changes anything; warns if it does not."""
+  missing = (
+    'no stages whose outputs meet in one add (see graph.summary(); a norm '
+    'between output and add ends a game)'
+  )
+  if not isinstance(base, curvature_lib.Kronecker):
+    missing = 'a first-order base, which has no curvature between players'
+  elif graph.games:
+    return True
+  warnings.warn(
+    f'cooperation changes nothing here: got {missing}. Use kfac or ekfac on a '
+    f"network with parallel layers, or cooperation='none'.",
+    errors.NoGameWarning,
+    stacklevel=4,
+  )
+  return False
+
+
+def _ready(base: Any, graph: graph_lib.LayerGraph, cooperation: str) -> Any:
+  """A base that can be initialised and stepped."""
+  if not isinstance(base, curvature_lib.Kronecker):
+    return optax.with_extra_args_support(base)
+  spans = graph.decisions(cooperation != 'none')
+  return curvature_lib.bind(base, graph, spans, cooperation)
+
+
+def _base_state(base: Any, params: Any) -> Any:
+  """The base's state; only ``gt_ddp`` knows that ``kfac`` is *in* its base."""
+  try:
+    return base.init(params)
+  except errors.OptionError as error:
+    raise errors.OptionError(
+      'Invalid base: expected kfac or ekfac itself, got one inside another '
+      'transformation (optax.chain, masked, multi_transform), which does not '
+      'hand it the layers. Put the others around gt_ddp, as in '
+      'optax.chain(gt_ddp(graph, loss, ekfac(lr)), optax.clip(1.0)).'
+    ) from error
+
+
+def _check_gradients(graph: graph_lib.LayerGraph, grads: Any) -> None:
+  """Raises ``ParameterTreeError`` unless there is one for every parameter."""
+  found = None if grads is None else checks.misfit(graph.params, grads, False)
+  if found is not None:
+    raise errors.ParameterTreeError(
+      f'The gradients are not like the parameters: {found}. Give one for every '
+      f'parameter (zeros where there is none), or None in place of all; to '
+      f'freeze parameters, trace the others alone.'
+    )
+
+
+def _check_state(expected: GtDdpState, state: Any) -> None:
+  """Raises ``OptionError`` for the state of another optimizer."""
+  found: str | None = f'got a {type(state).__name__}'
+  if isinstance(state, GtDdpState):
+    found = checks.misfit(
+      {'base': expected.base, 'collections': expected.collections},
+      {'base': state.base, 'collections': state.collections},
+      dtypes=False,
+    )
+  if found is not None:
+    raise errors.OptionError(
+      f'The state is not one of this optimizer: {found}. Make one with '
+      f'init(params); give a checkpoint the structure of that state when it is '
+      f'restored.'
+    )
+
+
+def _transformation(
+  parts: step_lib.Recipe, propose: Any
+) -> optax.GradientTransformationExtraArgs:
+  """The optax transformation that takes the proposed steps."""
+
+  def init_fn(params: Any) -> GtDdpState:
+    if jax.tree.leaves(params):  # none: a placeholder of optax's map_params
+      parts.graph.flatten(params)
+    elif isinstance(parts.base, curvature_lib.Bound):  # has lists of leaves
+      params = jax.tree.map(jnp.zeros_like, parts.graph.params)
+    return GtDdpState(
+      _base_state(parts.base, params),
+      # Copies: a state may be donated to a step.
+      jax.tree.map(jnp.array, parts.graph.extras.collections),
+      {name: jnp.float32(start) for name, start in _MEASURED.items()},
+      jnp.zeros((), jnp.int32),
+    )
+
+  def update_fn(
+    updates: Any,
+    state: GtDdpState,
+    params: Any = None,
+    *,
+    batch: tuple[Any, Any] | None = None,
+    rngs: Mapping[str, Array] = MappingProxyType({}),
+    **extra_args: Any,
+  ) -> tuple[Any, GtDdpState]:
+    if params is None:
+      raise errors.ParameterTreeError(
+        'gt_ddp needs the parameters: call update(grads, state, params, '
+        'batch=(inputs, targets)).'
+      )
+    if batch is None:
+      raise errors.OptionError(
+        'gt_ddp needs the batch: call update(grads, state, params, '
+        'batch=(inputs, targets)). A wrapper that calls update(grads, state, '
+        'params), such as TrainState.apply_gradients, cannot hand it on.'
+      )
+    pair: Any = batch
+    if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+      raise errors.OptionError(
+        f'Invalid batch: got a {type(pair).__name__}, expected the pair '
+        f'(inputs, targets).'
+      )
+    _check_gradients(parts.graph, updates)
+    # Its own function each time: JAX keeps what it traced while that lives,
+    # and with it the arrays of a whole state.
+    _check_state(jax.eval_shape(lambda p: init_fn(p), params), state)
+    if not isinstance(rngs, Mapping):
+      raise errors.OptionError(
+        f'Invalid rngs: got a {type(rngs).__name__}, expected a dict of keys '
+        f"by name, as in rngs={{'dropout': key}}."
+      )
+    given = step_lib.Given(
+      updates, state.base, params, batch, state.collections, rngs, extra_args
+    )
+    return _guarded(propose(parts, given), state)
+
+  return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def metrics(state: Any) -> dict[str, Array]:
+  """What the last update measured.
+
+  Args:
+    state: of ``gt_ddp``, or of anything that holds one such state.
+
+  Returns:
+    Scalars: ``loss`` (mean over the batch, at the old parameters; over the
+    samples of ``subset`` where it was given the gradients; NaN where nothing
+    computed it), ``gradient_norm`` (of the re-weighted gradient),
+    ``feedback_ratio`` (norm of the feedback weights ``S e`` over that of the
+    open-loop weights ``d``, over samples and stages), ``clipped_share`` (of
+    weights that the trust region shortened), ``smallest_factor`` (least factor
+    by which a stage contracted ``S`` before clamping, for 'coupled' a lower
+    bound of it; 1 where unused), ``skipped_steps`` (non-finite, so far).
+
+  Raises:
+    OptionError: if there is not exactly one such state.
+  """
+  found = state_in(state, 'metrics')
+  return {**found.measured, 'skipped_steps': found.skipped_steps}
+
+
+def collections(state: Any) -> Any:
+  """The network's collections (batch statistics) after the last update.
+
+  Args:
+    state: of ``gt_ddp``, or of anything that holds one such state.
+
+  Returns:
+    A dict by name, {} if the network was traced without.
+
+  Raises:
+    OptionError: if there is not exactly one such state.
+  """
+  return state_in(state, 'collections').collections
+
+
+def state_in(state: Any, function: str) -> GtDdpState:
+  """The one state of ``gt_ddp`` in a state, for a function of that name.
+
+  Raises:
+    OptionError: if there is not exactly one such state.
+  """
+
+  def is_ours(part: Any) -> bool:
+    return isinstance(part, GtDdpState)
+
+  found = [s for s in jax.tree.leaves(state, is_leaf=is_ours) if is_ours(s)]
+  if len(found) != 1:
+    raise errors.OptionError(
+      f'{function}: expected a state that holds one gt_ddp state, got '
+      f'{len(found)} of them in a {type(state).__name__}.'
+    )
+  return found[0]
+
+
+def _guarded(step: step_lib.Step, state: GtDdpState) -> tuple[Any, GtDdpState]:
+  """Takes a step if it is finite; else changes nothing and counts it."""
+  square = _poisoned_square(step.gradients, step.updates)
+  finite = jnp.isfinite(square)
+  if 'loss' in step.measured:
+    finite &= jnp.isfinite(step.measured['loss'])
+  nothing = jax.tree.map(jnp.zeros_like, step.updates)
+  # One branch for all, which compiles faster than a choice for every leaf.
+  updates, base, kept = jax.lax.cond(
+    finite,
+    lambda: (step.updates, step.base_state, step.collections),
+    lambda: (nothing, state.base, state.collections),
+  )
+  measured = {**_MEASURED, **step.measured, 'gradient_norm': jnp.sqrt(square)}
+  skipped = state.skipped_steps + jnp.where(finite, 0, 1).astype(jnp.int32)
+  return updates, GtDdpState(
+    base,
+    kept,
+    {name: jnp.asarray(measured[name], jnp.float32) for name in _MEASURED},
+    skipped,
+  )
+
+
+def _poisoned_square(gradients: Any, updates: Any) -> Array:
+  """``|gradients|^2`` if the updates are finite, else NaN; one pass over both.
+
+  The base's state is not looked at: some start from infinities on purpose.
+  """
+
+  def square(g: Array, u: Array) -> Array:
+    wide = jnp.promote_types(g.dtype, jnp.float32)
+    return jnp.sum(jnp.square(g.astype(wide)) + 0 * u.astype(wide))
+
+  squares = jax.tree.leaves(jax.tree.map(square, gradients, updates))
+  return jnp.sum(jnp.stack(squares))

@@ -1,0 +1,36 @@
+"""The loss at the outputs as ``(Z, d, S)``: exact, or in fewer directions."""
+
+from gtddp_jax.terminal.exact import gauss_newton, gradient, is_uniform, named
+from gtddp_jax.terminal.expansion import (
+  Expansion,
+  Loss,
+  TerminalValue,
+  check,
+  per_sample,
+  square_root,
+  with_gradient,
+)
+from gtddp_jax.terminal.low_rank import (
+  refuse_factory,
+  sampled,
+  subset,
+  truncated,
+)
+
+__all__ = (
+  'Expansion',
+  'Loss',
+  'TerminalValue',
+  'check',
+  'gauss_newton',
+  'gradient',
+  'is_uniform',
+  'named',
+  'per_sample',
+  'refuse_factory',
+  'sampled',
+  'square_root',
+  'subset',
+  'truncated',
+  'with_gradient',
+)

@@ -1,0 +1,28 @@
+"""The backward recursion on ``d`` and ``S``, and what it asks of a base."""
+
+from gtddp_jax.value.bellman import Bellman
+from gtddp_jax.value.coupled import Coupled
+from gtddp_jax.value.levels import frozen, level
+from gtddp_jax.value.problem import (
+  Decider,
+  Level,
+  Problem,
+  Sweep,
+  Value,
+  open_gain,
+  shorten,
+)
+
+__all__ = (
+  'Bellman',
+  'Coupled',
+  'Decider',
+  'Level',
+  'Problem',
+  'Sweep',
+  'Value',
+  'frozen',
+  'level',
+  'open_gain',
+  'shorten',
+)

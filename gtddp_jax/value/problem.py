@@ -1,0 +1,147 @@
+"""Value functions on a few numbers per sample, and what a sweep works on.
+
+At every cut the value function of sample ``i`` stays in the span of the
+back-propagated directions, ``V_x = P d`` and ``V_xx = P S P^T``, so that every
+backward recursion runs on ``d`` and ``S`` alone. A *level* is such a recursion:
+``frozen`` keeps both at their terminal values, ``bellman`` is
+block-diagonal over the batch, ``coupled`` is exact over the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from gtddp_jax import gradients as gradients_lib
+
+Array = jax.Array
+Arrays = tuple[jax.Array, ...]
+
+
+class Answering(Protocol):
+  """A value function in the span of the directions."""
+
+  @property
+  def slope(self) -> Array:
+    """``d``, ``[B, R]``."""
+
+  def answer(self, e: Array) -> Array:
+    """``S e``: how the weights change with the outcomes; ``[B, R]``."""
+
+
+class Value(NamedTuple):
+  """A value function without cross-sample blocks.
+
+  Attributes:
+    slope: ``d``, ``[B, R]``.
+    curvature: ``S``, ``[B, R, R]``.
+  """
+
+  slope: Array
+  curvature: Array
+
+  def answer(self, e: Array) -> Array:
+    """``S e``, ``[B, R]``."""
+    return times(self.curvature, e[..., None])[..., 0]
+
+
+class Sweep(NamedTuple):
+  """What the backward sweep leaves for the rollout.
+
+  Attributes:
+    values: per decision, the value function whose ``d + S e`` weighs its
+      samples.
+    smallest_factor: least factor by which a stage contracts ``S``, before
+      clamping.
+    clipped: how many slopes the trust region shortened.
+    checked: how many it could have shortened.
+  """
+
+  values: Sequence[Answering]
+  smallest_factor: Array
+  clipped: Array
+  checked: int
+
+
+class Problem(NamedTuple):
+  """What a level of the recursion works on.
+
+  Attributes:
+    terminal: the value function at the outputs.
+    sensitivities: one operator per decision.
+    spans: the stages of each decision.
+    base: the base optimizer, one stage at a time.
+    given: open-loop gradients by flat index that replace ``combine(d_T)``, or
+      None.
+    radius: largest allowed ``|d - d_T|`` of a sample, or None.
+  """
+
+  terminal: Value
+  sensitivities: Sequence[gradients_lib.Sensitivity]
+  spans: Sequence[range]
+  base: Decider
+  given: Sequence[Array] | None
+  radius: Array | None
+
+
+Level = Callable[[Problem], Sweep]
+
+
+def times(left: Array, right: Array) -> Array:
+  """Product of matrices ``[..., R, R]``, one by one."""
+  if left.shape[-1] == 1:  # products of numbers join their neighbours' kernel
+    return left * right
+  return left @ right
+
+
+def open_gain(
+  problem: Problem, operator: gradients_lib.Sensitivity, weights: Array
+) -> Arrays:
+  """``Q_u`` for sample weights; on top of the given gradients, if any."""
+  if problem.given is None:
+    return operator.combine(weights)
+  more = operator.combine(weights - problem.terminal.slope)
+  pairs = zip(operator.control, more, strict=True)
+  # Those given may be wider than the parameters, as accumulated ones are.
+  return tuple((problem.given[i] + g).astype(g.dtype) for i, g in pairs)
+
+
+def shorten(weights: Array, radius: Array | None) -> tuple[Array, Array]:
+  """Scales the rows of ``[B, R]`` to length ``radius`` at most.
+
+  Returns:
+    The rows, and how many of them were longer.
+  """
+  if radius is None:
+    return weights, jnp.zeros(())
+  norms = jnp.linalg.norm(weights, axis=1, keepdims=True)
+  tiny = jnp.finfo(norms.dtype).tiny  # a batch without slope has radius 0
+  factors = jnp.where(norms > radius, radius / jnp.maximum(norms, tiny), 1)
+  return weights * factors, jnp.sum(norms > radius).astype(jnp.float32)
+
+
+class Decider(Protocol):
+  """A base optimizer, asked one control at a time."""
+
+  def observe(
+    self, control: tuple[int, ...], slope: jax.Array, q_u: Arrays
+  ) -> None:
+    """Takes the curvature of a control from ``d`` and ``Q_u`` there."""
+
+  def observe_rest(self, slope: jax.Array) -> None:
+    """Takes that of all other controls from ``d``."""
+
+  def is_isotropic(self, control: tuple[int, ...]) -> bool:
+    """Whether ``Q_uu^-1`` is a number on each leaf, or between factors."""
+
+  def inverse(self, control: tuple[int, ...]) -> gradients_lib.Inverse:
+    """``Q_uu^-1`` of a control that was observed."""
+
+  def step(self, control: tuple[int, ...], g: gradients_lib.Known) -> Arrays:
+    """The base's updates of the leaves of one control."""
+
+  def finish(self, g: gradients_lib.Known) -> Any:
+    """The base's new state, once all gradients are final."""
