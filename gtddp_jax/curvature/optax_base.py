@@ -8,6 +8,10 @@ known ones: final upstream, open-loop downstream.
 
 Curvature is taken from what a backward sweep has *observed* of a control, its
 ``Q_u``; of what was not observed, from the final gradient.
+
+A complex parameter is two real ones to whoever asks. To the base its gradient
+is ``dL/dx + i dL/dy``, the conjugate of what ``jax.grad`` returns, as optax
+expects it.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from gtddp_jax import errors
 from gtddp_jax import gradients as gradients_lib
@@ -37,26 +42,31 @@ class Stagewise:
     explicit = isinstance(base, diagonal.Base)
     self._size = len(jax.tree.leaves(params))
     self._observed: dict[int, jax.Array] = {}
-    shapes = jax.tree.map(graph_lib.shape_of, params)
+    shapes = jax.tree.map(
+      lambda p: graph_lib.real_shape(graph_lib.shape_of(p)), params
+    )
+
+    def like_parameters(pairs: Any) -> Any:
+      return jax.tree.map(
+        lambda x, p: graph_lib.as_dtype(x, jnp.result_type(p)), pairs, params
+      )
 
     def update(g: Any, q: Any) -> Any:
-      observed = {'observed': q} if explicit else {}
-      return base.update(g, state, params, **extra_args, **observed)
+      observed = {'observed': like_parameters(q)} if explicit else {}
+      g = like_parameters(g)
+      updates, new = base.update(g, state, params, **extra_args, **observed)
+      _check_updates(updates, params)
+      return jax.tree.map(graph_lib.as_real, updates), new
+
+    # The first tree of gradients is there only to be like ``update``.
+    def inverse(_: Any, q: Any) -> Any:
+      diagonal = base.inverse(state, params, observed=like_parameters(q))
+      return jax.tree.map(_of_pairs, diagonal, params)
 
     self._update = graph_lib.capture(update, shapes, shapes)
-    updates, self._new_state = self._update.out_shape
-    got: Any = jax.tree.structure(updates)
-    expected: Any = jax.tree.structure(params)
-    if got != expected:
-      raise errors.OptionError(
-        f'The base optimizer returned updates of structure {got}: expected '
-        f'that of the parameters, {expected}.'
-      )
+    _, self._new_state = self._update.out_shape
     if explicit:
-      # The first tree of gradients is there only to be like ``update``.
-      self._inverse = graph_lib.capture(
-        lambda _, q: base.inverse(state, params, observed=q), shapes, shapes
-      )
+      self._inverse = graph_lib.capture(inverse, shapes, shapes)
 
   def observe(
     self, control: tuple[int, ...], slope: jax.Array, q_u: Arrays
@@ -108,3 +118,23 @@ class Stagewise:
       return known[i - n] if i - n in known else g(i - n)
 
     return part(*map(value, read))
+
+
+def _check_updates(updates: Any, params: Any) -> None:
+  got: Any = jax.tree.structure(updates)
+  expected: Any = jax.tree.structure(params)
+  if got != expected:
+    raise errors.OptionError(
+      f'The base optimizer returned updates of structure {got}: expected '
+      f'that of the parameters, {expected}.'
+    )
+
+
+def _of_pairs(diagonal: jax.Array, param: Any) -> jax.Array:
+  """The diagonal for real and imaginary part of a complex parameter."""
+  if not jnp.iscomplexobj(param):
+    return diagonal
+  diagonal = jnp.real(diagonal)
+  if not diagonal.ndim:
+    return diagonal
+  return jnp.broadcast_to(diagonal[..., None], (*diagonal.shape, 2))

@@ -169,7 +169,9 @@ class Contraction:
       ]
       return total + jnp.concatenate(columns, axis=1).astype(wide)
 
-    start = jnp.zeros((self.c, self.a), wide)
+    start = graph_lib.cast(
+      jnp.zeros((self.c, self.a), wide), graph_lib.axes_of(samples)
+    )
     kernel = jax.lax.fori_loop(0, len(x) // rows, add, start)
     if self.bias is None:
       return kernel

@@ -37,8 +37,8 @@ class Sample(NamedTuple):
   """What a use contributes to per-sample gradients; leading axis = samples.
 
   Attributes:
-    entry: the layer's input for the own stage (what of it has a batch axis),
-      the state for later ones.
+    entry: the layer's input for the own stage (what of it has samples), the
+      state for later ones.
     fixed: what is not differentiated.
     bars: cotangents after the layer, or after the stage; ``[B, R, k, ...]``.
   """
@@ -52,11 +52,15 @@ def samples(uses: Sequence[Use], batch: int) -> list[Sample]:
   """Splits the leading axis of everything per sample, ``[B, k, ...]``."""
 
   def split(values: Arrays) -> Arrays:
-    return tuple(v.reshape(batch, -1, *v.shape[1:]) for v in values)
+    return tuple(
+      v.reshape(batch, v.shape[0] // batch, *v.shape[1:]) for v in values
+    )
 
   def split_bars(values: Arrays) -> Arrays:
     return tuple(
-      jnp.moveaxis(v.reshape(v.shape[0], batch, -1, *v.shape[2:]), 0, 1)
+      jnp.moveaxis(
+        v.reshape(v.shape[0], batch, v.shape[1] // batch, *v.shape[2:]), 0, 1
+      )
       for v in values
     )
 
@@ -65,7 +69,7 @@ def samples(uses: Sequence[Use], batch: int) -> list[Sample]:
     point, directions = use.point, use.directions
     fixed = graph_lib.Fixed(split(point.fixed.aux), split(point.fixed.inputs))
     return Sample(
-      split(_spread(point) if own else point.state),
+      split(_of_samples(point) if own else point.state),
       fixed,
       split_bars(directions.layer if own else directions.after),
     )
@@ -95,7 +99,9 @@ def rows(
     (x,), (h,) = data[0].entry, data[0].bars
     return product.gradients(x, h)
   leaves = jax.vmap(lambda d: _of_sample(graph, uses, d, rank))(data)
-  flat = [leaf.reshape(*leaf.shape[:2], -1) for leaf in leaves]
+  flat = [
+    leaf.reshape(*leaf.shape[:2], math.prod(leaf.shape[2:])) for leaf in leaves
+  ]
   return jnp.concatenate(flat, axis=-1) if len(flat) > 1 else flat[0]
 
 
@@ -107,9 +113,9 @@ def contraction(uses: Sequence[Use]) -> affine.Contraction | None:
   return affine.Contraction(stage, control)
 
 
-def _spread(point: trajectory_lib.Point) -> Arrays:
-  pairs = zip(point.x, point.stage.spread, strict=True)
-  return tuple(x for x, spread in pairs if spread)
+def _of_samples(point: trajectory_lib.Point) -> Arrays:
+  pairs = zip(point.x, point.stage.has_samples, strict=True)
+  return tuple(x for x, own in pairs if own)
 
 
 def _of_sample(
@@ -138,10 +144,8 @@ def _of_sample(
         'value',
       )
     entry = _twice(entry)
-    if use is own:  # what has no batch axis is the same for all samples
-      rest = iter(entry)
-      pairs = zip(own.point.x, own.point.stage.spread, strict=True)
-      entry = tuple(next(rest) if spread else x for x, spread in pairs)
+    if use is own:
+      entry = _with_shared(own.point, pair[use.t], entry)
     read, at = reader(
       pair[use.t],
       use.point,
@@ -154,6 +158,31 @@ def _of_sample(
     indices = use.point.stage.control if use is own else use.point.stage.shared
     total = add_uses(own.point.stage.control, total, indices, pulled)
   return total
+
+
+def _with_shared(
+  point: trajectory_lib.Point, pair: graph_lib.Stage, entry: Arrays
+) -> Arrays:
+  """The layer's input for two samples: with what is the same for all samples.
+
+  Raises:
+    OptionError: if that has another shape in a batch of two.
+  """
+  rest, found = iter(entry), []
+  for x, own, shape in zip(
+    point.x, point.stage.has_samples, pair.x, strict=True
+  ):
+    value = next(rest) if own else x
+    if value.shape != shape.shape:
+      raise errors.OptionError(
+        f'Per-sample gradients of {point.stage.name!r}: it reads an array of '
+        f'shape {list(value.shape)} that is made for the whole batch at once '
+        f'(expected {list(shape.shape)} for two samples). Use value="frozen", '
+        f'or compute it in another module.',
+        'value',
+      )
+    found.append(value)
+  return tuple(found)
 
 
 _ENTANGLED = {

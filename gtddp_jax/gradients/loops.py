@@ -13,6 +13,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from gtddp_jax import graph as graph_lib
+
 Array = jax.Array
 
 
@@ -75,7 +77,9 @@ def total_over_samples(function: Callable[[Any], Array], samples: Any) -> Array:
     def add(total: Array, sample: Any) -> tuple[Array, None]:
       return total + function(sample), None
 
-    return jax.lax.scan(add, jnp.zeros(shape.shape, shape.dtype), samples)[0]
+    start = jnp.zeros(shape.shape, shape.dtype)
+    start = graph_lib.cast(start, graph_lib.axes_of(samples))
+    return jax.lax.scan(add, start, samples)[0]
 
   return jax.lax.platform_dependent(
     samples,

@@ -19,6 +19,7 @@ products. Where it does not fit, gradients are formed again in blocks.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -69,7 +70,7 @@ class Sensitivity:
     if self._most:
       return
     memory = max(1, self.memory // self.players[0].itemsize)
-    self._most = max(1, memory // (self.rank * self._size))
+    self._most = max(1, memory // max(1, self.rank * self._size))
     product = self.players[0].product
     alone = len(self.players) == 1
     if (
@@ -102,7 +103,7 @@ class Sensitivity:
     """``(1/B) sum_i sum_r w_i^r g^{i,r}``; weights ``[B, R]``."""
     weights = weights / self.batch
     if self._kept is not None:
-      kept = self._kept.reshape(-1, self._size)
+      kept = self._kept.reshape(self.batch * self.rank, self._size)
       return self.packing.unpack(weights.astype(kept.dtype).ravel() @ kept)
     return tuple(g for p in self.players for g in p.combine(weights))
 
@@ -147,7 +148,7 @@ class Sensitivity:
       return _kernel_of_factors(self._on_factors(inverse))
 
     def flat(g: Array) -> Array:
-      return g.reshape(-1, self._size)
+      return g.reshape(math.prod(g.shape[:-1]), self._size)
 
     def from_left(block: Data) -> Array:
       left = inverse.apply(flat(self._rows(block)), self.packing)

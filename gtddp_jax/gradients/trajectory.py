@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -66,7 +67,8 @@ class Trajectory:
 
   Attributes:
     points: one per stage.
-    outputs: the network's outputs, a pytree.
+    outputs: the network's outputs, a pytree; complex ones as pairs of real
+      numbers in a trailing axis.
     collections: those that the network changed.
     pull_outputs: outputs' cotangent to the cotangent of the last state.
   """
@@ -128,7 +130,8 @@ def linearize(
     state, fixed = kept(after), dataclasses.replace(fixed, aux=aux)
   outputs, pull_outputs = jax.vjp(
     lambda c: jax.tree.unflatten(
-      jax.tree.structure(graph.outputs), graph.finish(c, leaves, fixed)
+      jax.tree.structure(graph.outputs),
+      map(graph_lib.as_real, graph.finish(c, leaves, fixed)),
     ),
     state,
   )
@@ -164,6 +167,7 @@ def propagate(trajectory: Trajectory, terminal: Any) -> list[Directions]:
   Returns:
     One ``Directions`` per stage.
   """
+  terminal = graph_lib.cast(terminal, graph_lib.axes_of(trajectory.outputs))
   after = over_directions(trajectory.pull_outputs, terminal)
   directions = []
   for point in reversed(trajectory.points):
@@ -202,8 +206,9 @@ def dot(directions: Arrays, change: Arrays, batch: int) -> Array:
 
   def products(p: Array, delta: Array) -> Array:
     wide = jnp.promote_types(p.dtype, jnp.float32)
-    flat = (p * delta[None]).astype(wide).reshape(p.shape[0], batch, -1)
-    return flat.sum(axis=-1).T
+    flat = (p * delta[None]).astype(wide)
+    size = math.prod(delta.shape) // batch
+    return flat.reshape(p.shape[0], batch, size).sum(axis=-1).T
 
   return sum(map(products, directions, change), start=jnp.zeros(()))
 

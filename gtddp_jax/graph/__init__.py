@@ -1,6 +1,7 @@
 """A network as a chain of stages: programs, cuts, layers, games, tracing."""
 
-from gtddp_jax.graph.batch_axis import analyse, at_twice
+from gtddp_jax.graph.batch_axis import analyse
+from gtddp_jax.graph.batch_axis.layout import as_dtype, as_real, real_shape
 from gtddp_jax.graph.layer_graph import (
   Arrays,
   Extras,
@@ -13,8 +14,9 @@ from gtddp_jax.graph.layer_graph import (
   shape_of,
 )
 from gtddp_jax.graph.layers import supports
-from gtddp_jax.graph.program import Program, abstract, capture
+from gtddp_jax.graph.program import Program, abstract, capture, is_variable
 from gtddp_jax.graph.tracing import module_of, trace
+from gtddp_jax.graph.varying import axes_of, cast
 
 __all__ = (
   'Arrays',
@@ -27,10 +29,15 @@ __all__ = (
   'Stage',
   'abstract',
   'analyse',
-  'at_twice',
+  'as_dtype',
+  'as_real',
+  'axes_of',
   'capture',
+  'cast',
+  'is_variable',
   'module_of',
   'pick',
+  'real_shape',
   'shape_of',
   'supports',
   'trace',

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 
 from gtddp_jax import errors
 from gtddp_jax.graph import program as jaxprs
+from gtddp_jax.graph.batch_axis import Batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +118,7 @@ def find(
   flow: Flow,
   owners: Sequence[tuple[str, str]],
   paths: Sequence[str],
-  scales: dict[jaxprs.Var, bool],
+  batch: Batch,
 ) -> list[Cut]:
   """All cuts of a program, in order.
 
@@ -126,7 +127,7 @@ def find(
     flow: its analysis.
     owners: owner of each parameter leaf, as a name and what is compared.
     paths: printable path of each parameter leaf.
-    scales: for each value, whether its leading axis is the batch.
+    batch: where the samples are in its values.
 
   Returns:
     One cut per stage.
@@ -134,7 +135,8 @@ def find(
   Raises:
     UnownedParameterError: a leaf is never read.
     UncuttableStageError: an opaque equation reads leaves of several owners.
-    BatchAxisError: a live value has no batch axis and cannot be recomputed.
+    BatchAxisError: in a live value no sample has a place of its own, and it
+      cannot be computed again from values in which it has.
   """
   openings: list[tuple[int, tuple[str, str], list[int]]] = []
   decided: set[int] = set()
@@ -162,7 +164,7 @@ def find(
   cuts = []
   for position, owner, control in openings:
     where = f'the cut before {paths[control[0]]!r}'
-    live = live_at(program, flow, scales, position, where)
+    live = live_at(program, flow, batch, position, where)
     state, aux = split(live)
     cuts.append(Cut(position, owner, tuple(sorted(control)), state, aux))
   return cuts
@@ -171,29 +173,31 @@ def find(
 def live_at(
   program: jaxprs.Program,
   flow: Flow,
-  scales: dict[jaxprs.Var, bool],
+  batch: Batch,
   position: int,
   where: str,
 ) -> tuple[jaxprs.Var, ...]:
   """Moving values computed before ``position`` and read from there on.
 
-  A live value without batch axis (a batch statistic, a transposed activation)
-  is replaced by the values that it was computed from.
+  A live value in which samples have no place (a batch statistic, a counter) is
+  replaced by the values that it was computed from.
   """
   live = {
     v: None
     for v in flow.moving
     if flow.made_by[v] < position <= flow.last_read.get(v, -1)
   }
-  while missing := [v for v in live if not scales[v]]:
+  while missing := [v for v in live if not batch.has_samples(v)]:
     for value in missing:
       maker = flow.made_by[value]
       equation = program.equations[maker]
       if flow.reads[maker]:
         raise errors.BatchAxisError(
           f'At {where}, a value made by {equation.primitive.name!r} has '
-          f'shape {list(jaxprs.abstract(value).shape)}: expected the batch as '
-          f'its leading axis. Keep the batch axis first between modules.'
+          f'shape {list(jaxprs.abstract(value).shape)}: expected one in which '
+          f'every sample has its part, got {_instead(batch, value)}. Compute '
+          f'it in the module that reads it, or give both modules one owner: '
+          f'trace(..., owner=...).'
         )
       del live[value]
       live.update(
@@ -202,13 +206,20 @@ def live_at(
   return tuple(sorted(live, key=lambda v: flow.made_by[v]))
 
 
+def _instead(batch: Batch, value: jaxprs.Var) -> str:
+  layout = batch.layouts.get(value)
+  if layout is None:
+    return 'one that is the same for all samples'
+  if layout.unknown:
+    return f'one of which {layout.unknown!r} does not say'
+  return 'one that is made of several samples'
+
+
 def split(
   live: Sequence[jaxprs.Var],
 ) -> tuple[tuple[jaxprs.Var, ...], tuple[jaxprs.Var, ...]]:
   """Separates values with a derivative from those without."""
-  smooth = [
-    jnp.issubdtype(jaxprs.abstract(v).dtype, jnp.floating) for v in live
-  ]
+  smooth = [jnp.issubdtype(jaxprs.abstract(v).dtype, jnp.inexact) for v in live]
   return (
     tuple(v for v, s in zip(live, smooth, strict=True) if s),
     tuple(v for v, s in zip(live, smooth, strict=True) if not s),

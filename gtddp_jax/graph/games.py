@@ -21,6 +21,7 @@ from gtddp_jax.graph import cuts as cuts_lib
 from gtddp_jax.graph import layer_graph as graph_lib
 from gtddp_jax.graph import layers
 from gtddp_jax.graph import program as jaxprs
+from gtddp_jax.graph.batch_axis import Batch
 
 _ADDS = ('add', 'add_any')
 _ELEMENTWISE = (
@@ -53,7 +54,7 @@ def find(
   flow: cuts_lib.Flow,
   cuts: Sequence[cuts_lib.Cut],
   stages: Sequence[graph_lib.Stage],
-  scales: dict[jaxprs.Var, bool],
+  batch: Batch,
 ) -> list[graph_lib.Game]:
   """The games of a network.
 
@@ -62,7 +63,7 @@ def find(
     flow: its analysis.
     cuts: one per stage.
     stages: built from them.
-    scales: for each value, whether its leading axis is the batch.
+    batch: where the samples are in its values.
 
   Returns:
     Games of at least two players, each in program order.
@@ -74,7 +75,7 @@ def find(
   for t, (cut, end) in enumerate(zip(cuts, starts, strict=True)):
     if not stages[t].kronecker or tied & set(cut.control):
       continue
-    layer = layers.find(program, flow, cut, end, scales)
+    layer = layers.find(program, flow, cut, end, batch)
     goal = layer and _goal(program, readers, layer.h)
     if layer and goal:
       kernel = program.inputs[cut.control[layer.kernel or 0]]

@@ -1,145 +1,48 @@
 """The layer graph: a network of any topology as one chain of stages.
 
-Stage ``t`` maps the state ``c_t`` (every value already computed and still
-needed) and its control ``u_t`` (the parameters of one module call) to the next
-state, ``c_{t+1} = F_t(c_t, u_t)``. A skip connection is a value that stays in
-the state; nothing here knows about topology. Within a stage only the *layer*
-sees the control, so ``F_t = leave . layer . enter``::
+    c_0 -> c_1 = F_0(c_0, u_0) -> c_2 = F_1(c_1, u_1) -> ... -> outputs
 
-    x = enter(c)        h = layer(x, u)        c' = leave(c, h)
+A skip connection is a value that stays in the state; nothing here knows about
+topology.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from gtddp_jax import checks, errors
+from gtddp_jax.graph import varying
+from gtddp_jax.graph.batch_axis.layout import as_dtype, as_real
+from gtddp_jax.graph.chain import (
+  Arrays,
+  Extras,
+  Fixed,
+  Game,
+  Result,
+  Shapes,
+  Stage,
+  pick,
+  shape_of,
+)
 
-Arrays = tuple[jax.Array, ...]
-Shapes = tuple[jax.ShapeDtypeStruct, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class Fixed:
-  """What a stage reads besides state and control, and never differentiates.
-
-  Attributes:
-    aux: live values that have no derivative (integers, booleans).
-    inputs: the flat leaves of the network's inputs.
-    extras: the flat leaves of ``Extras``.
-  """
-
-  aux: Arrays
-  inputs: Arrays
-  extras: Arrays = ()
-
-  @property
-  def leaves(self) -> Arrays:
-    """All that does not change from stage to stage."""
-    return (*self.inputs, *self.extras)
-
-
-jax.tree_util.register_dataclass(Fixed, ['aux', 'inputs', 'extras'], [])
-
-
-class Extras(NamedTuple):
-  """What a network reads besides parameters and inputs, in Flax's words.
-
-  Attributes:
-    collections: variables that are no parameters (batch statistics), or {}.
-    rngs: random keys by name, or {}.
-  """
-
-  collections: Any
-  rngs: Any
-
-
-class Result(NamedTuple):
-  """What a network returns: outputs, and collections that it changed."""
-
-  outputs: Any
-  collections: Any
-
-
-@dataclasses.dataclass(frozen=True)
-class Stage:
-  """One stage ``c' = F(c, u)``; ``v`` are controls that were decided earlier.
-
-  Attributes:
-    name: parameter path of the module that owns the control.
-    kind: 'dense', 'conv' or 'generic'; says which closed forms apply.
-    control: indices (into the flat parameters) of the leaves decided here.
-    kernel: position within ``control`` of the matrix or filter, for 'dense'
-      and 'conv'.
-    bias: position within ``control`` of the bias, if there is one.
-    shared: indices of earlier controls that this stage reads again.
-    state: shapes of ``c``; the leading axis is the batch.
-    spread: for each of ``x``, whether its leading axis is the batch.
-    aux: shapes of the live values without derivative.
-    enter: ``(c, v, fixed) -> x``.
-    layer: ``(x, u, v, fixed) -> h``.
-    leave: ``(c, h, v, fixed) -> c'``.
-    carry: ``(c, u, v, fixed) -> aux'``.
-    collected: which of the flat changed collections are computed here.
-    collect: ``(c, v, fixed) ->`` these; ``v`` = all parameters.
-    entangled: what in the stage no sample has by itself: 'random' numbers,
-      'mixing' of several samples.
-    entangled_layer: the same of its layer.
-    equation: parameters of the contraction, for 'dense' and 'conv'.
-    kronecker: whether its layer has a Kronecker factorisation.
-  """
-
-  name: str
-  kind: str
-  control: tuple[int, ...]
-  kernel: int | None
-  bias: int | None
-  shared: tuple[int, ...]
-  state: Shapes
-  spread: tuple[bool, ...]
-  aux: Shapes
-  enter: Callable[[Arrays, Arrays, Fixed], Arrays]
-  layer: Callable[[Arrays, Arrays, Arrays, Fixed], Arrays]
-  leave: Callable[[Arrays, Arrays, Arrays, Fixed], Arrays]
-  carry: Callable[[Arrays, Arrays, Arrays, Fixed], Arrays]
-  collected: tuple[int, ...]
-  collect: Callable[[Arrays, Arrays, Fixed], Arrays]
-  entangled: tuple[str, ...] = ()
-  entangled_layer: tuple[str, ...] = ()
-  equation: dict[str, Any] = dataclasses.field(default_factory=dict)
-  kronecker: bool = False
-
-  def __repr__(self) -> str:
-    """Its name and kind; ``summary`` of the graph has more."""
-    return f'<Stage {self.name!r}: {self.kind}>'
-
-  def __call__(
-    self, c: Arrays, u: Arrays, v: Arrays, fixed: Fixed
-  ) -> tuple[Arrays, Arrays]:
-    """Runs the stage: ``(c', aux')``."""
-    h = self.layer(self.enter(c, v, fixed), u, v, fixed)
-    return self.leave(c, h, v, fixed), self.carry(c, u, v, fixed)
-
-
-class Game(NamedTuple):
-  """Stages whose outputs meet in one add, and who may decide together.
-
-  Attributes:
-    stages: the players, in order.
-    alike: for each, the first player with the same input rows.
-    direct: whether outputs are added as they are, so that all players have the
-      same cotangent.
-  """
-
-  stages: tuple[int, ...]
-  alike: tuple[int, ...]
-  direct: bool
+__all__ = (
+  'Arrays',
+  'Extras',
+  'Fixed',
+  'Game',
+  'LayerGraph',
+  'Result',
+  'Shapes',
+  'Stage',
+  'pick',
+  'shape_of',
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,9 +59,8 @@ class LayerGraph:
     extras: collections and keys as given to ``trace``.
     batch_size: B.
     games: stages whose outputs meet in one add.
-    mixed: whether samples may be coupled, as by batch statistics: some value
-      between inputs and outputs that depends on controls has no batch axis, or
-      is made along it.
+    mixed: whether samples are coupled, as by batch statistics: they meet in
+      some value between inputs and outputs that depends on controls.
     order: 'program', or 'merge' where the players of a game come in a row, next
       to the add.
     finish: ``(c, v, fixed) -> outputs`` as flat leaves; ``v`` = all parameters.
@@ -227,7 +129,7 @@ class LayerGraph:
     return jax.tree.unflatten(tree, [leaves[i] for i in range(len(leaves))])
 
   def flatten(self, params: Any) -> Arrays:
-    """The flat leaves of ``params``.
+    """The flat leaves of ``params``, complex numbers as pairs of real ones.
 
     Raises:
       ParameterTreeError: if structure, shapes or dtypes are not as traced.
@@ -238,7 +140,13 @@ class LayerGraph:
         f'The parameters are not those that the graph was traced with: '
         f'{found}. {_TREE_REMEDY}'
       )
-    return tuple(jax.tree.leaves(params))
+    return tuple(as_real(leaf) for leaf in jax.tree.leaves(params))
+
+  def unflatten(self, leaves: Sequence[jax.Array]) -> Any:
+    """The inverse of ``flatten``, for what is like parameters."""
+    shapes, tree = jax.tree.flatten(self.params)
+    pairs = zip(leaves, shapes, strict=True)
+    return jax.tree.unflatten(tree, [as_dtype(x, s.dtype) for x, s in pairs])
 
   def for_inputs(self, inputs: Any) -> LayerGraph:
     """This graph, or the one of the same network for other input shapes.
@@ -299,7 +207,7 @@ class LayerGraph:
     """The graph of the same network for a batch of ``size`` samples."""
     return self.for_inputs(
       jax.tree.map(
-        lambda s: jax.ShapeDtypeStruct((size, *s.shape[1:]), s.dtype),
+        lambda s: varying.shaped((size, *s.shape[1:]), s.dtype, s),
         self.inputs,
       )
     )
@@ -307,21 +215,6 @@ class LayerGraph:
   def summary(self) -> str:
     """A table: one row per stage, then totals."""
     return summarize(self)
-
-
-def pick(
-  leaves: Arrays | Mapping[int, jax.Array], indices: tuple[int, ...]
-) -> Arrays:
-  """``leaves`` at ``indices``."""
-  return tuple(leaves[i] for i in indices)
-
-
-def shape_of(value: Any) -> jax.ShapeDtypeStruct:
-  """Shape and dtype of an array-like, a random key or an abstract value."""
-  dtype = getattr(value, 'dtype', None)
-  return jax.ShapeDtypeStruct(
-    jnp.shape(value), jnp.result_type(value) if dtype is None else dtype
-  )
 
 
 ORDERS = ('program', 'merge')

@@ -16,6 +16,8 @@ import jax.numpy as jnp
 
 from gtddp_jax.graph import cuts as cuts_lib
 from gtddp_jax.graph import program as jaxprs
+from gtddp_jax.graph.batch_axis import Batch
+from gtddp_jax.graph.batch_axis.layout import is_within
 
 _CAST = 'convert_element_type'
 _KINDS = {'dot_general': 'dense', 'conv_general_dilated': 'conv'}
@@ -48,7 +50,7 @@ def find(
   flow: cuts_lib.Flow,
   cut: cuts_lib.Cut,
   end: int,
-  scales: dict[jaxprs.Var, bool],
+  batch: Batch,
 ) -> Layer | None:
   """The layer of the stage that spans equations ``cut.position .. end``.
 
@@ -76,12 +78,12 @@ def find(
   if len(used) != 1 or not x:
     return None
   (h,) = used
-  if not all(_is_float(v) for v in (*x, h)) or not scales[h]:
+  if not all(_is_smooth(v) for v in (*x, h)) or not batch.has_samples(h):
     return None
   body = program.slice([*x, *own], [h])
   if body.missing:
     return None
-  kernel, bias = _contraction(program, flow, body, own)
+  kernel, bias = _contraction(program, flow, body, own, batch)
   if kernel is None:
     return Layer('generic', tuple(x), h, None, None, {})
   first = equations[readers[0]]
@@ -90,7 +92,11 @@ def find(
   return Layer(kind, tuple(x), h, kernel, bias, dict(first.params), channels)
 
 
-def _is_float(value: jaxprs.Var) -> bool:
+def _is_smooth(value: jaxprs.Var) -> bool:
+  return jnp.issubdtype(jaxprs.abstract(value).dtype, jnp.inexact)
+
+
+def _is_real(value: jaxprs.Var) -> bool:
   return jnp.issubdtype(jaxprs.abstract(value).dtype, jnp.floating)
 
 
@@ -99,6 +105,7 @@ def _contraction(
   flow: cuts_lib.Flow,
   body: jaxprs.Slice,
   own: list[jaxprs.Var],
+  batch: Batch,
 ) -> tuple[int | None, int | None]:
   """Positions of kernel and bias if ``body`` is a contraction plus bias."""
   nothing = None, None
@@ -115,7 +122,11 @@ def _contraction(
   rhs = casts[-1].invars[0] if casts else rhs
   if lhs is not body.sources[0] or rhs not in own or shapes[0] != shapes[1]:
     return nothing
+  if not all(map(_is_real, (*body.sources, h))):
+    return nothing
   channels = _channels(first, len(shapes[0]))
+  if not _keeps_samples(first, batch):
+    return nothing
   biases = [v for v in own if v is not rhs]
   if not channels or len(biases) > 1:
     return nothing
@@ -136,11 +147,24 @@ def _channels(product: jaxprs.Equation, ndim: int) -> range:
   numbers = product.params['dimension_numbers']
   if product.primitive.name == 'conv_general_dilated':
     return range(numbers.out_spec[1], numbers.out_spec[1] + 1)
-  (contracted, rows), (batch, _) = numbers
-  if batch or 0 in contracted:
+  (_, rows), (batch, _) = numbers
+  if batch:
     return range(0)
   free = jaxprs.abstract(product.invars[1]).ndim - len(rows)
   return range(ndim - free, ndim)
+
+
+def _keeps_samples(product: jaxprs.Equation, batch: Batch) -> bool:
+  """Whether samples are in axes that a product leaves alone."""
+  layout = batch.layouts.get(product.invars[0])
+  if layout is None or not layout.has_samples(batch.size):
+    return False
+  numbers = product.params['dimension_numbers']
+  if product.primitive.name == 'conv_general_dilated':
+    axes = numbers.lhs_spec[1:]
+  else:
+    axes = numbers[0][0]
+  return all(is_within(layout.axes[axis]) for axis in axes)
 
 
 def _casts(

@@ -11,11 +11,14 @@ This is the only file that touches ``jax.extend``.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.extend.core as jex
+import numpy as np
+
+from gtddp_jax.graph import varying
 
 Equation = jex.JaxprEqn
 Var = jex.Var
@@ -98,7 +101,8 @@ class Program:
       return _run(self.template, self.equations, self.outputs, env, which)
 
     return dataclasses.replace(
-      _program(jax.make_jaxpr(run)(*avals)), out_shape=self.out_shape
+      _program(jax.make_jaxpr(run)(*varying.placeholders(avals))),
+      out_shape=self.out_shape,
     ).expand(which)
 
 
@@ -112,7 +116,9 @@ def capture(function: Callable[..., Any], *args: Any) -> Program:
   Returns:
     The program, with every nested ``jit`` expanded.
   """
-  closed, out_shape = jax.make_jaxpr(function, return_shape=True)(*args)
+  closed, out_shape = jax.make_jaxpr(function, return_shape=True)(
+    *varying.placeholders(args)
+  )
   program = dataclasses.replace(_program(closed), out_shape=out_shape)
   return program.expand(is_plain_call)
 
@@ -152,9 +158,47 @@ def bodies(equation: Equation) -> list[Sequence[Equation]]:
   return [body.eqns for body in found if isinstance(body, jex.Jaxpr)]
 
 
+def constant(
+  made_by: Mapping[Var, Equation], known: Mapping[Var, Any], value: Var
+) -> np.ndarray | None:
+  """A value that equations make of constants alone.
+
+  Args:
+    made_by: the equation that makes each value.
+    known: values that a program closes over.
+    value: what is wanted.
+
+  Returns:
+    The numbers, or None if an input of the program has to do with them.
+  """
+  needed: list[Equation] = []
+  wanted, seen = [value], set()
+  while wanted:
+    current = wanted.pop()
+    if current in seen or current in known:
+      continue
+    seen.add(current)
+    if current not in made_by:
+      return None
+    needed.append(made_by[current])
+    wanted += operands(made_by[current])
+  order = {id(e): n for n, e in enumerate(made_by.values())}
+  equations = sorted(
+    {id(e): e for e in needed}.values(), key=lambda e: order[id(e)]
+  )
+  template = jax.make_jaxpr(lambda: 0)().jaxpr
+  read = [v for v in known if any(v in operands(e) for e in equations)]
+  jaxpr = template.replace(
+    constvars=[], invars=read, outvars=[value], eqns=equations
+  )
+  with jax.ensure_compile_time_eval():
+    (found,) = jax.core.eval_jaxpr(jaxpr, [], *(known[v] for v in read))
+  return np.asarray(found)
+
+
 def abstract(var: Any) -> jax.ShapeDtypeStruct:
   """Shape and dtype of a variable."""
-  return jax.ShapeDtypeStruct(var.aval.shape, var.aval.dtype)
+  return varying.shaped(var.aval.shape, var.aval.dtype, var.aval)
 
 
 def _program(closed: Any) -> Program:

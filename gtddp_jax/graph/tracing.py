@@ -2,8 +2,8 @@
 
 The function is captured as a program, its cuts are found (``cuts``), and the
 pieces of the program between them become the stages' functions (``building``).
-A second capture at twice the batch size tells which axis of each value is the
-batch.
+Where the samples are in each value, and where they meet, is found on the way
+(``batch_axis``).
 """
 
 from __future__ import annotations
@@ -17,13 +17,15 @@ import jax
 import jax.numpy as jnp
 
 from gtddp_jax import checks, errors
-from gtddp_jax.graph import batch_axis as batches
 from gtddp_jax.graph import cuts as cuts_lib
 from gtddp_jax.graph import games as game_lib
 from gtddp_jax.graph import layer_graph as graph_lib
 from gtddp_jax.graph import program as jaxprs
 from gtddp_jax.graph import stages as building
+from gtddp_jax.graph import varying
 from gtddp_jax.graph import verify as verification
+from gtddp_jax.graph.batch_axis import Batch, analyse
+from gtddp_jax.graph.batch_axis.layout import leading
 
 KeyPath = tuple[Any, ...]
 ApplyFn = Callable[..., Any]
@@ -57,7 +59,7 @@ def trace(
   Args:
     apply_fn: pure ``(params, inputs) -> outputs``; pytrees of arrays, the
       leading axis of every input and output leaf is the batch.
-    params: pytree of floating-point arrays (or shapes).
+    params: pytree of floating-point or complex arrays (or shapes).
     inputs: pytree of arrays (or shapes), an example batch.
     collections: variables that are no parameters, by name; the network is then
       called with ``{**params, **collections}``.
@@ -74,9 +76,10 @@ def trace(
 
   Raises:
     UnownedParameterError: a parameter does not influence the outputs.
-    ControlDtypeError: a parameter is not floating-point.
-    BatchAxisError: an input, output or cut value has no leading batch axis, or
-      one with the rows of a sample apart.
+    ControlDtypeError: a parameter is neither floating-point nor complex.
+    BatchAxisError: an input or output has no leading batch axis, samples have
+      no place of their own in the state at a cut, or an operation does not say
+      where they are in what it makes.
     UncuttableStageError: an opaque equation mixes parameters of modules.
     ParameterTreeError: other collections stand beside 'params' among the
       parameters; or the network changes its parameters, or a collection to one
@@ -161,7 +164,7 @@ def _build(
   paths = tuple(checks.path_of(path) for path, _ in keyed)
   owners = [_owner(owner, path) for path, _ in keyed]
   complete = _capture(network, params, inputs)
-  batch = _analysed(network, params, inputs, complete)
+  batch = _analysed(params, inputs, complete)
   shapes = complete.out_shape
   n_outputs = len(jax.tree.leaves(shapes.outputs))
   # Changed collections are read off on the way, and are live nowhere.
@@ -191,9 +194,7 @@ def _build(
     extras=network.extras,
     batch_size=_batch_size(inputs),
     games=found.games,
-    mixed=any(
-      not batch.leading[v] or v in batch.crossing for v in found.flow.moving
-    ),
+    mixed=any(v in batch.meeting for v in found.flow.moving),
     order=order,
     finish=found.finish,
     retrace=functools.cache(
@@ -219,20 +220,21 @@ def _chain(
   program: jaxprs.Program,
   owners: Sequence[tuple[str, str]],
   paths: tuple[str, ...],
-  batch: batches.Batch,
+  batch: Batch,
   keys: Sequence[Any],
   changed: Sequence[Any],
 ) -> _Chain:
   """Cuts a program, whose outputs are those of the network alone."""
-  flow, scales = cuts_lib.analyse(program, len(paths)), batch.leading
-  cuts = cuts_lib.find(program, flow, owners, paths, scales)
+  flow = cuts_lib.analyse(program, len(paths))
+  _check_known(program, flow, batch)
+  cuts = cuts_lib.find(program, flow, owners, paths, batch)
   outputs = _check_outputs(program, flow, batch)
   starts = [-1, *(c.position for c in cuts[1:])]
   spans = map(range, starts, [*starts[1:], len(program.equations)])
   after = [(c.state, c.aux) for c in cuts[1:]] + [cuts_lib.split(outputs)]
   builder = building.Builder(program, flow, batch, paths, keys, changed)
   stages = tuple(map(builder.stage, cuts, spans, after))
-  games = tuple(game_lib.find(program, flow, cuts, stages, scales))
+  games = tuple(game_lib.find(program, flow, cuts, stages, batch))
   return _Chain(program, flow, cuts, stages, games, builder.finish(*after[-1]))
 
 
@@ -248,7 +250,7 @@ def _controls(params: Any) -> list[tuple[KeyPath, Any]]:
   """The parameter leaves with their key paths.
 
   Raises:
-    ControlDtypeError: if one is not floating-point.
+    ControlDtypeError: if one is neither floating-point nor complex.
     ParameterTreeError: if there are other collections of Flax among them.
     UnownedParameterError: if there is none.
   """
@@ -262,11 +264,11 @@ def _controls(params: Any) -> list[tuple[KeyPath, Any]]:
     )
   keyed, _ = jax.tree_util.tree_flatten_with_path(params)
   for path, leaf in keyed:
-    if not jnp.issubdtype(leaf.dtype, jnp.floating):
+    if not jnp.issubdtype(leaf.dtype, jnp.inexact):
       raise errors.ControlDtypeError(
         f'Parameter {checks.path_of(path)!r}: expected a floating-point '
-        f'array, got {leaf.dtype}. Close over it in apply_fn instead of '
-        f'passing it as a parameter.'
+        f'or complex array, got {leaf.dtype}. Close over it in apply_fn '
+        f'instead of passing it as a parameter.'
       )
   if not keyed:
     raise errors.UnownedParameterError(
@@ -292,7 +294,11 @@ def _owner(owner: Owner, path: KeyPath) -> tuple[str, str]:
 
 def _capture(network: _Network, params: Any, inputs: Any) -> jaxprs.Program:
   """Captures the network without dead equations or calls that hide controls."""
-  extras = jax.tree.map(graph_lib.shape_of, network.extras)
+  like = jax.tree.leaves(inputs)[0]
+  params, extras = jax.tree.map(
+    lambda v: varying.shaped(v.shape, v.dtype, like),
+    jax.tree.map(graph_lib.shape_of, (params, network.extras)),
+  )
   program = jaxprs.capture(network, params, inputs, extras)
   n_params = len(jax.tree.leaves(params))
   while True:
@@ -320,30 +326,59 @@ def _batch_size(inputs: Any) -> int:
       f'The input leaves have shapes {shapes}: expected one leading axis of '
       f'equal size, the batch, on each. Close over arrays without batch axis.'
     )
+  if not sizes[0]:
+    raise errors.BatchAxisError(
+      'The inputs are a batch of no samples: expected at least one.'
+    )
   return int(sizes[0])
 
 
-def _analysed(
-  network: _Network, params: Any, inputs: Any, program: jaxprs.Program
-) -> batches.Batch:
-  """What the values of a program have to do with the batch."""
-  twice = batches.at_twice(lambda x: _capture(network, params, x), inputs)
-  return batches.analyse(program, twice, _batch_size(inputs))
+def _analysed(params: Any, inputs: Any, program: jaxprs.Program) -> Batch:
+  """Where the samples are in the values of a program."""
+  first = len(jax.tree.leaves(params))
+  batched = program.inputs[first : first + len(jax.tree.leaves(inputs))]
+  return analyse(program, batched, _batch_size(inputs))
+
+
+def _check_known(
+  program: jaxprs.Program, flow: cuts_lib.Flow, batch: Batch
+) -> None:
+  """Raises ``BatchAxisError`` where it cannot be told if samples meet."""
+  for value in flow.moving:
+    unknown = batch.unknown(value)
+    if unknown is not None:
+      shape = list(jaxprs.abstract(value).shape)
+      raise errors.BatchAxisError(
+        f'The operation {unknown!r} does not say where the samples are in what '
+        f'it makes, on the way to a value of shape {shape}: expected one of '
+        f'the operations of jax.numpy and jax.lax between the parameters and '
+        f'the outputs, by which samples can be told apart. Write that part '
+        f'with them, or leave it to the loss.'
+      )
 
 
 def _check_outputs(
   program: jaxprs.Program,
   flow: cuts_lib.Flow,
-  batch: batches.Batch,
+  batch: Batch,
 ) -> tuple[jaxprs.Var, ...]:
   """The outputs that a control moves; every output must have a batch axis."""
   keyed = jax.tree_util.tree_flatten_with_path(program.out_shape)[0]
   for (path, shape), value in zip(keyed, program.outputs, strict=True):
-    leads = jaxprs.is_variable(value) and batch.leading.get(value, False)
-    if not leads or shape.shape[0] != batch.size:
+    if not _leads(value, shape.shape, batch):
       raise errors.BatchAxisError(
         f'Output {checks.path_of(path) or "(the whole)"!r} has shape '
         f'{list(shape.shape)}: expected the batch, {batch.size}, as its '
         f'leading axis. Return per-sample outputs; the loss takes their mean.'
       )
   return tuple(dict.fromkeys(v for v in program.outputs if v in flow.moving))
+
+
+def _leads(value: Any, shape: tuple[int, ...], batch: Batch) -> bool:
+  """Whether a value is ``[B, ...]``, a row for each sample."""
+  if not jaxprs.is_variable(value) or not batch.has_samples(value):
+    return False
+  layout = batch.layouts[value]
+  return shape[:1] == (batch.size,) and (
+    layout.axes == leading(shape, batch.size).axes
+  )

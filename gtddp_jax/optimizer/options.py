@@ -54,9 +54,9 @@ def check(options: Mapping[str, Any]) -> None:
 
 
 def _check_outputs(graph: graph_lib.LayerGraph) -> None:
-  """Outputs that the loss is differentiated by are floating-point."""
+  """Outputs that the loss is differentiated by are real or complex numbers."""
   for path, shape in jax.tree_util.tree_flatten_with_path(graph.outputs)[0]:
-    if not jnp.issubdtype(shape.dtype, jnp.floating):
+    if not jnp.issubdtype(shape.dtype, jnp.inexact):
       raise errors.OptionError(
         f'Invalid graph: output {checks.path_of(path) or "(the whole)"!r} is '
         f'{shape.dtype}: expected floating-point numbers, by which the loss '

@@ -108,10 +108,11 @@ def planned(
   nominal = gradients_lib.linearize(
     graph, graph.flatten(given.params), inputs, _extras(graph, given)
   )
-  losses = terminal_lib.per_sample(recipe.loss, nominal.outputs, targets)
+  loss = terminal_lib.of_pairs(recipe.loss, graph.outputs)
+  losses = terminal_lib.per_sample(loss, nominal.outputs, targets)
   expansion = terminal_lib.check(
     recipe.expand(
-      recipe.loss, nominal.outputs, targets, *_terminal_key(recipe, given)
+      loss, nominal.outputs, targets, *_terminal_key(recipe, given)
     ),
     nominal.outputs,
   )
@@ -122,11 +123,10 @@ def planned(
   linearised = nominal, directions
   problem = _problem(recipe, given, graph, expansion, linearised, radius)
   result = decide(rollout_lib.Plan(problem, nominal, directions))
-  tree = jax.tree.structure(given.params)
   return Step(
-    jax.tree.unflatten(tree, result.updates),
+    graph.unflatten(result.updates),
     result.base_state,
-    jax.tree.unflatten(tree, result.gradients),
+    graph.unflatten(result.gradients),
     {**given.collections, **nominal.collections, **changed},
     {
       'loss': jnp.mean(losses),
@@ -160,9 +160,16 @@ def _problem(
     sensitivities=operators,
     spans=spans,
     base=_decider(recipe, given, expansion, operators),
-    given=None if given.grads is None else jax.tree.leaves(given.grads),
+    given=_leaves(given.grads),
     radius=radius,
   )
+
+
+def _leaves(grads: Any) -> list[Array] | None:
+  """Gradients as they are carried, complex ones as pairs of real ones."""
+  if grads is None:
+    return None
+  return list(map(graph_lib.as_real, jax.tree.leaves(grads)))
 
 
 def _decider(
@@ -179,7 +186,7 @@ def _decider(
       given.params,
       operators,
       terminal_lib.square_root(expansion.curvature),
-      None if given.grads is None else jax.tree.leaves(given.grads),
+      _leaves(given.grads),
     )
   return curvature_lib.Stagewise(
     recipe.base, given.base_state, given.params, given.extra_args
@@ -217,6 +224,8 @@ def _gradients(
   if given.grads is None:
     loss_of = jax.value_and_grad(mean_loss, has_aux=True)
     (loss, changed), grads = loss_of(given.params)
+    # Complex ones as optax expects them: along them the loss rises.
+    grads = jax.tree.map(jnp.conj, grads)
     return grads, changed, {'loss': loss}
   if not jax.tree.leaves(graph.changed):
     return given.grads, {}, {}

@@ -259,6 +259,9 @@ def _transformation(
         f'Invalid rngs: got a {type(rngs).__name__}, expected a dict of keys '
         f"by name, as in rngs={{'dropout': key}}."
       )
+    arguments = (state, params, updates, batch, dict(rngs))
+    axes = graph_lib.axes_of(arguments)
+    state, params, updates, batch, rngs = graph_lib.cast(arguments, axes)
     given = step_lib.Given(
       updates, state.base, params, batch, state.collections, rngs, extra_args
     )
@@ -330,12 +333,15 @@ def _guarded(step: step_lib.Step, state: GtDdpState) -> tuple[Any, GtDdpState]:
   finite = jnp.isfinite(square)
   if 'loss' in step.measured:
     finite &= jnp.isfinite(step.measured['loss'])
+  axes = graph_lib.axes_of((step, state))
   nothing = jax.tree.map(jnp.zeros_like, step.updates)
   # One branch for all, which compiles faster than a choice for every leaf.
   updates, base, kept = jax.lax.cond(
     finite,
-    lambda: (step.updates, step.base_state, step.collections),
-    lambda: (nothing, state.base, state.collections),
+    lambda: graph_lib.cast(
+      (step.updates, step.base_state, step.collections), axes
+    ),
+    lambda: graph_lib.cast((nothing, state.base, state.collections), axes),
   )
   measured = {**_MEASURED, **step.measured, 'gradient_norm': jnp.sqrt(square)}
   skipped = state.skipped_steps + jnp.where(finite, 0, 1).astype(jnp.int32)
@@ -354,6 +360,7 @@ def _poisoned_square(gradients: Any, updates: Any) -> Array:
   """
 
   def square(g: Array, u: Array) -> Array:
+    g, u = graph_lib.as_real(g), graph_lib.as_real(u)
     wide = jnp.promote_types(g.dtype, jnp.float32)
     return jnp.sum(jnp.square(g.astype(wide)) + 0 * u.astype(wide))
 

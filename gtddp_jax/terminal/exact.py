@@ -160,15 +160,18 @@ def _check_own(loss: expansion_lib.Loss, outputs: Any, targets: Any) -> None:
   """
   size = jax.tree.leaves(outputs)[0].shape[0]
   given = jax.tree.map(graph_lib.shape_of, (outputs, targets))
-  twice = graph_lib.at_twice(lambda pair: graph_lib.capture(loss, *pair), given)
-  if twice is None:
-    return
   program = graph_lib.capture(loss, *given)
-  try:
-    mixing = graph_lib.analyse(program, twice, size).mixing
-  except errors.BatchAxisError:  # rows apart are no matter of a loss
-    return
-  if mixing:
+  batch = graph_lib.analyse(program, program.inputs, size)
+  (losses,) = program.outputs
+  unknown = graph_lib.is_variable(losses) and batch.unknown(losses)
+  if unknown:
+    raise errors.LossError(
+      f'The operation {unknown!r} in the loss does not say which numbers are '
+      f'of which sample: expected operations of jax.numpy and jax.lax, as a '
+      f'terminal other than "gradient" takes the second derivative sample by '
+      f'sample. Use them, or terminal="gradient".'
+    )
+  if batch.meeting:
     raise errors.LossError(
       'The loss computes a value from several samples (a mean over the batch, '
       'say): expected each of its numbers from one sample alone, as a terminal '

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from gtddp_jax import errors
+from gtddp_jax import graph as graph_lib
 
 Array = jax.Array
 
@@ -129,6 +130,28 @@ def per_sample(loss: Loss, outputs: Any, targets: Any) -> Array:
       f'sample, ({batch},). Do not average over the batch in the loss.'
     )
   return values
+
+
+def of_pairs(loss: Loss, outputs: Any) -> Loss:
+  """A loss as a function of real numbers, pairs of them where it is complex.
+
+  Args:
+    loss: of the outputs as the network returns them.
+    outputs: their shapes.
+
+  Returns:
+    The loss itself if no output is complex.
+  """
+  if not any(jnp.iscomplexobj(leaf) for leaf in jax.tree.leaves(outputs)):
+    return loss
+
+  def on_pairs(pairs: Any, targets: Any) -> Array:
+    complete = jax.tree.map(
+      lambda x, s: graph_lib.as_dtype(x, s.dtype), pairs, outputs
+    )
+    return loss(complete, targets)
+
+  return on_pairs
 
 
 def square_root(matrices: Array) -> Array:

@@ -1,0 +1,6 @@
+"""Where the samples of a batch are in every value, and where they meet."""
+
+from gtddp_jax.graph.batch_axis.layout import Layout
+from gtddp_jax.graph.batch_axis.walk import Batch, analyse
+
+__all__ = ('Batch', 'Layout', 'analyse')

@@ -1,0 +1,147 @@
+"""An equation with the layouts of its operands, and how layouts meet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from gtddp_jax.graph import program as jaxprs
+from gtddp_jax.graph.batch_axis.layout import (
+  SHUFFLED,
+  Axis,
+  Factor,
+  Layout,
+  Shape,
+  is_within,
+  merged,
+  size_of,
+  within,
+)
+
+Layouts = Sequence[Layout | None]
+
+
+class Call:
+  """An equation and what is known of its operands.
+
+  Attributes:
+    equation: the equation.
+    layouts: of its operands, None for those that depend on no input.
+    batch: B.
+    constant: the numbers at a place of an operand's last axis, if they are the
+      same at every call, else None.
+  """
+
+  def __init__(
+    self,
+    equation: jaxprs.Equation,
+    layouts: Layouts,
+    batch: int,
+    constant: Callable[[Any, int], Any],
+  ):
+    """Operands in the order of the equation."""
+    self.equation, self.layouts, self.batch = equation, layouts, batch
+    self.constant = constant
+
+  @property
+  def params(self) -> dict[str, Any]:
+    """The equation's parameters."""
+    return self.equation.params
+
+  def shape(self, operand: int) -> Shape:
+    """Shape of an operand."""
+    return tuple(self.equation.invars[operand].aval.shape)
+
+  @property
+  def out_shape(self) -> Shape:
+    """Shape of the first result."""
+    return tuple(self.equation.outvars[0].aval.shape)
+
+  def axes(self, operand: int) -> tuple[Axis, ...]:
+    """Axes of an operand; all within a sample where it depends on no input."""
+    layout = self.layouts[operand]
+    if layout is None:
+      return tuple(map(within, self.shape(operand)))
+    return layout.axes
+
+
+def lost(shape: Shape, unknown: str) -> Layout:
+  """The layout of a value of which nothing can be told."""
+  return Layout(tuple(map(within, shape)), unknown=unknown)
+
+
+def join(layouts: Layouts, shape: Shape) -> Layout | None:
+  """Values met elementwise; scalars and axes of size 1 are broadcast."""
+  known = [v for v in layouts if v is not None]
+  if not known:
+    return None
+  wide = [_widened(v, shape) for v in known if len(v.axes) == len(shape)]
+  first = next((v for v in wide if v.batch), wide[0] if wide else None)
+  if first is None:
+    first = Layout(tuple(map(within, shape)))
+  differ = any(v.axes != first.axes for v in wide)
+  return Layout(first.axes, differ or any(v.coupled for v in known))
+
+
+def _widened(layout: Layout, shape: Shape) -> Layout:
+  pairs = zip(layout.axes, shape, strict=True)
+  axes = tuple(axis if size_of(axis) == n else within(n) for axis, n in pairs)
+  return layout._replace(axes=axes)
+
+
+def slots(size: int, batch: int) -> Axis:
+  """An axis of elements of several samples, each in some sample's place.
+
+  Where the number allows it, places are counted as in ``[B k]``; the samples
+  are coupled then. Else they are out of order.
+  """
+  if batch > 1 and size and size % batch == 0:
+    return merged((Factor(batch, 1), Factor(size // batch)))
+  return (Factor(size, SHUFFLED),)
+
+
+def along(
+  axes: Sequence[Axis], which: Sequence[int], sizes: Sequence[int], batch: int
+) -> Layout:
+  """Axes after an operation along some of them, which then have these sizes."""
+  result, coupled = list(axes), False
+  for axis, size in zip(which, sizes, strict=True):
+    if is_within(axes[axis]):
+      result[axis] = within(size)
+      continue
+    coupled = True
+    if size_of(axes[axis]) != size:
+      result[axis] = slots(size, batch)
+  return Layout(tuple(result), coupled)
+
+
+def either(a: Axis, b: Axis) -> tuple[Axis, bool]:
+  """The axis of two that meet, and whether their samples differ."""
+  if is_within(a) or is_within(b):
+    return (b if is_within(a) else a), False
+  return a, a != b
+
+
+def own_row(
+  call: Call, at: int, mapped: Sequence[int], axis: Axis
+) -> int | None:
+  """The axis of the indices along which each sample asks for its own row.
+
+  That is where the indices into axis ``at`` of the operand, all samples of the
+  batch in order, are known and count ``0, 1 ...``.
+  """
+  column = call.constant(call.equation.invars[1], list(mapped).index(at))
+  if column is None:
+    return None
+  column = np.asarray(column)
+  for place, size in enumerate(column.shape):
+    shape = [1] * column.ndim
+    shape[place] = size
+    counted = np.arange(size).reshape(shape)
+    if size == size_of(axis) and np.array_equal(
+      column, np.broadcast_to(counted, column.shape)
+    ):
+      return place
+  return None
