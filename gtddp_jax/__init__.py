@@ -14,8 +14,16 @@ from gtddp_jax.curvature import (
   rmsprop,
   sgd,
 )
-from gtddp_jax.graph import LayerGraph, Stage, module_of, trace
-from gtddp_jax.optimizer import GtDdpState, collections, gt_ddp, metrics
+from gtddp_jax.gradients import trace
+from gtddp_jax.graph import LayerGraph, Stage, module_of
+from gtddp_jax.optimizer import (
+  GtDdpState,
+  StepReport,
+  collections,
+  gt_ddp,
+  metrics,
+  verify_step,
+)
 from gtddp_jax.terminal import (
   Expansion,
   TerminalValue,
@@ -36,6 +44,7 @@ __all__ = (
   'LayerGraph',
   'Stage',
   'Statistics',
+  'StepReport',
   'TerminalValue',
   'adam',
   'analysis',
@@ -53,4 +62,5 @@ __all__ = (
   'subset',
   'trace',
   'truncated',
+  'verify_step',
 )

@@ -11,6 +11,7 @@ from gtddp_jax.gradients.operator import (
   Sensitivity,
 )
 from gtddp_jax.gradients.packing import EndToEnd, Packing
+from gtddp_jax.gradients.tracing import trace
 from gtddp_jax.gradients.trajectory import (
   Directions,
   Trajectory,
@@ -20,6 +21,7 @@ from gtddp_jax.gradients.trajectory import (
   over_directions,
   propagate,
 )
+from gtddp_jax.gradients.verify import verify
 
 __all__ = (
   'MEMORY',
@@ -40,4 +42,6 @@ __all__ = (
   'over_directions',
   'propagate',
   'total_over_samples',
+  'trace',
+  'verify',
 )

@@ -126,10 +126,10 @@ def _of_sample(
 ) -> Arrays:
   """Gradients of one sample by differentiation, leaves ``[R, ...]``.
 
-  Stages are traced for whole batches. A batch of two, the sample twice with a
+  Stages are traced for whole batches. The sample several times, with a
   cotangent on the first, is the smallest that every network treats as such.
   """
-  pair = graph.for_batch(2).stages
+  few = graph.of_few()
   own = uses[0]
   control = own.point.control
   total = tuple(jnp.zeros((rank, *u.shape), u.dtype) for u in control)
@@ -143,41 +143,45 @@ def _of_sample(
         f'{stage.name!r}, which reads it, {_ENTANGLED[why]}',
         'value',
       )
-    entry = _twice(entry)
+    entry = _repeated(entry, few.batch_size)
     if use is own:
-      entry = _with_shared(own.point, pair[use.t], entry)
+      entry = _with_shared(own.point, few.stages[use.t], entry)
     read, at = reader(
-      pair[use.t],
+      few.stages[use.t],
       use.point,
       entry,
-      dataclasses.replace(_twice(fixed), extras=use.point.fixed.extras),
+      dataclasses.replace(
+        _repeated(fixed, few.batch_size), extras=use.point.fixed.extras
+      ),
       own=use is own,
     )
     _, pull = jax.vjp(read, at)
-    (pulled,) = jax.vmap(lambda bar, pull=pull: pull(_padded(bar)))(bars)
+    (pulled,) = jax.vmap(
+      lambda bar, pull=pull: pull(_padded(bar, few.batch_size))
+    )(bars)
     indices = use.point.stage.control if use is own else use.point.stage.shared
     total = add_uses(own.point.stage.control, total, indices, pulled)
   return total
 
 
 def _with_shared(
-  point: trajectory_lib.Point, pair: graph_lib.Stage, entry: Arrays
+  point: trajectory_lib.Point, few: graph_lib.Stage, entry: Arrays
 ) -> Arrays:
-  """The layer's input for two samples: with what is the same for all samples.
+  """The layer's input for few samples: with what is the same for all samples.
 
   Raises:
-    OptionError: if that has another shape in a batch of two.
+    OptionError: if that has another shape in a batch of few.
   """
   rest, found = iter(entry), []
   for x, own, shape in zip(
-    point.x, point.stage.has_samples, pair.x, strict=True
+    point.x, point.stage.has_samples, few.x, strict=True
   ):
     value = next(rest) if own else x
     if value.shape != shape.shape:
       raise errors.OptionError(
         f'Per-sample gradients of {point.stage.name!r}: it reads an array of '
         f'shape {list(value.shape)} that is made for the whole batch at once '
-        f'(expected {list(shape.shape)} for two samples). Use value="frozen", '
+        f'(of few, {list(shape.shape)}). Use value="frozen", '
         f'or compute it in another module.',
         'value',
       )
@@ -235,12 +239,17 @@ def add_uses(
   )
 
 
-def _twice(values: Any) -> Any:
-  return jax.tree.map(lambda v: jnp.concatenate([v, v]), values)
+def _repeated(values: Any, times: int) -> Any:
+  return jax.tree.map(lambda v: jnp.concatenate([v] * times), values)
 
 
-def _padded(values: Any) -> Any:
-  return jax.tree.map(lambda v: jnp.concatenate([v, jnp.zeros_like(v)]), values)
+def _padded(values: Any, times: int) -> Any:
+  """With zeros in the place of all samples but the first."""
+
+  def padded(v: Array) -> Array:
+    return jnp.concatenate([v, *[jnp.zeros_like(v)] * (times - 1)])
+
+  return jax.tree.map(padded, values)
 
 
 class Player:

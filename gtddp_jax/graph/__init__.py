@@ -15,14 +15,17 @@ from gtddp_jax.graph.layer_graph import (
 )
 from gtddp_jax.graph.layers import supports
 from gtddp_jax.graph.program import Program, abstract, capture, is_variable
-from gtddp_jax.graph.tracing import module_of, trace
+from gtddp_jax.graph.tracing import ApplyFn, Network, Owner, build, module_of
 from gtddp_jax.graph.varying import axes_of, cast
 
 __all__ = (
+  'ApplyFn',
   'Arrays',
   'Extras',
   'Fixed',
   'LayerGraph',
+  'Network',
+  'Owner',
   'Program',
   'Result',
   'Shapes',
@@ -32,6 +35,7 @@ __all__ = (
   'as_dtype',
   'as_real',
   'axes_of',
+  'build',
   'capture',
   'cast',
   'is_variable',
@@ -40,5 +44,4 @@ __all__ = (
   'real_shape',
   'shape_of',
   'supports',
-  'trace',
 )

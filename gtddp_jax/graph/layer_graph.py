@@ -64,6 +64,9 @@ class LayerGraph:
     order: 'program', or 'merge' where the players of a game come in a row, next
       to the add.
     finish: ``(c, v, fixed) -> outputs`` as flat leaves; ``v`` = all parameters.
+    network: the function that was traced, ``(params, inputs, extras) ->
+      Result``.
+    owner: maps a leaf's key path to its module.
     retrace: builds the graph of the same network for inputs of other shapes,
       given as tree structure and flat shapes, in an order; builds each once.
   """
@@ -80,6 +83,8 @@ class LayerGraph:
   mixed: bool
   order: str
   finish: Callable[[Arrays, Arrays, Fixed], Arrays]
+  network: Callable[..., Result]
+  owner: Callable[[Any], Any]
   retrace: Callable[[Any, Shapes, str], LayerGraph]
 
   def __repr__(self) -> str:
@@ -211,6 +216,13 @@ class LayerGraph:
         self.inputs,
       )
     )
+
+  def of_few(self) -> LayerGraph:
+    """The graph for the smallest batch of several samples but its own.
+
+    At two sizes whatever is made for the whole batch has two shapes.
+    """
+    return self.for_batch(3 if self.batch_size == 2 else 2)
 
   def summary(self) -> str:
     """A table: one row per stage, then totals."""

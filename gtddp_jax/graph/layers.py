@@ -156,9 +156,10 @@ def _channels(product: jaxprs.Equation, ndim: int) -> range:
 
 def _keeps_samples(product: jaxprs.Equation, batch: Batch) -> bool:
   """Whether samples are in axes that a product leaves alone."""
-  layout = batch.layouts.get(product.invars[0])
-  if layout is None or not layout.has_samples(batch.size):
+  data = product.invars[0]
+  if not jaxprs.is_variable(data) or not batch.has_samples(data):
     return False
+  layout = batch.layouts[data]
   numbers = product.params['dimension_numbers']
   if product.primitive.name == 'conv_general_dilated':
     axes = numbers.lhs_spec[1:]

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import jax
 import jax.extend.core as jex
@@ -123,7 +123,7 @@ def capture(function: Callable[..., Any], *args: Any) -> Program:
   return program.expand(is_plain_call)
 
 
-def is_variable(atom: Any) -> bool:
+def is_variable(atom: Any) -> TypeGuard[Var]:
   """Whether ``atom`` is a variable rather than a literal."""
   return isinstance(atom, jex.Var)
 
@@ -194,6 +194,11 @@ def constant(
   with jax.ensure_compile_time_eval():
     (found,) = jax.core.eval_jaxpr(jaxpr, [], *(known[v] for v in read))
   return np.asarray(found)
+
+
+def shape_of(atom: Any) -> tuple[int, ...]:
+  """Shape of a variable or literal."""
+  return tuple(atom.aval.shape)
 
 
 def abstract(var: Any) -> jax.ShapeDtypeStruct:

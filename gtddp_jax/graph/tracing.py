@@ -23,7 +23,6 @@ from gtddp_jax.graph import layer_graph as graph_lib
 from gtddp_jax.graph import program as jaxprs
 from gtddp_jax.graph import stages as building
 from gtddp_jax.graph import varying
-from gtddp_jax.graph import verify as verification
 from gtddp_jax.graph.batch_axis import Batch, analyse
 from gtddp_jax.graph.batch_axis.layout import leading
 
@@ -43,66 +42,33 @@ def module_of(path: KeyPath) -> Hashable:
   return path[:-1] if len(path) > 1 else path
 
 
-def trace(
-  apply_fn: ApplyFn,
-  params: Any,
-  inputs: Any,
-  *,
-  collections: Any = None,
-  rngs: Any = None,
-  mutable: Any = False,
-  owner: Owner = module_of,
-  verify: bool = True,
+def build(
+  network: Network, params: Any, inputs: Any, owner: Owner
 ) -> graph_lib.LayerGraph:
-  """Traces a network into its layer graph.
+  """Builds the layer graph of a network; see ``trace`` for what is refused.
 
   Args:
-    apply_fn: pure ``(params, inputs) -> outputs``; pytrees of arrays, the
-      leading axis of every input and output leaf is the batch.
-    params: pytree of floating-point or complex arrays (or shapes).
-    inputs: pytree of arrays (or shapes), an example batch.
-    collections: variables that are no parameters, by name; the network is then
-      called with ``{**params, **collections}``.
-    rngs: random keys by name, passed on to ``apply_fn``.
-    mutable: names of collections that the network changes, passed on; it then
-      returns ``(outputs, changed)``. All three are words of Flax.
-    owner: maps a leaf's key path to its module; leaves with equal owners that
-      are read in a row form one control.
-    verify: whether to compare outputs and gradients of the graph with
-      ``apply_fn`` on the example (skipped for abstract values).
+    network: with its collections and keys.
+    params: pytree of parameters, or shapes.
+    inputs: pytree of arrays, or shapes.
+    owner: maps a leaf's key path to its module.
 
   Returns:
-    The graph; ``graph(params, inputs)`` equals ``apply_fn``.
+    The graph.
 
   Raises:
-    UnownedParameterError: a parameter does not influence the outputs.
-    ControlDtypeError: a parameter is neither floating-point nor complex.
-    BatchAxisError: an input or output has no leading batch axis, samples have
-      no place of their own in the state at a cut, or an operation does not say
-      where they are in what it makes.
-    UncuttableStageError: an opaque equation mixes parameters of modules.
-    ParameterTreeError: other collections stand beside 'params' among the
-      parameters; or the network changes its parameters, or a collection to one
-      that is not like the one given.
-    TraceMismatchError: the graph does not reproduce ``apply_fn``.
-    OptionError: for an ``owner`` that names no module.
+    OptionError: for an ``owner`` that is no function.
   """
   if not callable(owner):
     raise errors.OptionError(
       f'Invalid owner: got {owner!r}, expected a function of a key path, such '
       f'as module_of.'
     )
-  network = _Network(apply_fn, collections, rngs, mutable)
   shapes = jax.tree.map(graph_lib.shape_of, (params, inputs))
-  graph = _build(network, owner, *shapes)
-  abstract = (jax.ShapeDtypeStruct, jax.core.Tracer)
-  leaves = jax.tree.leaves((params, inputs))
-  if verify and not any(isinstance(x, abstract) for x in leaves):
-    verification.verify(network, graph, params, inputs)
-  return graph
+  return _build(network, owner, *shapes)
 
 
-class _Network:
+class Network:
   """``apply_fn`` as a function ``(params, inputs, extras) -> Result``."""
 
   def __init__(
@@ -153,7 +119,7 @@ class _Network:
 
 
 def _build(
-  network: _Network,
+  network: Network,
   owner: Owner,
   params: Any,
   inputs: Any,
@@ -197,6 +163,8 @@ def _build(
     mixed=any(v in batch.meeting for v in found.flow.moving),
     order=order,
     finish=found.finish,
+    network=network,
+    owner=owner,
     retrace=functools.cache(
       lambda tree, leaves, order: _build(
         network, owner, params, jax.tree.unflatten(tree, leaves), order
@@ -292,7 +260,7 @@ def _owner(owner: Owner, path: KeyPath) -> tuple[str, str]:
     ) from None
 
 
-def _capture(network: _Network, params: Any, inputs: Any) -> jaxprs.Program:
+def _capture(network: Network, params: Any, inputs: Any) -> jaxprs.Program:
   """Captures the network without dead equations or calls that hide controls."""
   like = jax.tree.leaves(inputs)[0]
   params, extras = jax.tree.map(

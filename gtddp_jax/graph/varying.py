@@ -57,7 +57,7 @@ def placeholders(tree: Any) -> Any:
     axes = axes_of(shape)
     if not axes or not isinstance(shape, jax.ShapeDtypeStruct):
       return shape
-    if jax.dtypes.issubdtype(shape.dtype, jax.dtypes.prng_key):
+    if jnp.issubdtype(shape.dtype, jax.dtypes.prng_key):
       return cast(jnp.empty(shape.shape, shape.dtype), axes)
     return cast(jnp.zeros(shape.shape, shape.dtype), axes)
 

@@ -10,6 +10,7 @@ from gtddp_jax.optimizer.transform import (
   recipe,
   state_in,
 )
+from gtddp_jax.optimizer.verify import StepCheck, StepReport, verify_step
 
 __all__ = (
   'Given',
@@ -17,6 +18,8 @@ __all__ = (
   'Plan',
   'Recipe',
   'Rollout',
+  'StepCheck',
+  'StepReport',
   'closed_loop',
   'collections',
   'gt_ddp',
@@ -25,4 +28,5 @@ __all__ = (
   'planned',
   'recipe',
   'state_in',
+  'verify_step',
 )

@@ -53,6 +53,31 @@ class GtDdpState(NamedTuple):
   skipped_steps: Array
 
 
+class GtDdp(optax.GradientTransformationExtraArgs):
+  """What ``gt_ddp`` returns: the transformation, and what it was made of.
+
+  Attributes:
+    options: all arguments of ``gt_ddp``, by name.
+  """
+
+  options: Mapping[str, Any]
+
+  def __new__(
+    cls,
+    init: optax.TransformInitFn,
+    update: optax.TransformUpdateExtraArgsFn,
+    options: Mapping[str, Any],
+  ) -> GtDdp:
+    """Makes it from two functions and the options."""
+    self = super().__new__(cls, init, update)
+    self.options = options
+    return self
+
+  def __reduce__(self) -> Any:
+    """What copies are made of; a pair of functions is not all of it."""
+    return type(self), (self.init, self.update, self.options)
+
+
 def gt_ddp(
   graph: graph_lib.LayerGraph,
   loss: terminal_lib.Loss,
@@ -110,9 +135,9 @@ def gt_ddp(
     'value': value, 'cooperation': cooperation, 'feedback': feedback,
     'trust_region': trust_region,
   }  # fmt: skip
-  return _transformation(
-    recipe(options), step_lib.closed_loop if feedback else step_lib.open_loop
-  )
+  step = step_lib.closed_loop if feedback else step_lib.open_loop
+  pair = _transformation(recipe(options), step)
+  return GtDdp(pair.init, pair.update, options)
 
 
 def recipe(options: Mapping[str, Any]) -> step_lib.Recipe:
@@ -262,12 +287,27 @@ def _transformation(
     arguments = (state, params, updates, batch, dict(rngs))
     axes = graph_lib.axes_of(arguments)
     state, params, updates, batch, rngs = graph_lib.cast(arguments, axes)
+    if _is_empty(batch):
+      return _nothing_done(state, params)
     given = step_lib.Given(
       updates, state.base, params, batch, state.collections, rngs, extra_args
     )
     return _guarded(propose(parts, given), state)
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _is_empty(batch: tuple[Any, Any]) -> bool:
+  """Whether a batch has no samples."""
+  return any(jnp.shape(leaf)[:1] == (0,) for leaf in jax.tree.leaves(batch[0]))
+
+
+def _nothing_done(state: GtDdpState, params: Any) -> tuple[Any, GtDdpState]:
+  """A skipped step: the mean loss of no samples is no number."""
+  return jax.tree.map(jnp.zeros_like, params), state._replace(
+    measured={name: jnp.float32(v) for name, v in _MEASURED.items()},
+    skipped_steps=state.skipped_steps + 1,
+  )
 
 
 def metrics(state: Any) -> dict[str, Array]:

@@ -145,11 +145,18 @@ def by_time(p: Any, pair: Any) -> jax.Array:
 
 
 @pytest.mark.parametrize('network', [apart, by_time])
-def test_rows_of_a_sample_that_are_apart_are_refused(network: Any) -> None:
-  with pytest.raises(
-    errors.BatchAxisError, match=r'\[12, 5\].*6 samples.*2 ro'
-  ):
-    gt.trace(network, PARAMS, (X, X + 1))
+def test_rows_of_a_sample_that_are_apart_are_taken(network: Any) -> None:
+  batch = (X, X + 1), Y
+  assert not gt.trace(network, PARAMS, batch[0]).mixed
+  for value in 'frozen', 'bellman', 'coupled':
+    steps = [
+      gt.gt_ddp(gt.trace(f, PARAMS, batch[0]), LOSS, gt.sgd(0.3), value=value)
+      for f in (network, together)
+    ]
+    first, second = (
+      tx.update(None, tx.init(PARAMS), PARAMS, batch=batch)[0] for tx in steps
+    )
+    close(first, second)
 
 
 def test_rows_of_a_sample_that_are_together_are_taken() -> None:

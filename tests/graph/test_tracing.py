@@ -192,15 +192,28 @@ def test_a_scan_over_two_modules_is_refused_with_a_remedy() -> None:
   assert [stage.name for stage in joint.stages] == ['cell']
 
 
-def test_a_value_whose_batch_axis_is_not_first_is_refused_at_its_cut() -> None:
+def test_a_value_that_a_module_makes_of_several_samples_is_refused() -> None:
   def apply_fn(p: Any, x: jax.Array) -> jax.Array:
-    h = p['a'].T @ x.T  # features first, made by a control
-    return (p['b'].T @ jnp.tanh(h) + h).T
+    h = jnp.einsum('bi,ij->j', x, p['a'])  # a sum over samples
+    return x @ p['b'] * h[None]
 
   message = refused(
     gt.errors.BatchAxisError, apply_fn, {'a': matrix(3, 3), 'b': matrix(3, 3)}
   )
-  assert "'b'" in message and 'Keep the batch axis first' in message
+  assert "'b'" in message and 'made of several samples' in message
+  assert "'dot_general'" in message
+
+
+def test_an_operation_that_does_not_say_where_samples_are_is_named() -> None:
+  def apply_fn(p: Any, x: jax.Array) -> jax.Array:
+    h = x @ p['a']
+    like = jax.ShapeDtypeStruct(h.shape, h.dtype)
+    return jax.pure_callback(lambda v: v, like, h) @ p['b']
+
+  message = refused(
+    gt.errors.BatchAxisError, apply_fn, {'a': matrix(3, 3), 'b': matrix(3, 3)}
+  )
+  assert "'pure_callback' does not say" in message
 
 
 def test_an_integer_parameter_is_refused_by_path() -> None:

@@ -22,7 +22,8 @@ END = '<!-- end of the reference -->'
 
 GROUPS = {
   'The network as a chain': ('trace', 'LayerGraph', 'Stage', 'module_of'),
-  'The optimizer': ('gt_ddp', 'metrics', 'collections', 'GtDdpState'),
+  'The optimizer': ('gt_ddp', 'metrics', 'collections', 'GtDdpState',
+    'verify_step', 'StepReport'),
   'Base optimizers': ('sgd', 'rmsprop', 'adam', 'kfac', 'ekfac', 'Statistics',
     'Base'),
   'Terminal value functions': ('sampled', 'truncated', 'subset',

@@ -52,12 +52,12 @@ class Call:
 
   def shape(self, operand: int) -> Shape:
     """Shape of an operand."""
-    return tuple(self.equation.invars[operand].aval.shape)
+    return jaxprs.shape_of(self.equation.invars[operand])
 
   @property
   def out_shape(self) -> Shape:
     """Shape of the first result."""
-    return tuple(self.equation.outvars[0].aval.shape)
+    return jaxprs.shape_of(self.equation.outvars[0])
 
   def axes(self, operand: int) -> tuple[Axis, ...]:
     """Axes of an operand; all within a sample where it depends on no input."""

@@ -21,13 +21,13 @@ def gather(call: Call) -> list[Layout | None]:
   shape = call.out_shape
   axes: list[Axis] = list(map(within, shape))
   rows = [a for a in range(len(shape)) if a not in numbers.offset_dims]
-  for place, axis in zip(rows, index, strict=True):
-    axes[place] = axis
+  for row, axis in zip(rows, index, strict=True):
+    axes[row] = axis
   coupled = False
   gone = {*numbers.collapsed_slice_dims, *numbers.operand_batching_dims}
   windows = iter(numbers.offset_dims)
   for at, axis in enumerate(source):
-    place = next(windows) if at not in gone else None
+    place: int | None = next(windows) if at not in gone else None
     if is_within(axis):
       continue
     if at in numbers.operand_batching_dims:
@@ -47,8 +47,8 @@ def gather(call: Call) -> list[Layout | None]:
       coupled |= differ
   if coupled and not any(f.stride for a in axes for f in a):
     axes = [
-      slots(size, call.batch) if place in rows[:1] else axis
-      for place, (axis, size) in enumerate(zip(axes, shape, strict=True))
+      slots(size, call.batch) if at in rows[:1] else axis
+      for at, (axis, size) in enumerate(zip(axes, shape, strict=True))
     ]
   return [Layout(tuple(axes), coupled)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gtddp_jax.graph import program as jaxprs
 from gtddp_jax.graph.batch_axis.call import Call, join, slots
 from gtddp_jax.graph.batch_axis.layout import (
   Axis,
@@ -87,6 +88,6 @@ def matrices(call: Call) -> list[Layout | None]:
   inner = [axis for v in call.layouts if v for axis in v.axes[count:]]
   meet = stack.coupled or not all(map(is_within, inner))
   return [
-    Layout((*stack.axes, *map(within, v.aval.shape[count:])), meet)
+    Layout((*stack.axes, *map(within, jaxprs.shape_of(v)[count:])), meet)
     for v in call.equation.outvars
   ]

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from gtddp_jax.graph import program as jaxprs
 from gtddp_jax.graph.batch_axis import indices, parts, products, shapes
 from gtddp_jax.graph.batch_axis.call import Call, lost
 from gtddp_jax.graph.batch_axis.layout import (
@@ -34,7 +35,8 @@ def apply(call: Call) -> list[Layout | None]:
   unknown = next((v.unknown for v in known if v.unknown), None)
   rule = RULES.get(name)
   if unknown or rule is None:
-    return [lost(v.aval.shape, unknown or name) for v in call.equation.outvars]
+    reason = unknown or name
+    return [lost(jaxprs.shape_of(v), reason) for v in call.equation.outvars]
   # What belongs to no sample, or to one as a whole, meets all samples.
   meet = any(not v.batch for v in known)
   found = [v and _single(v, call.batch) for v in rule(call)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from gtddp_jax.graph import program as jaxprs
 from gtddp_jax.graph.batch_axis.call import Call, along, join, slots
 from gtddp_jax.graph.batch_axis.layout import (
   SHUFFLED,
@@ -21,7 +22,7 @@ from gtddp_jax.graph.batch_axis.layout import (
 
 def elementwise(call: Call) -> list[Layout | None]:
   """Each element of the result is made of the same one of each operand."""
-  return [join(call.layouts, v.aval.shape) for v in call.equation.outvars]
+  return [join(call.layouts, jaxprs.shape_of(v)) for v in call.equation.outvars]
 
 
 def broadcast(call: Call) -> list[Layout | None]:
@@ -163,11 +164,11 @@ def random(call: Call) -> list[Layout | None]:
   """Numbers drawn by keys that depend on the inputs: the keys' axes lead."""
   keys = join(call.layouts, call.shape(0))
   assert keys is not None
+  count = len(keys.axes)
+  shapes = [jaxprs.shape_of(v) for v in call.equation.outvars]
   return [
-    Layout(
-      (*keys.axes, *map(within, v.aval.shape[len(keys.axes) :])), keys.coupled
-    )
-    for v in call.equation.outvars
+    Layout((*keys.axes, *map(within, shape[count:])), keys.coupled)
+    for shape in shapes
   ]
 
 

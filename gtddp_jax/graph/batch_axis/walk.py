@@ -71,7 +71,7 @@ def analyse(
   """
   walk = _Walk(program.equations, size, program.constants)
   for value in batched:
-    shape = tuple(value.aval.shape)
+    shape = jaxprs.shape_of(value)
     walk.layouts[value] = leading(shape, size)
   walk.run()
   known = {v: layout for v, layout in walk.layouts.items() if layout}
@@ -126,14 +126,14 @@ class _Walk:
     if not jaxprs.is_variable(atom):
       return np.asarray(atom.val)[..., place]
     maker = self._made_by.get(atom)
-    last = len(atom.aval.shape) - 1
+    last = len(jaxprs.shape_of(atom)) - 1
     if (
       maker is not None
       and maker.primitive.name == 'concatenate'
       and maker.params['dimension'] == last
     ):
       for part in maker.invars:
-        width = part.aval.shape[-1]
+        width = jaxprs.shape_of(part)[-1]
         if place < width:
           return self._constant(part, place)
         place -= width
@@ -176,7 +176,7 @@ def _cond(equation: jaxprs.Equation, operands: Layouts, size: int) -> Layouts:
   which, *given = operands
   results = [_body(b, given, size)[0] for b in equation.params['branches']]
   joined = [
-    join(options, v.aval.shape)
+    join(options, jaxprs.shape_of(v))
     for options, v in zip(
       zip(*results, strict=True), equation.outvars, strict=True
     )
@@ -187,7 +187,7 @@ def _cond(equation: jaxprs.Equation, operands: Layouts, size: int) -> Layouts:
   return [
     v._replace(coupled=True) if v else Layout(tuple(map(within, shape)), True)
     for v, shape in zip(
-      joined, (v.aval.shape for v in equation.outvars), strict=True
+      joined, (jaxprs.shape_of(v) for v in equation.outvars), strict=True
     )
   ]
 

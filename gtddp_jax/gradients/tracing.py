@@ -1,0 +1,64 @@
+"""``trace``: a network becomes its layer graph, and is compared with it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+
+from gtddp_jax import graph as graph_lib
+from gtddp_jax.gradients import verify as verify_lib
+
+
+def trace(
+  apply_fn: graph_lib.ApplyFn,
+  params: Any,
+  inputs: Any,
+  *,
+  collections: Any = None,
+  rngs: Any = None,
+  mutable: Any = False,
+  owner: graph_lib.Owner = graph_lib.module_of,
+  verify: bool = True,
+) -> graph_lib.LayerGraph:
+  """Traces a network into its layer graph.
+
+  Args:
+    apply_fn: pure ``(params, inputs) -> outputs``; pytrees of arrays, the
+      leading axis of every input and output leaf is the batch.
+    params: pytree of floating-point or complex arrays (or shapes).
+    inputs: pytree of arrays (or shapes), an example batch.
+    collections: variables that are no parameters, by name; the network is then
+      called with ``{**params, **collections}``.
+    rngs: random keys by name, passed on to ``apply_fn``.
+    mutable: names of collections that the network changes, passed on; it then
+      returns ``(outputs, changed)``. All three are words of Flax.
+    owner: maps a leaf's key path to its module; leaves with equal owners that
+      are read in a row form one control.
+    verify: whether to compare results of the graph, gradients and those of
+      single samples with ``apply_fn`` on the example and at a second batch size
+      (skipped for abstract values).
+
+  Returns:
+    The graph; ``graph(params, inputs)`` equals ``apply_fn``.
+
+  Raises:
+    UnownedParameterError: a parameter does not influence the outputs.
+    ControlDtypeError: a parameter is neither floating-point nor complex.
+    BatchAxisError: an input or output has no leading batch axis, samples have
+      no place of their own in the state at a cut, or an operation does not say
+      where they are in what it makes.
+    UncuttableStageError: an opaque equation mixes parameters of modules.
+    ParameterTreeError: other collections stand beside 'params' among the
+      parameters; or the network changes its parameters, or a collection to one
+      that is not like the one given.
+    TraceMismatchError: the graph does not reproduce ``apply_fn``.
+    OptionError: for an ``owner`` that names no module.
+  """
+  network = graph_lib.Network(apply_fn, collections, rngs, mutable)
+  graph = graph_lib.build(network, params, inputs, owner)
+  abstract = (jax.ShapeDtypeStruct, jax.core.Tracer)
+  leaves = jax.tree.leaves((params, inputs))
+  if verify and not any(isinstance(x, abstract) for x in leaves):
+    verify_lib.verify(graph, params, inputs)
+  return graph
