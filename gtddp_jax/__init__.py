@@ -13,6 +13,7 @@ from gtddp_jax.curvature import (
   kfac,
   rmsprop,
   sgd,
+  soap,
 )
 from gtddp_jax.graph import LayerGraph, Stage, module_of, trace
 from gtddp_jax.optimizer import GtDdpState, collections, gt_ddp, metrics
@@ -50,6 +51,7 @@ __all__ = (
   'rmsprop',
   'sampled',
   'sgd',
+  'soap',
   'subset',
   'trace',
   'truncated',

@@ -9,6 +9,7 @@ from gtddp_jax.curvature.protocol import (
   Curvature,
   StepContext,
 )
+from gtddp_jax.curvature.soap import soap
 
 __all__ = (
   'Base',
@@ -23,4 +24,5 @@ __all__ = (
   'lift',
   'rmsprop',
   'sgd',
+  'soap',
 )

@@ -23,8 +23,8 @@ END = '<!-- end of the reference -->'
 GROUPS = {
   'The network as a chain': ('trace', 'LayerGraph', 'Stage', 'module_of'),
   'The optimizer': ('gt_ddp', 'metrics', 'collections', 'GtDdpState'),
-  'Base optimizers': ('sgd', 'rmsprop', 'adam', 'kfac', 'ekfac', 'Statistics',
-    'Base'),
+  'Base optimizers': ('sgd', 'rmsprop', 'adam', 'soap', 'kfac', 'ekfac',
+    'Statistics', 'Base'),
   'Terminal value functions': ('sampled', 'truncated', 'subset',
     'TerminalValue', 'Expansion'),
   'Value recursions': ('Bellman', 'Coupled'),
