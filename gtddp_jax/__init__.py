@@ -13,6 +13,7 @@ from gtddp_jax.curvature import (
   kfac,
   rmsprop,
   sgd,
+  soap,
 )
 from gtddp_jax.gradients import trace
 from gtddp_jax.graph import LayerGraph, Stage, module_of
@@ -59,6 +60,7 @@ __all__ = (
   'rmsprop',
   'sampled',
   'sgd',
+  'soap',
   'subset',
   'trace',
   'truncated',

@@ -17,7 +17,6 @@ numbers are factorised per decision.
 from __future__ import annotations
 
 import dataclasses
-import inspect
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -25,7 +24,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gtddp_jax import curvature as curvature_lib
 from gtddp_jax import errors
 from gtddp_jax import gradients as gradients_lib
 from gtddp_jax import graph as graph_lib
@@ -37,15 +35,11 @@ Array = jax.Array
 _VECTORS = 3  # eigenvectors of a convolution
 
 # Of what a step with feedback may be told.
-_DEFAULTS: Mapping[str, Any] = MappingProxyType(
-  {
-    name: parameter.default
-    for name, parameter in inspect.signature(
-      optimizer_lib.gt_ddp
-    ).parameters.items()
-    if parameter.default is not parameter.empty and name != 'feedback'
-  }
-)
+_OPTIONS = {
+  field.name
+  for field in dataclasses.fields(optimizer_lib.StepOptions)
+  if field.init
+} - {'graph', 'loss', 'feedback'}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,69 +112,60 @@ def stages(
     OptionError: for options that ``gt_ddp`` refuses, or a base without
       ``Q_uu``.
   """
-  unknown = set(options) - {'base', *_DEFAULTS}
-  if unknown or 'base' not in options:
+  if set(options) - _OPTIONS or 'base' not in options:
     raise errors.OptionError(
       f'analysis.stages: expected base and other options of gt_ddp, got '
       f'{sorted(options)}; write stages(graph, loss, params, batch, base=sgd('
       f'0.1)).'
     )
-  if not isinstance(
-    options['base'], curvature_lib.Base | curvature_lib.Kronecker
-  ):
+  resolved = optimizer_lib.StepOptions(graph, loss, **options)
+  if not resolved.base.has_curvature:
     raise errors.OptionError(
       f'analysis.stages: expected a base with Q_uu, got '
       f'{type(options["base"]).__name__}; use one of sgd, rmsprop, adam, kfac, '
-      f'ekfac of this library.'
+      f'ekfac, soap of this library.'
     )
-  recipe = optimizer_lib.recipe(
-    {**_DEFAULTS, 'graph': graph, 'loss': loss, 'feedback': True, **options}
-  )
   held = None if state is None else optimizer_lib.state_in(state, 'stages')
-  given = optimizer_lib.Given(
+  call = optimizer_lib.UpdateCall(
     None,
-    recipe.base.init(params) if held is None else held.base,
+    resolved.bound.init(params) if held is None else held.base,
     params,
     batch,
-    recipe.graph.extras.collections if held is None else held.collections,
+    resolved.graph.extras.collections if held is None else held.collections,
     rngs,
     {},
   )
-  return _Analysis(recipe, given).decisions()
+  return _Analysis(resolved, call).decisions()
 
 
 class _Analysis:
   """One step, with and without feedback."""
 
-  def __init__(self, recipe: optimizer_lib.Recipe, given: optimizer_lib.Given):
-    plans: list[optimizer_lib.Plan] = []
-    answers: list[Any] = []
-
-    def decide(plan: optimizer_lib.Plan) -> optimizer_lib.Rollout:
-      sweep = recipe.level(plan.problem)
-      plans.append(plan)
-      answers.extend(sweep.values)
-      result = optimizer_lib.closed_loop(plan, sweep)
-      if recipe.level == value_lib.frozen:
-        _observe(plan.problem)
-      return result
-
-    self._recipe, self._given = recipe, given
-    closed = optimizer_lib.planned(recipe, given, decide)
-    alone = optimizer_lib.open_loop(recipe, given)
+  def __init__(
+    self, options: optimizer_lib.StepOptions, call: optimizer_lib.UpdateCall
+  ):
+    self._options, self._call = options, call
+    self._plan = plan = optimizer_lib.linearized(options, call)
+    sweep = options.value(plan.problem)
+    closed = optimizer_lib.finished(
+      options, plan, optimizer_lib.closed_loop(plan, sweep)
+    )
+    if not options.value.needs_curvature:
+      _observe(plan.problem)
+    alone = optimizer_lib.open_loop(options, call)
     self._updates = tuple(jax.tree.leaves(closed.updates))
     self._alone = tuple(jax.tree.leaves(alone.updates))
-    self._values = answers
-    self._plan = plans[0]
+    self._values = sweep.values
 
   def decisions(self) -> list[Decision]:
     """See ``stages``."""
     return [self._decision(n) for n in range(len(self._plan.problem.spans))]
 
   def _decision(self, n: int) -> Decision:
-    problem, trajectory, directions = self._plan
+    problem, trajectory = self._plan.problem, self._plan.trajectory
     span, operator = problem.spans[n], problem.sensitivities[n]
-    point, at = trajectory.points[span[0]], directions[span[0]]
+    point = trajectory.points[span[0]]
+    at = self._plan.directions[span[0]]
     batch, rank = problem.terminal.slope.shape
     new = graph_lib.pick(self._updates, operator.control)
     old = graph_lib.pick(self._alone, operator.control)
@@ -209,7 +194,7 @@ class _Analysis:
     batch, rank = problem.terminal.slope.shape
     if n == 0:
       return jnp.zeros(batch, weight.dtype)
-    inverse = problem.base.inverse(operator.control)
+    inverse = problem.curvature.inverse(operator.control)
 
     def of_sample(part: tuple[Array, Array]) -> Array:
       columns, own = part  # [R, B R], [R, R]
@@ -230,7 +215,7 @@ class _Analysis:
 
   def _leading(self, t: int, weight: Array) -> tuple[Array, Any]:
     """See ``leading``."""
-    recipe, given = self._recipe, self._given
+    options, call = self._options, self._call
     batch, rank = self._plan.problem.terminal.slope.shape
     point = self._plan.trajectory.points[t]
     (x,) = gradients_lib.over_directions(
@@ -242,16 +227,16 @@ class _Analysis:
     vectors = vectors.reshape(count, shape[0] // batch, *shape[1:])
 
     def entering(inputs: Any) -> Array:
-      graph = recipe.graph.for_inputs(inputs)
-      rngs = {name: given.rngs[name] for name in graph.extras.rngs}
-      extras = graph_lib.Extras(given.collections, rngs)
+      graph = options.graph.for_inputs(inputs)
+      rngs = {name: call.rngs[name] for name in graph.extras.rngs}
+      extras = graph_lib.Extras(call.collections, rngs)
       found = gradients_lib.linearize(
-        graph, graph.flatten(given.params), inputs, extras
+        graph, graph.flatten(call.params), inputs, extras
       )
       return found.points[t].x[0]
 
     # A terminal may have looked at fewer samples.
-    inputs = jax.tree.map(lambda v: jnp.asarray(v[:batch]), given.batch[0])
+    inputs = jax.tree.map(lambda v: jnp.asarray(v[:batch]), call.batch[0])
     leaves = jax.tree.leaves(inputs)
     if not all(jnp.issubdtype(v.dtype, jnp.inexact) for v in leaves):
       return vectors, None  # there is no derivative to project by
@@ -345,7 +330,7 @@ def _observe(problem: value_lib.Problem) -> None:
   """Lets a base see every ``Q_u``, as no recursion has done."""
   slope = problem.terminal.slope
   for operator in problem.sensitivities:
-    problem.base.observe(operator.control, slope, operator.combine(slope))
+    problem.curvature.observe(operator.control, slope, operator.combine(slope))
 
 
 def _gram(state: Sequence[Array], batch: int, rank: int) -> Array:

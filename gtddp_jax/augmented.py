@@ -82,7 +82,7 @@ def solve(
   loss: terminal_lib.Loss,
   params: Any,
   batch: tuple[Any, Any],
-  base: curvature_lib.Base,
+  base: Any,
   terminal: str | terminal_lib.TerminalValue = 'gauss_newton',
   state: Any = None,
 ) -> Solution:
@@ -93,7 +93,7 @@ def solve(
     loss: as for ``gt_ddp``.
     params: where to take the step.
     batch: inputs and targets; a few dozen samples.
-    base: ``sgd``, ``rmsprop`` or ``adam``, which give ``M / eta``.
+    base: ``sgd``, ``rmsprop``, ``adam`` or ``soap``, which give ``M / eta``.
     terminal: as for ``gt_ddp``, without random numbers or subset.
     state: a state that holds one of ``gt_ddp`` with this base; None for that
       before the first step.
@@ -104,10 +104,11 @@ def solve(
   Raises:
     OptionError: for another base, or a parameter that is used twice.
   """
-  if not isinstance(base, curvature_lib.Base):
+  lifted = curvature_lib.lift(base)
+  if lifted.needs_operators or not lifted.has_curvature:
     raise errors.OptionError(
-      f'augmented.solve: expected a base with a diagonal Q_uu, got '
-      f'{type(base).__name__}; use sgd, rmsprop or adam of this library.'
+      f'augmented.solve: expected a base with a Q_uu made of Q_u alone, got '
+      f'{type(base).__name__}; use sgd, rmsprop, adam or soap of this library.'
     )
   for stage in graph.stages:
     if stage.shared:
@@ -120,10 +121,12 @@ def solve(
   with jax.default_matmul_precision('float32'):
     held = None if state is None else optimizer_lib.state_in(state, 'augmented')
     problem = _Problem(graph, loss, params, batch, terminal, held)
-    base_state = base.init(params) if held is None else held.base
+    bound = lifted.bind(graph, graph.decisions(False), 'none')
+    base_state = bound.init(params) if held is None else held.base
+    context = curvature_lib.StepContext((), None, None, {})
     found = []
     for coupled in True, False:
-      steps = curvature_lib.Stagewise(base, base_state, params, {})
+      steps = bound.begin(base_state, params, context)
       values = problem.swept(steps, coupled=coupled)
       found.append((values, problem.rolled_out(steps, values)))
     (values, updates), (_, alone) = found
@@ -198,7 +201,7 @@ class _Problem:
     return cuts[::-1]
 
   def swept(
-    self, steps: curvature_lib.Stagewise, *, coupled: bool
+    self, steps: curvature_lib.Curvature, *, coupled: bool
   ) -> list[_Value]:
     """The value that each stage decides by, which is that before it."""
     value, values = self._end, []
@@ -221,7 +224,7 @@ class _Problem:
     return linalg.block_diag(*terminal_lib.square_root(blocks))
 
   def rolled_out(
-    self, steps: curvature_lib.Stagewise, values: list[_Value]
+    self, steps: curvature_lib.Curvature, values: list[_Value]
   ) -> Any:
     """The updates, each with the feedback of those before."""
     updates: dict[int, Array] = {}
@@ -240,9 +243,7 @@ class _Problem:
       total = (slope + root @ (root.T @ e)) @ self.cuts[n].gradients
       own = self.packings[n].unpack(total / self.batch)
       control = point.stage.control
-      moves = steps.step(
-        control, dict(zip(control, own, strict=True)).__getitem__
-      )
+      moves = steps.step(control, dict(zip(control, own, strict=True)))
       updates.update(zip(control, moves, strict=True))
       u = tuple(map(jnp.add, point.control, moves))
       fixed = dataclasses.replace(point.fixed, aux=aux)

@@ -1,28 +1,28 @@
 """``Q_uu`` and step of a base: diagonal, any optax one, or ``kronecker``."""
 
 from gtddp_jax.curvature.diagonal import Base, adam, rmsprop, sgd
-from gtddp_jax.curvature.kronecker import (
-  Bound,
-  Kronecker,
-  Preconditioned,
-  Statistics,
-  bind,
-  ekfac,
-  kfac,
+from gtddp_jax.curvature.kronecker import Statistics, ekfac, kfac
+from gtddp_jax.curvature.optax_base import lift
+from gtddp_jax.curvature.protocol import (
+  BaseOptimizer,
+  BoundBase,
+  Curvature,
+  StepContext,
 )
-from gtddp_jax.curvature.optax_base import Stagewise
+from gtddp_jax.curvature.soap import soap
 
 __all__ = (
   'Base',
-  'Bound',
-  'Kronecker',
-  'Preconditioned',
-  'Stagewise',
+  'BaseOptimizer',
+  'BoundBase',
+  'Curvature',
   'Statistics',
+  'StepContext',
   'adam',
-  'bind',
   'ekfac',
   'kfac',
+  'lift',
   'rmsprop',
   'sgd',
+  'soap',
 )

@@ -15,7 +15,8 @@ step, not the curvature. Without ``observed`` a base is optax's own optimizer.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -23,6 +24,8 @@ import jax.numpy as jnp
 import optax
 
 from gtddp_jax import gradients as gradients_lib
+from gtddp_jax import graph as graph_lib
+from gtddp_jax.curvature import optax_base, protocol
 
 Array = jax.Array
 Arrays = tuple[jax.Array, ...]
@@ -51,6 +54,10 @@ class Base(optax.GradientTransformationExtraArgs):
 
   inverse: Inverse
 
+  has_curvature = True
+  couples_players = False
+  needs_operators = False
+
   def __new__(
     cls,
     init: optax.TransformInitFn,
@@ -65,6 +72,19 @@ class Base(optax.GradientTransformationExtraArgs):
   def __reduce__(self) -> Any:
     """What copies are made of; a pair of functions is not all of it."""
     return type(self), (self.init, self.update, self.inverse)
+
+  def check_recursion(self) -> None:
+    """See ``BaseOptimizer``; every recursion can use it."""
+
+  def bind(
+    self,
+    graph: graph_lib.LayerGraph,
+    decisions: Sequence[range],
+    cooperation: str,
+  ) -> BoundDiagonal:
+    """See ``BaseOptimizer``; any network will do."""
+    del decisions, cooperation
+    return BoundDiagonal(self, graph.params)
 
 
 def sgd(
@@ -212,6 +232,89 @@ def _explicit(
     return jax.tree.map(jnp.negative, steps)
 
   return Base(chain.init, update, inverse_fn)
+
+
+class BoundDiagonal(optax_base.BoundOptax):
+  """A base with a diagonal ``Q_uu`` on a network."""
+
+  def __init__(self, base: Base, params: Any):
+    """``params`` are the shapes of the network's parameters."""
+    super().__init__(base)
+    self._explicit, self._params = base, params
+
+  def factor_form(self, control: tuple[int, ...]) -> protocol.FactorForm:
+    """See ``BoundBase``."""
+    return factor_form(self._isotropic, control)
+
+  @functools.cached_property
+  def _isotropic(self) -> list[bool]:
+    return isotropic(self._explicit, self._params)
+
+  def begin(
+    self, state: Any, params: Any, context: protocol.StepContext
+  ) -> DiagonalCurvature:
+    """See ``BoundBase``."""
+    return DiagonalCurvature(self._explicit, state, params, context.extra_args)
+
+
+def isotropic(base: Base, params: Any) -> list[bool]:
+  """For each leaf, whether the diagonal of ``Q_uu^-1`` is one number there.
+
+  ``params`` is a pytree of shapes.
+  """
+
+  def inverse(params: Any) -> Any:
+    return base.inverse(base.init(params), params, observed=params)
+
+  found: list[Any] = jax.tree.leaves(jax.eval_shape(inverse, params))
+  return [leaf.shape == () for leaf in found]
+
+
+def factor_form(
+  isotropic: Sequence[bool], places: Sequence[int]
+) -> protocol.FactorForm:
+  """``BoundBase.factor_form`` of the leaves at these places."""
+  return 'number' if all(isotropic[i] for i in places) else 'matrix'
+
+
+class DiagonalCurvature(optax_base.OptaxCurvature):
+  """Steps, new state and diagonal of ``Q_uu^-1`` of a base."""
+
+  def __init__(
+    self, base: Base, state: Any, params: Any, extra_args: Mapping[str, Any]
+  ):
+    """Captures ``base.update`` at ``state``."""
+    super().__init__(
+      lambda g, q: base.update(g, state, params, **extra_args, observed=q),
+      params,
+    )
+
+    def inverse(q: Any) -> Any:
+      observed = optax_base.like(q, params)
+      diagonal = base.inverse(state, params, observed=observed)
+      return jax.tree.map(_of_pairs, diagonal, params)
+
+    self._of_observed = functools.cache(
+      lambda: graph_lib.capture(inverse, self._shapes)
+    )
+
+  def inverse(self, control: tuple[int, ...]) -> Diagonal:
+    """See ``Curvature``."""
+    program = self._of_observed()
+    part = optax_base.ReadSlice.of(
+      program, [program.outputs[i] for i in control]
+    )
+    return Diagonal(part.run(*(self._observed[i] for i in part.read)))
+
+
+def _of_pairs(diagonal: Array, param: Any) -> Array:
+  """The diagonal for real and imaginary part of a complex parameter."""
+  if not jnp.iscomplexobj(param):
+    return diagonal
+  diagonal = jnp.real(diagonal)
+  if not diagonal.ndim:
+    return diagonal
+  return jnp.broadcast_to(diagonal[..., None], (*diagonal.shape, 2))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,9 +6,9 @@ from gtddp_jax.gradients.loops import total_over_samples
 from gtddp_jax.gradients.operator import (
   MEMORY,
   Inverse,
-  Known,
   OnFactors,
   Sensitivity,
+  Wanted,
 )
 from gtddp_jax.gradients.packing import EndToEnd, Packing
 from gtddp_jax.gradients.tracing import trace
@@ -30,12 +30,12 @@ __all__ = (
   'EndToEnd',
   'Factors',
   'Inverse',
-  'Known',
   'OnFactors',
   'Packing',
   'Player',
   'Sensitivity',
   'Trajectory',
+  'Wanted',
   'dot',
   'kept',
   'linearize',

@@ -252,6 +252,20 @@ def _padded(values: Any, times: int) -> Any:
   return jax.tree.map(padded, values)
 
 
+def _forward(
+  function: Callable[[Arrays], Arrays], at: Arrays, tangent: Arrays
+) -> Arrays:
+  """The derivative of a function along a tangent."""
+  try:
+    return jax.jvp(function, (at,), (tangent,))[1]
+  except TypeError:
+    # What has a backward derivative alone (jax.custom_vjp) is linear in the
+    # cotangent, and the transpose of that is the forward one.
+    after, pull = jax.vjp(function, at)
+    along = jax.linear_transpose(lambda bar: pull(bar)[0], after)
+    return along(tangent)[0]
+
+
 class Player:
   """Per-sample gradients of one control (see the module's head).
 
@@ -365,6 +379,6 @@ class Player:
       given[i].astype(v.dtype) if i in given else jnp.zeros_like(v)
       for i, v in zip(indices, at, strict=True)
     )
-    _, change = jax.jvp(read, (at,), (tangent,))
+    change = _forward(read, at, tangent)
     directions = use.directions.layer if own else use.directions.after
     return trajectory_lib.dot(directions, change, self._graph.batch_size)

@@ -11,9 +11,12 @@ products, with ``Q_uu^-1`` an ``Inverse``::
     kernel(inverse) g^{i,r} . Q_uu^-1 g^{j,s}           [B, R, B, R]
 
 ``combine`` is a back-propagation of re-weighted samples and ``directional`` a
-forward derivative, unless ``prepare`` was asked for the other two and found
-that keeping the per-sample gradients is cheapest and fits: all are then matrix
-products. Where it does not fit, gradients are formed again in blocks.
+forward derivative. What else is *wanted* is said when the operator is made, and
+chooses among three forms, the cheapest that fits its memory:
+
+- through the factors: products of ``x`` and ``h``, without any gradient;
+- kept: the rows ``g`` are formed once, and all four are matrix products;
+- in blocks of samples, whose rows are formed again for each use.
 """
 
 from __future__ import annotations
@@ -33,7 +36,24 @@ Array = jax.Array
 Arrays = tuple[jax.Array, ...]
 Data = list[list[control_lib.Sample]]
 MEMORY = 2**28  # bytes, if nothing else is asked
-Known = Callable[[int], jax.Array]  # flat parameter index -> gradient
+
+
+class Wanted(NamedTuple):
+  """What an operator will be asked for, besides sums and derivatives.
+
+  Attributes:
+    product: 'gram', 'kernel', or None for neither.
+    factor_form: what ``Q_uu^-1`` is between the factors ``x`` and ``h``:
+      'number', 'matrix' (a number for each pair of their entries), or None
+      where it can only be applied to gradients.
+    rows: whether the rows themselves are read, as by ``total``.
+    memory: bytes that gradients may take at once.
+  """
+
+  product: str | None = None
+  factor_form: str | None = None
+  rows: bool = False
+  memory: int = MEMORY
 
 
 class Sensitivity:
@@ -44,60 +64,56 @@ class Sensitivity:
     control: flat parameter indices of all their leaves.
     batch: B.
     rank: R.
-    memory: bytes that its gradients may take at once; set before ``prepare``.
   """
 
   def __init__(
-    self, players: Sequence[control_lib.Player], batch: int, rank: int
+    self,
+    players: Sequence[control_lib.Player],
+    batch: int,
+    rank: int,
+    wanted: Wanted,
   ):
-    """One player, or several in program order."""
-    self.players = tuple(players)
-    self.control = tuple(i for p in self.players for i in p.indices)
-    self.batch, self.rank, self.memory = batch, rank, MEMORY
-    self.packing = packing.Together(tuple(p.packing for p in self.players))
-    self._size = sum(p.size for p in self.players)
-    self._kept: Array | None = None  # [B, R, p]
-    self._through_factors: affine.Contraction | None = None
-    self._most = 0  # gradients formed at once; 0 before ``prepare``
-
-  def prepare(self, *, cross: bool, isotropic: bool) -> None:
-    """Chooses how ``gram``, or ``kernel``, is computed; the first call counts.
+    """Chooses how products are computed.
 
     Args:
-      cross: whether ``kernel`` is wanted, else ``gram``.
-      isotropic: whether ``Q_uu^-1`` is a number between factors.
+      players: one, or several in program order.
+      batch: B.
+      rank: R.
+      wanted: what it will be asked for.
     """
-    if self._most:
-      return
-    memory = max(1, self.memory // self.players[0].itemsize)
-    self._most = max(1, memory // max(1, self.rank * self._size))
-    product = self.players[0].product
-    alone = len(self.players) == 1
-    if (
-      product and alone and self._in_factors(product, cross, isotropic, memory)
-    ):
-      self._through_factors = product
-    elif self._most >= self.batch:
+    self.players = tuple(players)
+    self.control = tuple(i for p in self.players for i in p.indices)
+    self.batch, self.rank = batch, rank
+    self.packing = packing.Together(tuple(p.packing for p in self.players))
+    self._size = sum(p.size for p in self.players)
+    numbers = max(1, wanted.memory // self.players[0].itemsize)
+    size = max(1, rank * self._size)  # of the rows of one sample
+    self._most = max(1, numbers // size)  # samples of a block
+    self._through_factors = self._in_factors(wanted, numbers)
+    self._kept: Array | None = None  # [B, R, p]
+    reads_rows = wanted.rows or wanted.product is not None
+    if self._through_factors is None and reads_rows and self._most >= batch:
       self._kept = self._rows([p.samples() for p in self.players])
 
   def _in_factors(
-    self,
-    product: affine.Contraction,
-    cross: bool,
-    isotropic: bool,
-    memory: int,
-  ) -> bool:
-    """Whether the products of factors are possible, cheaper and fit."""
+    self, wanted: Wanted, numbers: int
+  ) -> affine.Contraction | None:
+    """The layer, if products of its factors will do, are cheaper and fit."""
+    product, cross = self.players[0].product, wanted.product == 'kernel'
+    if not (wanted.product and wanted.factor_form and product):
+      return None
     b, r, t = self.batch, self.rank, self.players[0].positions
-    if not isotropic and (cross or t > 1):
-      return False
+    several = len(self.players) > 1
+    if several or (wanted.factor_form == 'matrix' and (cross or t > 1)):
+      return None
     a, c = product.a, product.c
     pairs = b * b if cross else b
     # Touching a product costs about as much as 32 of its terms.
     through_factors = pairs * t * t * (a + r * r * (c + 32))
     through_gradients = r * a * c * (b * t + pairs * r)
-    fits = t == 1 or pairs * r * r * t * t <= memory
-    return fits and (t == 1 or through_factors < through_gradients)
+    fits = t == 1 or pairs * r * r * t * t <= numbers
+    cheaper = t == 1 or through_factors < through_gradients
+    return product if fits and cheaper else None
 
   def combine(self, weights: Array) -> Arrays:
     """``(1/B) sum_i sum_r w_i^r g^{i,r}``; weights ``[B, R]``."""

@@ -83,7 +83,7 @@ class LayerGraph:
   mixed: bool
   order: str
   finish: Callable[[Arrays, Arrays, Fixed], Arrays]
-  network: Callable[..., Result]
+  network: Any
   owner: Callable[[Any], Any]
   retrace: Callable[[Any, Shapes, str], LayerGraph]
 

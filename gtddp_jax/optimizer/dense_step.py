@@ -15,7 +15,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -25,15 +24,15 @@ from gtddp_jax import curvature as curvature_lib
 from gtddp_jax import graph as graph_lib
 from gtddp_jax import terminal as terminal_lib
 from gtddp_jax import value as value_lib
+from gtddp_jax.optimizer.options import StepOptions
 
 Array = jax.Array
 
+_TERMINALS = ('gradient', 'gauss_newton')
 _MOST = 2**21  # numbers in the Jacobians of all stages together
 
 
-def refusal(
-  graph: graph_lib.LayerGraph, options: Mapping[str, Any]
-) -> str | None:
+def refusal(graph: graph_lib.LayerGraph, options: StepOptions) -> str | None:
   """Why a step is not made by dense matrices; None if it is."""
   shapes = jax.tree.leaves(graph.outputs)
   outputs = sum(math.prod(s.shape) for s in shapes)
@@ -45,15 +44,15 @@ def refusal(
     )
   )
   reasons = {
-    'no feedback, no recursion': not options['feedback'],
+    'no feedback, no recursion': not options.feedback,
     'the base has no diagonal Q_uu': not isinstance(
-      options['base'], curvature_lib.Base
+      options.base, curvature_lib.Base
     ),
     'the value recursion is of your own': _recursion(options) is None,
-    'the terminal draws numbers, or takes part of the batch': not isinstance(
-      options['terminal'], str
+    'the terminal draws numbers, or takes part of the batch': (
+      options.terminal not in map(terminal_lib.named, _TERMINALS)
     ),
-    'a trust region': options['trust_region'] is not None,
+    'a trust region': options.trust_region is not None,
     'samples are coupled': graph.mixed,
     'a parameter is read by several stages': any(
       stage.shared for stage in graph.stages
@@ -65,14 +64,17 @@ def refusal(
   return next((why for why, holds in reasons.items() if holds), None)
 
 
-def _recursion(options: Mapping[str, Any]) -> str | None:
-  level = value_lib.level(options['value'])
-  kinds = {value_lib.Bellman: 'bellman', value_lib.Coupled: 'coupled'}
-  return 'frozen' if level == value_lib.frozen else kinds.get(type(level))
+def _recursion(options: StepOptions) -> str | None:
+  kinds: dict[Any, str] = {
+    value_lib.Frozen: 'frozen',
+    value_lib.Bellman: 'bellman',
+    value_lib.Coupled: 'coupled',
+  }
+  return kinds.get(type(options.value))
 
 
 def dense_step(
-  options: Mapping[str, Any], params: Any, batch: tuple[Any, Any], state: Any
+  options: StepOptions, params: Any, batch: tuple[Any, Any], state: Any
 ) -> Any:
   """The updates of one step.
 
@@ -85,15 +87,16 @@ def dense_step(
   Returns:
     A pytree like the parameters.
   """
-  old = options['graph']
+  old = options.graph
   graph = graph_lib.build(old.network, params, batch[0], old.owner)
   extras = old.extras._replace(collections=state.collections)
   chain = _Chain(graph, params, batch[0], extras)
-  expansion = terminal_lib.named(options['terminal'])(
-    options['loss'], chain.outputs, batch[1]
-  )
+  expansion = options.terminal(options.loss, chain.outputs, batch[1])
   jacobians = chain.jacobians(expansion)
-  base = curvature_lib.Stagewise(options['base'], state.base, params, {})
+  context = curvature_lib.StepContext((), None, None, {})
+  base = options.base.bind(graph, options.decisions, 'none').begin(
+    state.base, params, context
+  )
   values = _backward(options, expansion, jacobians, base, chain)
   return chain.forward(values, jacobians, base)
 
@@ -164,7 +167,7 @@ class _Chain:
       total = g.T @ (d + s @ e) / self.graph.batch_size
       u = graph_lib.pick(self.leaves, stage.control)
       own = dict(zip(stage.control, _like(total, u), strict=True))
-      moves = base.step(stage.control, own.__getitem__)
+      moves = base.step(stage.control, own)
       updates.update(zip(stage.control, moves, strict=True))
       moved = tuple(map(jnp.add, u, moves))
       state, aux = stage(state, moved, (), fixed)
@@ -177,7 +180,7 @@ def _at_control(function: Any, u: Any, state: Any) -> Array:
 
 
 def _backward(
-  options: Mapping[str, Any], expansion: Any, jacobians: Any, base: Any,
+  options: StepOptions, expansion: Any, jacobians: Any, base: Any,
   chain: _Chain,
 ) -> list[tuple[Array, Array]]:  # fmt: skip
   """``d`` and ``S`` that each stage weighs its samples by."""
@@ -207,9 +210,7 @@ def _backward(
     else:
       values.append((d, s))
       own = dict(zip(stage.control, _like(q_u, u), strict=True))
-      k = jnp.concatenate(
-        [m.ravel() for m in base.step(stage.control, own.__getitem__)]
-      )
+      k = jnp.concatenate([m.ravel() for m in base.step(stage.control, own)])
       d = d + s @ (g @ k)
       s = _contracted(s, n, batch, rank)
   return values[::-1]

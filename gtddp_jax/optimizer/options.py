@@ -1,8 +1,10 @@
-"""Options: what ``gt_ddp`` refuses before anything is traced."""
+"""Options of ``gt_ddp``, checked and resolved once, before any tracing."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+import functools
+import warnings
 from typing import Any
 
 import jax
@@ -17,40 +19,103 @@ from gtddp_jax import value as value_lib
 COOPERATIONS = ('none', 'kronecker', 'schur')
 
 
-def check(options: Mapping[str, Any]) -> None:
-  """Raises ``OptionError`` for what cannot work, before anything is traced.
+@dataclasses.dataclass(frozen=True)
+class StepOptions:
+  """What a step is made of.
 
-  Args:
-    options: all of ``gt_ddp``, by name.
+  The first eight are those of ``gt_ddp``, by its names; names are resolved.
+
+  Attributes:
+    graph: the network, with players next to their merge if they cooperate.
+    loss: ``(outputs, targets) -> [B]``.
+    base: the base optimizer, lifted.
+    terminal: the value function at the outputs.
+    value: the value recursion.
+    cooperation: 'none' too where it would change nothing.
+    feedback: whether layers answer each other.
+    trust_region: bound on the feedback weights, or None.
+    bound: the base on the graph.
+    decisions: the stages of each decision.
   """
-  base, terminal = options['base'], terminal_lib.named(options['terminal'])
-  terminal_lib.refuse_factory(terminal)
-  bound = options['trust_region']
-  is_base = hasattr(base, 'init') and hasattr(base, 'update')
-  expected = {
-    'graph': (isinstance(options['graph'], graph_lib.LayerGraph),
-      'a LayerGraph; make one with trace(apply_fn, params, inputs)'),
-    'loss': (callable(options['loss']),
-      'a function (outputs, targets) -> [B], such as losses.squared_error'),
-    'base': (is_base,
-      'an optax transformation; call its factory, as in sgd(0.1)'),
-    'terminal': (callable(terminal),
-      "'gradient', 'gauss_newton', sampled(m), truncated(r), subset(...) or a "
-      'TerminalValue'),
-    'feedback': (isinstance(options['feedback'], bool), 'True or False'),
-    'trust_region': (bound is None or _is_positive(bound),
-      'a positive number or None'),
-  }  # fmt: skip
-  for name, (fine, wanted) in expected.items():
-    if not fine:
-      raise errors.OptionError(
-        f'Invalid {name}: got {options[name]!r}, expected {wanted}.', name
-      )
-  _check_outputs(options['graph'])
-  checks.check_option('cooperation', options['cooperation'], COOPERATIONS)
-  level = value_lib.level(options['value'])
-  if options['feedback'] and level != value_lib.frozen:
-    _check_explicit(base)
+
+  graph: graph_lib.LayerGraph
+  loss: terminal_lib.Loss
+  base: Any
+  terminal: Any = 'gradient'
+  value: Any = 'frozen'
+  cooperation: str = 'none'
+  feedback: bool = True
+  trust_region: float | None = None
+  bound: curvature_lib.BoundBase = dataclasses.field(init=False)
+  decisions: list[range] = dataclasses.field(init=False)
+
+  def __post_init__(self) -> None:
+    """Checks and resolves.
+
+    Raises:
+      OptionError: for an option that has no meaning, or a base without
+        ``Q_uu`` where the value recursion needs it.
+    """
+    resolve = functools.partial(object.__setattr__, self)
+    resolve('terminal', terminal_lib.named(self.terminal))
+    self._check_kinds()
+    _check_outputs(self.graph)
+    checks.check_option('cooperation', self.cooperation, COOPERATIONS)
+    resolve('value', value_lib.level(self.value))
+    resolve('base', curvature_lib.lift(self.base))
+    if self.feedback and self.value.needs_curvature:
+      self.base.check_recursion()
+    if self.cooperation != 'none' and not self._players_cooperate():
+      resolve('cooperation', 'none')
+    if self.cooperation != 'none':
+      resolve('graph', self.graph.in_order('merge'))
+    resolve('decisions', self.graph.decisions(self.cooperation != 'none'))
+    bound = self.base.bind(self.graph, self.decisions, self.cooperation)
+    resolve('bound', bound)
+
+  def _check_kinds(self) -> None:
+    """Raises ``OptionError`` for an option of another kind than expected."""
+    terminal_lib.refuse_factory(self.terminal)
+    bound = self.trust_region
+    is_base = hasattr(self.base, 'init') and hasattr(self.base, 'update')
+    expected = {
+      'graph': (isinstance(self.graph, graph_lib.LayerGraph),
+        'a LayerGraph; make one with trace(apply_fn, params, inputs)'),
+      'loss': (callable(self.loss),
+        'a function (outputs, targets) -> [B], such as losses.squared_error'),
+      'base': (is_base,
+        'an optax transformation; call its factory, as in sgd(0.1)'),
+      'terminal': (callable(self.terminal),
+        "'gradient', 'gauss_newton', sampled(m), truncated(r), subset(...) or "
+        'a TerminalValue'),
+      'feedback': (isinstance(self.feedback, bool), 'True or False'),
+      'trust_region': (bound is None or _is_positive(bound),
+        'a positive number or None'),
+    }  # fmt: skip
+    for name, (fine, wanted) in expected.items():
+      if not fine:
+        raise errors.OptionError(
+          f'Invalid {name}: got {getattr(self, name)!r}, expected {wanted}.',
+          name,
+        )
+
+  def _players_cooperate(self) -> bool:
+    """Whether cooperation changes anything; warns if it does not."""
+    missing = (
+      'no stages whose outputs meet in one add (see graph.summary(); a norm '
+      'between output and add ends a game)'
+    )
+    if not self.base.couples_players:
+      missing = 'a first-order base, which has no curvature between players'
+    elif self.graph.games:
+      return True
+    warnings.warn(
+      f'cooperation changes nothing here: got {missing}. Use kfac or ekfac on '
+      f"a network with parallel layers, or cooperation='none'.",
+      errors.NoGameWarning,
+      stacklevel=5,
+    )
+    return False
 
 
 def _check_outputs(graph: graph_lib.LayerGraph) -> None:
@@ -64,28 +129,6 @@ def _check_outputs(graph: graph_lib.LayerGraph) -> None:
         f'compute it from the others.',
         'graph',
       )
-
-
-def _check_explicit(base: Any) -> None:
-  """What a recursion needs of a base."""
-  if not isinstance(base, (curvature_lib.Base, curvature_lib.Kronecker)):
-    raise errors.OptionError(
-      f'This value function needs a base with an explicit Q_uu: '
-      f'expected one of sgd, rmsprop, adam, kfac, ekfac of this library, or a '
-      f'Base, got {type(base).__name__}. Use one of them, or '
-      f"value='frozen', which lifts any optax transformation. One of them "
-      f'inside optax.chain is not seen: put the rest of the chain around '
-      f'gt_ddp.',
-      'value',
-    )
-  settings = getattr(base, 'settings', None)
-  if settings is not None and settings.norm_constraint is not None:
-    raise errors.OptionError(
-      "Invalid norm_constraint: got one with a value other than 'frozen', "
-      'whose recursion takes steps before all of them are known: expected '
-      'None. Use trust_region, or a smaller learning rate.',
-      'norm_constraint',
-    )
 
 
 def _is_positive(bound: Any) -> bool:

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from gtddp_jax import curvature as curvature_lib
 from gtddp_jax import gradients as gradients_lib
 from gtddp_jax import graph as graph_lib
 from gtddp_jax import value as value_lib
@@ -52,13 +53,21 @@ class Plan(NamedTuple):
 
   Attributes:
     problem: what a backward sweep works on.
+    curvature: of the base, which the sweep observes and the rollout asks.
     trajectory: the nominal trajectory.
     directions: propagated to every stage.
+    losses: of the samples, ``[B]``.
+    collections: of the network, as it changed them.
+    measured: scalars by name that are known so far.
   """
 
   problem: value_lib.Problem
+  curvature: curvature_lib.Curvature
   trajectory: gradients_lib.Trajectory
   directions: Sequence[gradients_lib.Directions]
+  losses: Array
+  collections: Any
+  measured: dict[str, Array]
 
 
 def closed_loop(plan: Plan, sweep: value_lib.Sweep) -> Rollout:
@@ -71,8 +80,12 @@ def closed_loop(plan: Plan, sweep: value_lib.Sweep) -> Rollout:
   Returns:
     Updates, the base's new state and statistics.
   """
-  problem, trajectory, directions = plan
-  done = _Done(problem, sweep)
+  problem, trajectory, directions = (
+    plan.problem,
+    plan.trajectory,
+    plan.directions,
+  )
+  done = _ForwardPass(plan, sweep)
   answers: list[Array] = []
   clipped = sweep.clipped
   state, aux = trajectory.points[0].state, trajectory.points[0].fixed.aux
@@ -107,18 +120,18 @@ def closed_loop(plan: Plan, sweep: value_lib.Sweep) -> Rollout:
 def open_loop(plan: Plan) -> Rollout:
   """Updates the controls without feedback: every ``Q_ux`` is zero."""
   problem = plan.problem
-  sweep = value_lib.frozen(problem)
-  done = _Done(problem, sweep)
+  done = _ForwardPass(plan, value_lib.level('frozen')(problem))
   for n in range(len(problem.spans)):
     done.decide(n, problem.terminal.slope)
   return done.rollout(jnp.zeros(()), jnp.zeros(()))
 
 
-class _Done:
+class _ForwardPass:
   """The controls updated so far, by flat parameter index."""
 
-  def __init__(self, problem: value_lib.Problem, sweep: value_lib.Sweep):
-    self._problem, self._sweep = problem, sweep
+  def __init__(self, plan: Plan, sweep: value_lib.Sweep):
+    self._problem, self._sweep = plan.problem, sweep
+    self._curvature = plan.curvature
     self.updates: dict[int, Array] = {}
     self.gradients: dict[int, Array] = {}
     self._open: dict[int, Array] = {}  # open-loop gradients that were asked for
@@ -128,7 +141,10 @@ class _Done:
     operator = self._problem.sensitivities[n]
     total = value_lib.open_gain(self._problem, operator, weights)
     self.gradients.update(zip(operator.control, total, strict=True))
-    step = self._problem.base.step(operator.control, self.gradient)
+    # A base that mixes stages reads gradients of others: the best known ones.
+    needed = self._curvature.needed(operator.control)
+    known = {i: self._best_known(i) for i in needed}
+    step = self._curvature.step(operator.control, known)
     self.updates.update(zip(operator.control, step, strict=True))
 
   def rollout(self, feedback_ratio: Array, clipped_share: Array) -> Rollout:
@@ -137,13 +153,13 @@ class _Done:
     return Rollout(
       [self.updates[i] for i in range(size)],
       [self.gradients[i] for i in range(size)],
-      self._problem.base.finish(self.gradient),
+      self._curvature.finish(self.gradients),
       feedback_ratio,
       clipped_share,
       self._sweep.smallest_factor,
     )
 
-  def gradient(self, i: int) -> Array:
+  def _best_known(self, i: int) -> Array:
     """The final gradient of a leaf, or its open-loop one if still ahead."""
     if i in self.gradients:
       return self.gradients[i]

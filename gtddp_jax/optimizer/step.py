@@ -5,7 +5,7 @@ A step only proposes; whether it is taken is decided where the state is kept.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -18,23 +18,12 @@ from gtddp_jax import graph as graph_lib
 from gtddp_jax import terminal as terminal_lib
 from gtddp_jax import value as value_lib
 from gtddp_jax.optimizer import rollout as rollout_lib
+from gtddp_jax.optimizer.options import StepOptions
 
 Array = jax.Array
 
 
-class Recipe(NamedTuple):
-  """What a step is made of; see ``gt_ddp``."""
-
-  graph: graph_lib.LayerGraph
-  loss: terminal_lib.Loss
-  base: Any
-  expand: terminal_lib.TerminalValue
-  level: value_lib.Level
-  trust_region: float | None
-  cooperate: bool
-
-
-class Given(NamedTuple):
+class UpdateCall(NamedTuple):
   """What the caller of ``update`` gives.
 
   Attributes:
@@ -74,172 +63,173 @@ class Step(NamedTuple):
   measured: dict[str, Array]
 
 
-def open_loop(recipe: Recipe, given: Given) -> Step:
+def open_loop(options: StepOptions, call: UpdateCall) -> Step:
   """The base's own step; computes the gradients if none are given."""
-  if isinstance(recipe.base, curvature_lib.Bound):
-    return planned(recipe, given, rollout_lib.open_loop)
-  grads, changed, measured = _gradients(recipe, given)
-  updates, base_state = recipe.base.update(
-    grads, given.base_state, given.params, **given.extra_args
+  if options.base.needs_operators:
+    plan = linearized(options, call)
+    return finished(options, plan, rollout_lib.open_loop(plan))
+  grads, changed, measured = _gradients(options, call)
+  updates, base_state = options.base.update(
+    grads, call.base_state, call.params, **call.extra_args
   )
   return Step(
-    updates, base_state, grads, {**given.collections, **changed}, measured
+    updates, base_state, grads, {**call.collections, **changed}, measured
   )
 
 
-def closed_loop(recipe: Recipe, given: Given) -> Step:
+def closed_loop(options: StepOptions, call: UpdateCall) -> Step:
   """Linearises, expands the loss, sweeps backward and rolls out forward."""
-
-  def sweep(plan: rollout_lib.Plan) -> rollout_lib.Rollout:
-    return rollout_lib.closed_loop(plan, recipe.level(plan.problem))
-
-  return planned(recipe, given, sweep)
+  plan = linearized(options, call)
+  sweep = options.value(plan.problem)
+  return finished(options, plan, rollout_lib.closed_loop(plan, sweep))
 
 
-def planned(
-  recipe: Recipe,
-  given: Given,
-  decide: Callable[[rollout_lib.Plan], rollout_lib.Rollout],
-) -> Step:
-  """A step along the nominal trajectory and its directions."""
-  given, changed, measured = _restricted(recipe, given)
-  inputs, targets = given.batch
-  graph = recipe.graph.for_inputs(inputs)
+def linearized(options: StepOptions, call: UpdateCall) -> rollout_lib.Plan:
+  """The nominal trajectory, its directions, and what a sweep works on there."""
+  call, changed, measured = _restricted(options, call)
+  inputs, targets = call.batch
+  graph = options.graph.for_inputs(inputs)
   nominal = gradients_lib.linearize(
-    graph, graph.flatten(given.params), inputs, _extras(graph, given)
+    graph, graph.flatten(call.params), inputs, _extras(graph, call)
   )
-  loss = terminal_lib.of_pairs(recipe.loss, graph.outputs)
+  loss = terminal_lib.of_pairs(options.loss, graph.outputs)
   losses = terminal_lib.per_sample(loss, nominal.outputs, targets)
   expansion = terminal_lib.check(
-    recipe.expand(
-      loss, nominal.outputs, targets, *_terminal_key(recipe, given)
+    options.terminal(
+      loss, nominal.outputs, targets, *_terminal_key(options, call)
     ),
     nominal.outputs,
   )
-  radius = _radius(recipe.trust_region, expansion.slope)
-  if graph.mixed and not terminal_lib.is_uniform(recipe.expand):
+  radius = _radius(options.trust_region, expansion.slope)
+  if graph.mixed and not terminal_lib.is_uniform(options.terminal):
     expansion = terminal_lib.with_gradient(expansion)
   directions = gradients_lib.propagate(nominal, expansion.directions)
-  linearised = nominal, directions
-  problem = _problem(recipe, given, graph, expansion, linearised, radius)
-  result = decide(rollout_lib.Plan(problem, nominal, directions))
+  operators = [
+    _operator(options, n, players, expansion.slope.shape)
+    for n, players in enumerate(
+      [gradients_lib.Player(graph, nominal, directions, t) for t in span]
+      for span in options.decisions
+    )
+  ]
+  given = None
+  if call.grads is not None:  # complex ones as pairs of real ones
+    given = list(map(graph_lib.as_real, jax.tree.leaves(call.grads)))
+  curvature = options.bound.begin(
+    call.base_state,
+    call.params,
+    curvature_lib.StepContext(
+      operators,
+      terminal_lib.square_root(expansion.curvature)
+      if options.base.needs_operators
+      else None,
+      given,
+      call.extra_args,
+    ),
+  )
+  problem = value_lib.Problem(
+    terminal=value_lib.Value(expansion.slope, expansion.curvature),
+    sensitivities=operators,
+    spans=options.decisions,
+    curvature=curvature,
+    given=given,
+    radius=radius,
+  )
+  return rollout_lib.Plan(
+    problem,
+    curvature,
+    nominal,
+    directions,
+    losses,
+    {**call.collections, **nominal.collections, **changed},
+    measured,
+  )
+
+
+def _operator(
+  options: StepOptions,
+  n: int,
+  players: list[gradients_lib.Player],
+  shape: tuple[int, ...],
+) -> gradients_lib.Sensitivity:
+  """Per-sample gradients of a decision, for what is asked of them."""
+  batch, rank = shape
+  wanted = gradients_lib.Wanted()
+  if options.feedback:
+    wanted = options.value.wanted(n)
+  if wanted.product is not None:
+    control = tuple(i for player in players for i in player.indices)
+    form = options.bound.factor_form(control)
+    wanted = wanted._replace(factor_form=form)
+  wanted = wanted._replace(rows=options.bound.reads_rows(players))
+  return gradients_lib.Sensitivity(players, batch, rank, wanted)
+
+
+def finished(
+  options: StepOptions, plan: rollout_lib.Plan, result: rollout_lib.Rollout
+) -> Step:
+  """The step that the forward pass over a plan has made."""
   return Step(
-    graph.unflatten(result.updates),
+    options.graph.unflatten(result.updates),
     result.base_state,
-    graph.unflatten(result.gradients),
-    {**given.collections, **nominal.collections, **changed},
+    options.graph.unflatten(result.gradients),
+    plan.collections,
     {
-      'loss': jnp.mean(losses),
+      'loss': jnp.mean(plan.losses),
       'feedback_ratio': result.feedback_ratio,
       'clipped_share': result.clipped_share,
       'smallest_factor': result.smallest_factor,
-      **measured,
+      **plan.measured,
     },
   )
 
 
-def _problem(
-  recipe: Recipe,
-  given: Given,
-  graph: graph_lib.LayerGraph,
-  expansion: terminal_lib.Expansion,
-  linearised: tuple[gradients_lib.Trajectory, list[gradients_lib.Directions]],
-  radius: Array | None,
-) -> value_lib.Problem:
-  """What the level works on."""
-  spans = graph.decisions(recipe.cooperate)
-  operators = [
-    gradients_lib.Sensitivity(
-      [gradients_lib.Player(graph, *linearised, t) for t in span],
-      *expansion.slope.shape,
-    )
-    for span in spans
-  ]
-  return value_lib.Problem(
-    terminal=value_lib.Value(expansion.slope, expansion.curvature),
-    sensitivities=operators,
-    spans=spans,
-    base=_decider(recipe, given, expansion, operators),
-    given=_leaves(given.grads),
-    radius=radius,
-  )
-
-
-def _leaves(grads: Any) -> list[Array] | None:
-  """Gradients as they are carried, complex ones as pairs of real ones."""
-  if grads is None:
-    return None
-  return list(map(graph_lib.as_real, jax.tree.leaves(grads)))
-
-
-def _decider(
-  recipe: Recipe,
-  given: Given,
-  expansion: terminal_lib.Expansion,
-  operators: list[gradients_lib.Sensitivity],
-) -> value_lib.Decider:
-  """The base, asked one decision at a time."""
-  if isinstance(recipe.base, curvature_lib.Bound):
-    return curvature_lib.Preconditioned(
-      recipe.base,
-      given.base_state,
-      given.params,
-      operators,
-      terminal_lib.square_root(expansion.curvature),
-      _leaves(given.grads),
-    )
-  return curvature_lib.Stagewise(
-    recipe.base, given.base_state, given.params, given.extra_args
-  )
-
-
 def _restricted(
-  recipe: Recipe, given: Given
-) -> tuple[Given, Any, dict[str, Array]]:
+  options: StepOptions, call: UpdateCall
+) -> tuple[UpdateCall, Any, dict[str, Array]]:
   """The part of the batch that the terminal asks for, if it asks for less.
 
   The gradient of the whole batch is then a given one.
   """
-  samples = getattr(recipe.expand, 'samples', None)
-  size = jax.tree.leaves(given.batch)[0].shape[0]
+  samples = getattr(options.terminal, 'samples', None)
+  size = jax.tree.leaves(call.batch)[0].shape[0]
   if samples is None or samples >= size:
-    return given, {}, {}
-  grads, changed, measured = _gradients(recipe, given)
-  part = jax.tree.map(lambda v: v[:samples], given.batch)
-  return given._replace(batch=part, grads=grads), changed, measured
+    return call, {}, {}
+  grads, changed, measured = _gradients(options, call)
+  part = jax.tree.map(lambda v: v[:samples], call.batch)
+  return call._replace(batch=part, grads=grads), changed, measured
 
 
 def _gradients(
-  recipe: Recipe, given: Given
+  options: StepOptions, call: UpdateCall
 ) -> tuple[Any, Any, dict[str, Array]]:
-  """Gradients, changed collections and loss; computes what is not given."""
-  inputs, targets = given.batch
-  graph = recipe.graph.for_inputs(inputs)
+  """Gradients, changed collections and loss; computes what is not call."""
+  inputs, targets = call.batch
+  graph = options.graph.for_inputs(inputs)
 
   def mean_loss(params: Any) -> tuple[Array, Any]:
-    result = graph.run(params, inputs, _extras(graph, given))
-    losses = terminal_lib.per_sample(recipe.loss, result.outputs, targets)
+    result = graph.run(params, inputs, _extras(graph, call))
+    losses = terminal_lib.per_sample(options.loss, result.outputs, targets)
     return jnp.mean(losses), result.collections
 
-  if given.grads is None:
+  if call.grads is None:
     loss_of = jax.value_and_grad(mean_loss, has_aux=True)
-    (loss, changed), grads = loss_of(given.params)
+    (loss, changed), grads = loss_of(call.params)
     # Complex ones as optax expects them: along them the loss rises.
     grads = jax.tree.map(jnp.conj, grads)
     return grads, changed, {'loss': loss}
   if not jax.tree.leaves(graph.changed):
-    return given.grads, {}, {}
-  loss, changed = mean_loss(given.params)
-  return given.grads, changed, {'loss': loss}
+    return call.grads, {}, {}
+  loss, changed = mean_loss(call.params)
+  return call.grads, changed, {'loss': loss}
 
 
-def _extras(graph: graph_lib.LayerGraph, given: Given) -> graph_lib.Extras:
+def _extras(graph: graph_lib.LayerGraph, call: UpdateCall) -> graph_lib.Extras:
   """Collections and keys for the network.
 
   Raises:
     OptionError: if a key that it was traced with is missing.
   """
-  rngs = {name: _key(given, name, 'network') for name in graph.extras.rngs}
+  rngs = {name: _key(call, name, 'network') for name in graph.extras.rngs}
   for name, traced in graph.extras.rngs.items():
     expected, got = map(graph_lib.shape_of, (traced, rngs[name]))
     if got != expected:
@@ -247,21 +237,21 @@ def _extras(graph: graph_lib.LayerGraph, given: Given) -> graph_lib.Extras:
         f'rngs[{name!r}]: expected a key like the one traced with, {expected}, '
         f'got {got}. Make both by jax.random.key.'
       )
-  return graph_lib.Extras(given.collections, rngs)
+  return graph_lib.Extras(call.collections, rngs)
 
 
-def _terminal_key(recipe: Recipe, given: Given) -> tuple[Array, ...]:
-  name = getattr(recipe.expand, 'rng', None)
-  return () if name is None else (_key(given, name, 'terminal'),)
+def _terminal_key(options: StepOptions, call: UpdateCall) -> tuple[Array, ...]:
+  name = getattr(options.terminal, 'rng', None)
+  return () if name is None else (_key(call, name, 'terminal'),)
 
 
-def _key(given: Given, name: str, reader: str) -> Array:
-  if name not in given.rngs:
+def _key(call: UpdateCall, name: str, reader: str) -> Array:
+  if name not in call.rngs:
     raise errors.OptionError(
       f'The {reader} draws random numbers: expected update(..., rngs={{{name!r}'
-      f': key}}), got the keys {sorted(given.rngs)}.'
+      f': key}}), got the keys {sorted(call.rngs)}.'
     )
-  return given.rngs[name]
+  return call.rngs[name]
 
 
 def _radius(trust_region: float | None, slope: Array) -> Array | None:

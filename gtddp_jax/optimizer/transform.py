@@ -1,12 +1,11 @@
 """``gt_ddp``: game-theoretic DDP as an optax transformation.
 
-Keeps the state, and guards it: a step that is not finite
-is not taken. What a step is, is in ``steps``.
+Keeps the state, and guards it: a step that is not finite is not taken. What a
+step is, is in ``step``.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -16,12 +15,11 @@ import jax.numpy as jnp
 import optax
 
 from gtddp_jax import checks, errors
-from gtddp_jax import curvature as curvature_lib
 from gtddp_jax import graph as graph_lib
 from gtddp_jax import terminal as terminal_lib
 from gtddp_jax import value as value_lib
-from gtddp_jax.optimizer import options as options_lib
 from gtddp_jax.optimizer import step as step_lib
+from gtddp_jax.optimizer.options import StepOptions
 
 Array = jax.Array
 
@@ -57,25 +55,23 @@ class GtDdp(optax.GradientTransformationExtraArgs):
   """What ``gt_ddp`` returns: the transformation, and what it was made of.
 
   Attributes:
-    options: all arguments of ``gt_ddp``, by name.
+    options: the arguments of ``gt_ddp``.
   """
 
-  options: Mapping[str, Any]
+  options: StepOptions
 
-  def __new__(
-    cls,
-    init: optax.TransformInitFn,
-    update: optax.TransformUpdateExtraArgsFn,
-    options: Mapping[str, Any],
-  ) -> GtDdp:
-    """Makes it from two functions and the options."""
-    self = super().__new__(cls, init, update)
+  def made_of(self, options: StepOptions) -> GtDdp:
+    """The same with its options."""
     self.options = options
     return self
 
   def __reduce__(self) -> Any:
     """What copies are made of; a pair of functions is not all of it."""
-    return type(self), (self.init, self.update, self.options)
+    return _restored, (self.init, self.update, self.options)
+
+
+def _restored(init: Any, update: Any, options: StepOptions) -> GtDdp:
+  return GtDdp(init, update).made_of(options)
 
 
 def gt_ddp(
@@ -130,77 +126,10 @@ def gt_ddp(
   Raises:
     OptionError: for an option that has no meaning, or a base without ``Q_uu``.
   """
-  options = {
-    'graph': graph, 'loss': loss, 'base': base, 'terminal': terminal,
-    'value': value, 'cooperation': cooperation, 'feedback': feedback,
-    'trust_region': trust_region,
-  }  # fmt: skip
-  step = step_lib.closed_loop if feedback else step_lib.open_loop
-  pair = _transformation(recipe(options), step)
-  return GtDdp(pair.init, pair.update, options)
-
-
-def recipe(options: Mapping[str, Any]) -> step_lib.Recipe:
-  """What steps are made of, from all options of ``gt_ddp`` by name.
-
-  Raises:
-    OptionError: for an option that has no meaning, or a base without ``Q_uu``.
-  """
-  options_lib.check(options)
-  graph, base = options['graph'], options['base']
-  cooperation = options['cooperation']
-  cooperate = cooperation != 'none' and _plays(graph, base)
-  if cooperate:
-    graph = graph.in_order('merge')
-  return step_lib.Recipe(
-    graph,
-    options['loss'],
-    _ready(base, graph, cooperation if cooperate else 'none'),
-    terminal_lib.named(options['terminal']),
-    value_lib.level(options['value']),
-    options['trust_region'],
-    cooperate,
+  options = StepOptions(
+    graph, loss, base, terminal, value, cooperation, feedback, trust_region
   )
-
-
-def _plays(graph: graph_lib.LayerGraph, base: Any) -> bool:
-  """Whether cooperation changes anything; warns if it does not."""
-  missing = (
-    'no stages whose outputs meet in one add (see graph.summary(); a norm '
-    'between output and add ends a game)'
-  )
-  if not isinstance(base, curvature_lib.Kronecker):
-    missing = 'a first-order base, which has no curvature between players'
-  elif graph.games:
-    return True
-  warnings.warn(
-    f'cooperation changes nothing here: got {missing}. Use kfac or ekfac on a '
-    f"network with parallel layers, or cooperation='none'.",
-    errors.NoGameWarning,
-    stacklevel=4,
-  )
-  return False
-
-
-def _ready(base: Any, graph: graph_lib.LayerGraph, cooperation: str) -> Any:
-  """A base that can be initialised and stepped."""
-  if not isinstance(base, curvature_lib.Kronecker):
-    return optax.with_extra_args_support(base)
-  spans = graph.decisions(cooperation != 'none')
-  return curvature_lib.bind(base, graph, spans, cooperation)
-
-
-def _base_state(base: Any, params: Any) -> Any:
-  """The base's state; only ``gt_ddp`` knows that ``kfac`` is *in* its base."""
-  try:
-    return base.init(params)
-  except errors.OptionError as error:
-    raise errors.OptionError(
-      'Invalid base: expected kfac or ekfac itself, got one inside another '
-      'transformation (optax.chain, masked, multi_transform), which does not '
-      'hand it the layers. Put the others around gt_ddp, as in '
-      'optax.chain(gt_ddp(graph, loss, ekfac(lr)), optax.clip(1.0)).'
-    ) from error
+  return GtDdp(*_transformation(options)).made_of(options)
 
 
 def _check_gradients(graph: graph_lib.LayerGraph, grads: Any) -> None:
@@ -232,19 +161,18 @@ def _check_state(expected: GtDdpState, state: Any) -> None:
 
 
 def _transformation(
-  parts: step_lib.Recipe, propose: Any
+  options: StepOptions,
 ) -> optax.GradientTransformationExtraArgs:
   """The optax transformation that takes the proposed steps."""
+  propose = step_lib.closed_loop if options.feedback else step_lib.open_loop
 
   def init_fn(params: Any) -> GtDdpState:
     if jax.tree.leaves(params):  # none: a placeholder of optax's map_params
-      parts.graph.flatten(params)
-    elif isinstance(parts.base, curvature_lib.Bound):  # has lists of leaves
-      params = jax.tree.map(jnp.zeros_like, parts.graph.params)
+      options.graph.flatten(params)
     return GtDdpState(
-      _base_state(parts.base, params),
+      options.bound.init(params),
       # Copies: a state may be donated to a step.
-      jax.tree.map(jnp.array, parts.graph.extras.collections),
+      jax.tree.map(jnp.array, options.graph.extras.collections),
       {name: jnp.float32(start) for name, start in _MEASURED.items()},
       jnp.zeros((), jnp.int32),
     )
@@ -275,7 +203,7 @@ def _transformation(
         f'Invalid batch: got a {type(pair).__name__}, expected the pair '
         f'(inputs, targets).'
       )
-    _check_gradients(parts.graph, updates)
+    _check_gradients(options.graph, updates)
     # Its own function each time: JAX keeps what it traced while that lives,
     # and with it the arrays of a whole state.
     _check_state(jax.eval_shape(lambda p: init_fn(p), params), state)
@@ -284,15 +212,15 @@ def _transformation(
         f'Invalid rngs: got a {type(rngs).__name__}, expected a dict of keys '
         f"by name, as in rngs={{'dropout': key}}."
       )
+    if _is_empty(batch):
+      return _nothing_done(state, params)
     arguments = (state, params, updates, batch, dict(rngs))
     axes = graph_lib.axes_of(arguments)
     state, params, updates, batch, rngs = graph_lib.cast(arguments, axes)
-    if _is_empty(batch):
-      return _nothing_done(state, params)
-    given = step_lib.Given(
+    call = step_lib.UpdateCall(
       updates, state.base, params, batch, state.collections, rngs, extra_args
     )
-    return _guarded(propose(parts, given), state)
+    return _guarded(propose(options, call), state)
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 

@@ -22,6 +22,7 @@ import optax
 from gtddp_jax import errors
 from gtddp_jax import gradients as gradients_lib
 from gtddp_jax import graph as graph_lib
+from gtddp_jax import value as value_lib
 from gtddp_jax.optimizer import dense_step, transform
 
 _NOTHING = 1e-9  # a trust region that leaves no feedback
@@ -118,9 +119,9 @@ class _Case:
   def __init__(
     self, tx: transform.GtDdp, params: Any, batch: Any, state: Any, rngs: Any
   ):
-    self.options, self.params, self.batch = dict(tx.options), params, batch
+    self.options, self.params, self.batch = tx.options, params, batch
     self.state, self.rngs = state, rngs
-    self.graph = self.options['graph'].for_inputs(batch[0])
+    self.graph = self.options.graph.for_inputs(batch[0])
     self.extras = graph_lib.Extras(state.collections, dict(rngs))
     self.result = self._run(tx, state)
 
@@ -132,7 +133,18 @@ class _Case:
     )(self.params, self.batch, state)
 
   def _variant(self, **changed: Any) -> Any:
-    variant = transform.gt_ddp(**{**self.options, **changed})
+    options = self.options
+    arguments = {
+      'graph': options.graph,
+      'loss': options.loss,
+      'base': options.base,
+      'terminal': options.terminal,
+      'value': options.value,
+      'cooperation': options.cooperation,
+      'feedback': options.feedback,
+      'trust_region': options.trust_region,
+    }
+    variant = transform.gt_ddp(**{**arguments, **changed})
     return self._run(variant, self.state)
 
   def without_feedback(self) -> tuple[Any, Any, float]:
@@ -141,26 +153,25 @@ class _Case:
 
   def bounded(self) -> tuple[Any, Any, float]:
     """The step with next to no feedback, and the base's own."""
-    if self.options['cooperation'] != 'none':
+    if self.options.cooperation != 'none':
       raise _NotApplicableError('players decide jointly')
-    if _is_coupled(self.options['value']):
+    if isinstance(self.options.value, value_lib.Coupled):
       raise _NotApplicableError("'coupled' keeps a Q_uu of its own")
     found = self._variant(feedback=True, trust_region=_NOTHING)[0]
     return found, self._base_step(), 1e-4
 
   def _base_step(self) -> Any:
     """The step of the base alone, from the gradient of the network."""
-    base = self.options['base']
-    if not hasattr(base, 'update') or hasattr(base, 'settings'):
-      raise _NotApplicableError('a Kronecker base steps by the graph alone')
+    base = self.options.base
+    if base.needs_operators:
+      raise _NotApplicableError('the base steps by the graph alone')
     inputs, targets = self.batch
 
     def mean_loss(params: Any) -> jax.Array:
       outputs = self.graph.network(params, inputs, self.extras).outputs
-      return jnp.mean(self.options['loss'](outputs, targets))
+      return jnp.mean(self.options.loss(outputs, targets))
 
     grads = jax.tree.map(jnp.conj, jax.grad(mean_loss)(self.params))
-    base = optax.with_extra_args_support(base)
     return base.update(grads, self.state.base, self.params)[0]
 
   def dense(self) -> tuple[Any, Any, float]:
@@ -216,10 +227,6 @@ def _agree(name: str, compared: Any) -> StepCheck:
 
 def _norm(leaves: list[np.ndarray]) -> float:
   return float(np.sqrt(sum(np.sum(np.abs(leaf) ** 2) for leaf in leaves)))
-
-
-def _is_coupled(value: Any) -> bool:
-  return value == 'coupled' or type(value).__name__ == 'Coupled'
 
 
 def _is_wide(params: Any) -> bool:

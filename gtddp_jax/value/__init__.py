@@ -2,9 +2,9 @@
 
 from gtddp_jax.value.bellman import Bellman
 from gtddp_jax.value.coupled import Coupled
-from gtddp_jax.value.levels import frozen, level
+from gtddp_jax.value.levels import Frozen, level
 from gtddp_jax.value.problem import (
-  Decider,
+  Curvature,
   Level,
   Problem,
   Sweep,
@@ -16,12 +16,12 @@ from gtddp_jax.value.problem import (
 __all__ = (
   'Bellman',
   'Coupled',
-  'Decider',
+  'Curvature',
+  'Frozen',
   'Level',
   'Problem',
   'Sweep',
   'Value',
-  'frozen',
   'level',
   'open_gain',
   'shorten',

@@ -40,26 +40,29 @@ class Bellman:
     """Raises ``OptionError`` unless the memory is a positive integer."""
     checks.check_positive('memory (bytes)', self.memory)
 
+  @property
+  def needs_curvature(self) -> bool:
+    """See ``Level``."""
+    return True
+
+  def wanted(self, n: int) -> gradients_lib.Wanted:
+    """See ``Level``; nobody upstream reads the first value function."""
+    product = 'gram' if n > 0 else None
+    return gradients_lib.Wanted(product, memory=self.memory)
+
   def __call__(self, problem: problem_lib.Problem) -> problem_lib.Sweep:
     """Sweeps backward; the weights of stage ``t`` use the value after it."""
     slope, curvature = problem.terminal
     root = terminal_lib.square_root(curvature)
     values = [problem.terminal]
     factors, clipped = [jnp.ones(slope.shape)], jnp.zeros(())
-    for operator in problem.sensitivities:
-      operator.memory = self.memory
     # The first stage ends the sweep: nobody upstream reads its value function.
     for operator in reversed(problem.sensitivities[1:]):
       control = operator.control
-      operator.prepare(
-        cross=False, isotropic=problem.base.is_isotropic(control)
-      )
       q_u = problem_lib.open_gain(problem, operator, slope)
-      problem.base.observe(control, slope, q_u)
-      k = problem.base.step(
-        control, dict(zip(control, q_u, strict=True)).__getitem__
-      )
-      gram = operator.gram(problem.base.inverse(control))
+      problem.curvature.observe(control, slope, q_u)
+      k = problem.curvature.step(control, dict(zip(control, q_u, strict=True)))
+      gram = operator.gram(problem.curvature.inverse(control))
       move = values[-1].answer(operator.directional(k))
       moved, shortened = problem_lib.shorten(
         slope + move - problem.terminal.slope, problem.radius
@@ -70,7 +73,7 @@ class Bellman:
       curvature = problem_lib.times(root, root.swapaxes(1, 2))
       factors.append(factor)
       values.append(problem_lib.Value(slope, curvature))
-    problem.base.observe_rest(slope)
+    problem.curvature.observe_rest(slope)
     checked = slope.shape[0] * (len(values) - 1)
     smallest = jnp.min(jnp.stack(factors))
     return problem_lib.Sweep(values[::-1], smallest, clipped, checked)

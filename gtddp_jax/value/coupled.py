@@ -76,26 +76,32 @@ class Coupled:
     """Raises ``OptionError`` unless the memory is a positive integer."""
     checks.check_positive('memory (bytes)', self.memory)
 
+  @property
+  def needs_curvature(self) -> bool:
+    """See ``Level``."""
+    return True
+
+  def wanted(self, n: int) -> gradients_lib.Wanted:
+    """See ``Level``."""
+    del n
+    return gradients_lib.Wanted('kernel', memory=self.memory)
+
   def __call__(self, problem: problem_lib.Problem) -> problem_lib.Sweep:
     """Sweeps backward; the weights of stage ``t`` use the value before it."""
     # What is factorised needs every digit of a float32.
     with jax.default_matmul_precision('float32'):
-      return _sweep(problem, self.memory)
+      return _sweep(problem)
 
 
-def _sweep(problem: problem_lib.Problem, memory: int) -> problem_lib.Sweep:
+def _sweep(problem: problem_lib.Problem) -> problem_lib.Sweep:
   root = terminal_lib.square_root(problem.terminal.curvature)
   first, slope = problem.terminal.slope, problem.terminal.slope
   total = jnp.zeros((*slope.shape, *slope.shape), slope.dtype)  # C
   values: list[CoupledValue] = []
   for operator in reversed(problem.sensitivities):
-    operator.memory = memory
-    operator.prepare(
-      cross=True, isotropic=problem.base.is_isotropic(operator.control)
-    )
     q_u = problem_lib.open_gain(problem, operator, slope)
-    problem.base.observe(operator.control, slope, q_u)
-    inverse = problem.base.inverse(operator.control)
+    problem.curvature.observe(operator.control, slope, q_u)
+    inverse = problem.curvature.inverse(operator.control)
     if problem.given is not None:
       first += problem.terminal.answer(_of_rest(operator, slope, q_u, inverse))
     total += operator.kernel(inverse) / slope.shape[0]

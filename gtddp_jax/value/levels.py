@@ -6,39 +6,80 @@ block-diagonal over the batch, ``coupled`` is exact over the batch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
 import jax.numpy as jnp
 
 from gtddp_jax import errors
+from gtddp_jax import gradients as gradients_lib
 from gtddp_jax.value import bellman, coupled
 from gtddp_jax.value import problem as problem_lib
 
 
-def frozen(problem: problem_lib.Problem) -> problem_lib.Sweep:
-  """Keeps the terminal value function: only the feedback acts."""
-  problem.base.observe_rest(problem.terminal.slope)
-  return problem_lib.Sweep(
-    [problem.terminal] * len(problem.spans),
-    jnp.ones(()),
-    jnp.zeros(()),
-    checked=0,
-  )
+@dataclasses.dataclass(frozen=True)
+class Frozen:
+  """``value='frozen'``: only the feedback acts."""
+
+  @property
+  def needs_curvature(self) -> bool:
+    """See ``Level``."""
+    return False
+
+  def wanted(self, n: int) -> gradients_lib.Wanted:
+    """See ``Level``."""
+    del n
+    return gradients_lib.Wanted()
+
+  def __call__(self, problem: problem_lib.Problem) -> problem_lib.Sweep:
+    """Keeps the terminal value function."""
+    problem.curvature.observe_rest(problem.terminal.slope)
+    return problem_lib.Sweep(
+      [problem.terminal] * len(problem.spans),
+      jnp.ones(()),
+      jnp.zeros(()),
+      checked=0,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Own:
+  """A function of the user's as a level; it may ask for anything.
+
+  Attributes:
+    function: from ``Problem`` to ``Sweep``.
+  """
+
+  function: Callable[[problem_lib.Problem], problem_lib.Sweep]
+
+  @property
+  def needs_curvature(self) -> bool:
+    """See ``Level``."""
+    return True
+
+  def wanted(self, n: int) -> gradients_lib.Wanted:
+    """See ``Level``; products are formed in blocks."""
+    del n
+    return gradients_lib.Wanted()
+
+  def __call__(self, problem: problem_lib.Problem) -> problem_lib.Sweep:
+    """Calls the function."""
+    return self.function(problem)
 
 
 LEVELS: Mapping[str, problem_lib.Level] = MappingProxyType(
   {
-    'frozen': frozen,
+    'frozen': Frozen(),
     'bellman': bellman.Bellman(),
     'coupled': coupled.Coupled(),
   }
 )
 
 
-def level(value: Any) -> Any:
-  """The level of a name; anything else as it is.
+def level(value: Any) -> problem_lib.Level:
+  """The level of a name, or of a function.
 
   Raises:
     OptionError: for an unknown name.
@@ -51,4 +92,4 @@ def level(value: Any) -> Any:
       f'{", ".join(map(repr, LEVELS))}, Bellman(memory) or Coupled(memory).',
       'value',
     )
-  return value
+  return value if hasattr(value, 'wanted') else Own(value)

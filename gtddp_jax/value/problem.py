@@ -9,8 +9,8 @@ block-diagonal over the batch, ``coupled`` is exact over the batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -66,6 +66,26 @@ class Sweep(NamedTuple):
   checked: int
 
 
+class Curvature(Protocol):
+  """What a recursion asks of a base optimizer, one control at a time."""
+
+  def observe(
+    self, control: tuple[int, ...], slope: Array, q_u: Arrays
+  ) -> None:
+    """Takes the curvature of a control from ``d`` and ``Q_u`` there."""
+
+  def observe_rest(self, slope: Array) -> None:
+    """Takes that of all other controls from ``d``; ends the recursion."""
+
+  def inverse(self, control: tuple[int, ...]) -> gradients_lib.Inverse:
+    """``Q_uu^-1`` of a control that was observed."""
+
+  def step(
+    self, control: tuple[int, ...], gradients: Mapping[int, Array]
+  ) -> Arrays:
+    """The base's step of one control along its gradients, by flat index."""
+
+
 class Problem(NamedTuple):
   """What a level of the recursion works on.
 
@@ -73,7 +93,7 @@ class Problem(NamedTuple):
     terminal: the value function at the outputs.
     sensitivities: one operator per decision.
     spans: the stages of each decision.
-    base: the base optimizer, one stage at a time.
+    curvature: ``Q_uu`` and step of the base optimizer.
     given: open-loop gradients by flat index that replace ``combine(d_T)``, or
       None.
     radius: largest allowed ``|d - d_T|`` of a sample, or None.
@@ -82,12 +102,27 @@ class Problem(NamedTuple):
   terminal: Value
   sensitivities: Sequence[gradients_lib.Sensitivity]
   spans: Sequence[range]
-  base: Decider
+  curvature: Curvature
   given: Sequence[Array] | None
   radius: Array | None
 
 
-Level = Callable[[Problem], Sweep]
+class Level(Protocol):
+  """A value recursion: ``d`` and ``S`` from the outputs back.
+
+  Attributes:
+    needs_curvature: whether it asks for ``Q_uu``.
+  """
+
+  @property
+  def needs_curvature(self) -> bool:
+    """See the attributes."""
+
+  def wanted(self, n: int) -> gradients_lib.Wanted:
+    """The product, and its memory, that is asked of the ``n``-th decision."""
+
+  def __call__(self, problem: Problem) -> Sweep:
+    """Sweeps backward."""
 
 
 def times(left: Array, right: Array) -> Array:
@@ -121,27 +156,3 @@ def shorten(weights: Array, radius: Array | None) -> tuple[Array, Array]:
   tiny = jnp.finfo(norms.dtype).tiny  # a batch without slope has radius 0
   factors = jnp.where(norms > radius, radius / jnp.maximum(norms, tiny), 1)
   return weights * factors, jnp.sum(norms > radius).astype(jnp.float32)
-
-
-class Decider(Protocol):
-  """A base optimizer, asked one control at a time."""
-
-  def observe(
-    self, control: tuple[int, ...], slope: jax.Array, q_u: Arrays
-  ) -> None:
-    """Takes the curvature of a control from ``d`` and ``Q_u`` there."""
-
-  def observe_rest(self, slope: jax.Array) -> None:
-    """Takes that of all other controls from ``d``."""
-
-  def is_isotropic(self, control: tuple[int, ...]) -> bool:
-    """Whether ``Q_uu^-1`` is a number on each leaf, or between factors."""
-
-  def inverse(self, control: tuple[int, ...]) -> gradients_lib.Inverse:
-    """``Q_uu^-1`` of a control that was observed."""
-
-  def step(self, control: tuple[int, ...], g: gradients_lib.Known) -> Arrays:
-    """The base's updates of the leaves of one control."""
-
-  def finish(self, g: gradients_lib.Known) -> Any:
-    """The base's new state, once all gradients are final."""

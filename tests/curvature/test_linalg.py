@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gtddp_jax.curvature.kronecker import linalg
+from gtddp_jax.curvature import linalg
 
 MANY = """
 import jax
-from gtddp_jax.curvature.kronecker import linalg
+from gtddp_jax.curvature import linalg
 
 sides = [
   (lambda x: x @ x.T)(jax.random.normal(jax.random.key(i), (120 + i % 4,) * 2))

@@ -14,6 +14,7 @@ from jax import lax
 import gtddp_jax as gt
 from gtddp_jax import terminal
 from gtddp_jax.curvature.diagonal import Diagonal
+from gtddp_jax.gradients import control as control_lib
 from gtddp_jax.gradients import operator as operator_lib
 from gtddp_jax.gradients import trajectory
 
@@ -154,18 +155,21 @@ def test_the_operator_is_that_of_the_gradient_matrix(
     nominal = trajectory.linearize(graph, leaves, x)
     expansion = terminal.gradient(gt.losses.squared_error, nominal.outputs, y)
     directions = trajectory.propagate(nominal, expansion.directions)
-    gram_of, kernel_of = (
+    plain, gram_of, kernel_of = (
       operator_lib.Sensitivity(
-        [control.Player(graph, nominal, directions, t)], x.shape[0], 1
+        [control_lib.Player(graph, nominal, directions, t)],
+        x.shape[0],
+        1,
+        operator_lib.Wanted(
+          product,
+          'number' if isotropic else 'matrix',
+          memory=memory * x.dtype.itemsize,
+        ),
       )
-      for _ in range(2)
+      for product in (None, 'gram', 'kernel')
     )
-    for operator in (gram_of, kernel_of):
-      operator.memory = memory * x.dtype.itemsize
     weights = jnp.arange(1.0, 4.0)[:, None]
-    before = kernel_of.combine(weights)
-    gram_of.prepare(cross=False, isotropic=isotropic)
-    kernel_of.prepare(cross=True, isotropic=isotropic)
+    before = plain.combine(weights)
     k = tuple(
       jnp.cos(jnp.arange(leaves[i].size)).reshape(leaves[i].shape)
       for i in control

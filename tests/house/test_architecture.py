@@ -47,11 +47,29 @@ def imports(path: pathlib.Path) -> Iterator[tuple[str, str | None]]:
       yield from ((module, alias.name) for alias in node.names)
 
 
+def is_module(package: str, name: str) -> bool:
+  """Whether a name in a package is a module, not what its door calls so."""
+  path = f'{package}.{name}'.replace('.', '/')
+  if not (ROOT / f'{path}.py').exists():
+    return False
+  return name not in exported(package)
+
+
+def exported(package: str) -> set[str]:
+  """`__all__` of a package, without importing it."""
+  door = ROOT / package.replace('.', '/') / '__init__.py'
+  for node in ast.parse(door.read_text()).body:
+    match node:
+      case ast.Assign(targets=[ast.Name(id='__all__')]):
+        return set(ast.literal_eval(node.value))
+  return set()
+
+
 def imported_modules(path: pathlib.Path) -> Iterator[str]:
   """As `imports`, with `from package import module` counted as the module."""
   for module, name in imports(path):
     qualified = f'{module}.{name}'
-    if name and (ROOT / f'{qualified.replace(".", "/")}.py').exists():
+    if name and is_module(module, name):
       yield qualified
     else:
       yield module
@@ -80,6 +98,16 @@ def test_a_room_is_entered_through_its_door(path: pathlib.Path) -> None:
     if module.startswith(f'{PACKAGE}.'):
       room = module.rpartition('.')[0]
       assert f'{package}.'.startswith(f'{room}.'), module
+
+
+@pytest.mark.parametrize('path', MODULES, ids=relative)
+def test_only_curvature_asks_what_a_base_is(path: pathlib.Path) -> None:
+  if 'curvature' in path.parts:
+    return
+  for node in ast.walk(ast.parse(path.read_text())):
+    match node:
+      case ast.Call(func=ast.Name(id='isinstance'), args=[_, kinds]):
+        assert 'curvature_lib' not in ast.unparse(kinds)
 
 
 def test_one_module_touches_what_jax_calls_an_extension() -> None:

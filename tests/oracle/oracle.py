@@ -213,7 +213,7 @@ def backward(
     Q_xx = [f_x[i].T @ V_xx[0][i] @ f_x[i] for i in range(B)]
     if level == 'bellman':
       M, memory[t] = base.curvature(memory[t], Q_u)
-      Q_uu = np.diag(M) / base.rate
+      Q_uu = _matrix(M) / base.rate
       inverse = np.linalg.inv(Q_uu)
       k = -inverse @ base.direction(memory[t], Q_u)[0]
       factors = [_factor(inverse, f_u[i], V_xx[0][i], B) for i in range(B)]
@@ -247,7 +247,7 @@ def solve(
     q = Q_u + sum(Q_ux[i] @ (xhat[i] - stage.x[i]) for i in range(B)) / B
     if inverse is None:
       M, memory[t] = base.curvature(memory[t], q)
-      inverse = np.linalg.inv(np.diag(M) / base.rate)
+      inverse = np.linalg.inv(_matrix(M) / base.rate)
     direction, memory[t] = base.direction(memory[t], q)
     du = -inverse @ direction
     updates |= _named(stage, du)
@@ -275,7 +275,7 @@ def solve_coupled(
     f_X, f_u = _block_diagonal(stages[t].f_x), np.concatenate(stages[t].f_u)
     Q_u = f_u.T @ V_X[0]
     M, memory[t] = base.curvature(memory[t], Q_u)
-    Q_uu = np.diag(M) / base.rate + f_u.T @ V_XX[0] @ f_u
+    Q_uu = _matrix(M) / base.rate + f_u.T @ V_XX[0] @ f_u
     Q_uX = f_u.T @ V_XX[0] @ f_X
     k, K = -np.linalg.inv(Q_uu) @ Q_u, -np.linalg.inv(Q_uu) @ Q_uX
     gains.insert(0, (k, K, M))
@@ -287,9 +287,9 @@ def solve_coupled(
   for t, stage in enumerate(stages):
     k, K, M = gains[t]
     # The gradient whose plain step M / eta would be this very step.
-    q = -M / base.rate * (k + K @ dX)
+    q = -_matrix(M) @ (k + K @ dX) / base.rate
     direction, memory[t] = base.direction(memory[t], q)
-    du = -base.rate / M * direction
+    du = -base.rate * np.linalg.solve(_matrix(M), direction)
     updates |= _named(stage, du)
     if linear_rollout:
       f_X = _block_diagonal(stage.f_x)
@@ -304,8 +304,14 @@ def solve_coupled(
 
 
 def _factor(inverse: Array, f_u: Array, V_xx: Array, B: int) -> float:
-  root = np.sqrt(inverse)
-  return float(1 - np.linalg.eigvalsh(root @ f_u.T @ V_xx @ f_u @ root / B)[-1])
+  root = np.linalg.cholesky(inverse)
+  inner = root.T @ f_u.T @ V_xx @ f_u @ root / B
+  return float(1 - np.linalg.eigvalsh(inner)[-1])
+
+
+def _matrix(M: Array) -> Array:
+  """A curvature, given as a matrix or as its diagonal."""
+  return np.diag(M) if M.ndim == 1 else M
 
 
 def _named(stage: Linear, du: Array) -> Leaves:

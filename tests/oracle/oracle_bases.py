@@ -21,8 +21,8 @@ class Memory(NamedTuple):
 class Base(NamedTuple):
   """A base optimizer: a curvature, a filter of the direction, a rate.
 
-  `curvature(memory, q)` returns M's diagonal and `direction(memory, q)` the
-  filtered direction, each with the memory that follows.
+  `curvature(memory, q)` returns M, or its diagonal, and `direction(memory, q)`
+  the filtered direction, each with the memory that follows.
   """
 
   rate: float

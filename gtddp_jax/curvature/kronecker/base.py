@@ -2,39 +2,25 @@
 
 They need the inputs and cotangents of every layer, so they step through
 ``gt_ddp`` alone: ``gt_ddp(graph, loss, kfac(lr), feedback=False)`` is KFAC.
-``bind`` ties one to a graph: which decisions have a Kronecker rule, and which
-controls take the diagonal that the user named.
+Arguments are checked here; ``bound`` ties a base to a network.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from gtddp_jax import checks, errors
-from gtddp_jax import gradients as gradients_lib
 from gtddp_jax import graph as graph_lib
 from gtddp_jax.curvature import diagonal
-from gtddp_jax.curvature.kronecker import block as block_lib
+from gtddp_jax.curvature.kronecker import bound
 from gtddp_jax.curvature.kronecker import factors as factors_lib
+from gtddp_jax.curvature.kronecker import step as step_lib
 
 Array = jax.Array
-
-
-class Settings(NamedTuple):
-  """Arguments of ``kfac`` and ``ekfac``; ``corrected`` tells them apart."""
-
-  learning_rate: diagonal.ScalarOrSchedule
-  damping: float | Array
-  momentum: float | None
-  norm_constraint: float | None
-  diagonal: diagonal.Base | None
-  statistics: factors_lib.Statistics
-  corrected: bool
 
 
 class Kronecker(optax.GradientTransformationExtraArgs):
@@ -44,9 +30,13 @@ class Kronecker(optax.GradientTransformationExtraArgs):
     settings: what it was made with.
   """
 
-  settings: Settings
+  settings: step_lib.Settings
 
-  def __new__(cls, settings: Settings) -> Kronecker:
+  has_curvature = True
+  couples_players = True
+  needs_operators = True
+
+  def __new__(cls, settings: step_lib.Settings) -> Kronecker:
     """Makes a base from its settings."""
 
     def refuse(*args: Any, **kwargs: Any) -> Any:
@@ -63,6 +53,30 @@ class Kronecker(optax.GradientTransformationExtraArgs):
   def __reduce__(self) -> Any:
     """What copies are made of."""
     return type(self), (self.settings,)
+
+  def check_recursion(self) -> None:
+    """See ``BaseOptimizer``."""
+    if self.settings.norm_constraint is not None:
+      raise errors.OptionError(
+        "Invalid norm_constraint: got one with a value other than 'frozen', "
+        'whose recursion takes steps before all of them are known: expected '
+        'None. Use trust_region, or a smaller learning rate.',
+        'norm_constraint',
+      )
+
+  def bind(
+    self,
+    graph: graph_lib.LayerGraph,
+    decisions: Sequence[range],
+    cooperation: str,
+  ) -> bound.BoundKronecker:
+    """See ``BaseOptimizer``.
+
+    Raises:
+      OptionError: for a control without a Kronecker rule, if no diagonal is
+        named; for players whose joint factors would be too large.
+    """
+    return bound.bind(self.settings, graph, decisions, cooperation)
 
 
 def kfac(
@@ -93,7 +107,7 @@ def kfac(
   Raises:
     OptionError: for a number that is not positive.
   """
-  return _base(Settings(
+  return _base(step_lib.Settings(
     learning_rate, damping, momentum, norm_constraint, diagonal, statistics,
     corrected=False,
   ))  # fmt: skip
@@ -130,13 +144,13 @@ def ekfac(
   Raises:
     OptionError: for a number that is not positive.
   """
-  return _base(Settings(
+  return _base(step_lib.Settings(
     learning_rate, damping, momentum, norm_constraint, diagonal, statistics,
     corrected=True,
   ))  # fmt: skip
 
 
-def _base(settings: Settings) -> Kronecker:
+def _base(settings: step_lib.Settings) -> Kronecker:
   name = 'ekfac' if settings.corrected else 'kfac'
   rate: Any = settings.learning_rate
   known = checks.is_number(rate) and rate > 0
@@ -170,145 +184,3 @@ def _base(settings: Settings) -> Kronecker:
         key,
       )
   return Kronecker(settings)
-
-
-class KroneckerState(NamedTuple):
-  """State of a bound base.
-
-  Attributes:
-    steps: so far, int32.
-    blocks: of each decision with a Kronecker rule.
-    chain: of momentum and learning rate, over the leaves of these decisions.
-    diagonal: of the diagonal base, over all other leaves.
-  """
-
-  steps: Array
-  blocks: tuple[block_lib.Block, ...]
-  chain: Any
-  diagonal: Any
-
-
-class Bound(NamedTuple):
-  """A Kronecker base on a graph.
-
-  Attributes:
-    settings: of the base.
-    layouts: by the control of a decision, for those with a Kronecker rule.
-    others: flat indices of all other leaves.
-    chain: momentum, then learning rate.
-  """
-
-  settings: Settings
-  layouts: dict[tuple[int, ...], block_lib.Layout]
-  others: tuple[int, ...]
-  chain: optax.GradientTransformationExtraArgs
-
-  def init(self, params: Any) -> KroneckerState:
-    """The state before the first step."""
-    leaves = jax.tree.leaves(params)
-    kept = self.kept(leaves)
-    dtype = jnp.result_type(jnp.float32, *kept)
-    largest, diagonal = self.settings.statistics.largest, self.settings.diagonal
-    return KroneckerState(
-      jnp.zeros((), jnp.int32),
-      tuple(
-        block_lib.init(layout, largest, dtype)
-        for layout in self.layouts.values()
-      ),
-      self.chain.init(kept),
-      diagonal.init([leaves[i] for i in self.others]) if diagonal else (),
-    )
-
-  def kept(self, leaves: Sequence[Any]) -> list[Any]:
-    """The leaves of the decisions with a Kronecker rule, in their order."""
-    return [leaves[i] for control in self.layouts for i in control]
-
-
-def bind(
-  base: Kronecker,
-  graph: graph_lib.LayerGraph,
-  spans: Sequence[range],
-  cooperation: str,
-) -> Bound:
-  """Ties a base to a graph.
-
-  Args:
-    base: of ``kfac`` or ``ekfac``.
-    graph: the network.
-    spans: the stages of each decision.
-    cooperation: 'none', 'kronecker' or 'schur'.
-
-  Returns:
-    The base on the graph.
-
-  Raises:
-    OptionError: for a control without a Kronecker rule, if no diagonal is
-      named; for players whose joint factors would be too large.
-  """
-  settings = base.settings
-  layouts: dict[tuple[int, ...], block_lib.Layout] = {}
-  others: list[int] = []
-  shapes = jax.tree.leaves(graph.params)
-  for span in spans:
-    stages = [graph.stages[t] for t in span]
-    control = tuple(i for stage in stages for i in stage.control)
-    if not all(graph.has_kronecker(t) for t in span):
-      if settings.diagonal is None:
-        raise errors.OptionError(
-          _without_rule(graph, span, settings), 'diagonal'
-        )
-      others.extend(control)
-      continue
-    products = [
-      gradients_lib.Contraction(s, [shapes[i] for i in s.control])
-      for s in stages
-    ]
-    layouts[control] = _layout(graph, span, products, settings, cooperation)
-  parts = [
-    optax.identity() if settings.momentum is None
-    else optax.trace(settings.momentum),
-    optax.scale_by_learning_rate(settings.learning_rate),
-  ]  # fmt: skip
-  return Bound(settings, layouts, tuple(others), optax.chain(*parts))
-
-
-def _layout(
-  graph: graph_lib.LayerGraph,
-  span: range,
-  products: Sequence[gradients_lib.Contraction],
-  settings: Settings,
-  cooperation: str,
-) -> block_lib.Layout:
-  out, into = [p.c for p in products], [p.width for p in products]
-  names = ', '.join(repr(graph.stages[t].name) for t in span)
-  largest = settings.statistics.largest
-  if len(span) > 1 and max(sum(out), sum(into)) > largest:
-    raise errors.OptionError(
-      f'The players {names} decide together: expected joint factors of at most '
-      f'Statistics(largest={largest}) rows, got {max(sum(out), sum(into))}. '
-      f"Raise it, or use cooperation='none'.",
-      'largest',
-    )
-  game = graph.game_of(span)
-  return block_lib.Layout(
-    tuple(out),
-    tuple(into),
-    game.alike,
-    apart=cooperation == 'schur' and len(span) > 1,
-    coincide=game.direct and not any(game.alike),
-    corrected=settings.corrected,
-  )
-
-
-def _without_rule(
-  graph: graph_lib.LayerGraph, span: range, settings: Settings
-) -> str:
-  name = 'ekfac' if settings.corrected else 'kfac'
-  stages = [graph.stages[t] for t in span if not graph.has_kronecker(t)]
-  paths = ', '.join(repr(graph.paths[i]) for s in stages for i in s.control)
-  return (
-    f'{name} has no Kronecker rule for {paths} (stage of kind '
-    f'{stages[0].kind!r}): expected the kernel and bias of a dense layer or of '
-    f'a convolution without groups, read once. Name a diagonal for the rest: '
-    f'{name}(lr, diagonal=adam(1e-3)).'
-  )

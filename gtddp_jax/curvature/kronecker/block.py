@@ -26,10 +26,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from gtddp_jax import gradients as gradients_lib
+from gtddp_jax.curvature import linalg
 from gtddp_jax.curvature.kronecker import factors as factors_lib
 from gtddp_jax.curvature.kronecker import inverse as inverse_lib
 from gtddp_jax.curvature.kronecker import joint as joint_lib
-from gtddp_jax.curvature.kronecker import linalg
 
 Array = jax.Array
 
@@ -208,7 +208,6 @@ def with_moment(
   if all(player.positions == 1 for player in operator.players):
     squares = _of_rows(operator, bases, mix)
   else:
-    operator.prepare(cross=False, isotropic=False)
     squares = _of_gradients(operator, bases, mix)
   frames = tuple(
     frame._replace(moment=averaged(frame.moment, square, *average))

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from gtddp_jax import gradients as gradients_lib
-from gtddp_jax.curvature.kronecker import linalg
+from gtddp_jax.curvature import linalg
 
 Array = jax.Array
 Arrays = tuple[jax.Array, ...]

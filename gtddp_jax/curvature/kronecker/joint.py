@@ -24,8 +24,8 @@ import jax.numpy as jnp
 from jax.scipy.sparse import linalg as sparse
 
 from gtddp_jax import gradients as gradients_lib
+from gtddp_jax.curvature import linalg
 from gtddp_jax.curvature.kronecker import inverse as inverse_lib
-from gtddp_jax.curvature.kronecker import linalg
 
 Array = jax.Array
 Arrays = tuple[jax.Array, ...]

@@ -69,7 +69,7 @@ def scatter(call: Call) -> list[Layout | None]:
     else:
       row = _target(call, at, axis, [new[r] for r in rows])
       same = row is not None
-      place = rows[row or 0]
+      place = rows[row] if row is not None else -1
     if not same:
       coupled |= not is_within(axis)
       continue

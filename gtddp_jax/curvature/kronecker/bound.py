@@ -1,0 +1,165 @@
+"""A Kronecker base on a network.
+
+Which decisions have a Kronecker rule, and which controls take the diagonal base
+that the user named.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from gtddp_jax import errors
+from gtddp_jax import gradients as gradients_lib
+from gtddp_jax import graph as graph_lib
+from gtddp_jax.curvature import diagonal, protocol
+from gtddp_jax.curvature.kronecker import block as block_lib
+from gtddp_jax.curvature.kronecker import step as step_lib
+
+
+class BoundKronecker:
+  """``kfac`` or ``ekfac`` on a network."""
+
+  def __init__(self, parts: step_lib.Parts, params: Any):
+    """``params`` are the shapes of the network's parameters."""
+    self._parts, self._params = parts, params
+
+  def init(self, params: Any) -> step_lib.KroneckerState:
+    """See ``BoundBase``."""
+    parts = self._parts
+    # Without leaves: a placeholder of optax' map_params.
+    zeros = jax.tree.map(jnp.zeros_like, self._params)
+    leaves = jax.tree.leaves(params) or jax.tree.leaves(zeros)
+    kept = parts.kept(leaves)
+    dtype = jnp.result_type(jnp.float32, *kept)
+    base, largest = parts.settings.diagonal, parts.settings.statistics.largest
+    return step_lib.KroneckerState(
+      jnp.zeros((), jnp.int32),
+      tuple(
+        block_lib.init(layout, largest, dtype)
+        for layout in parts.layouts.values()
+      ),
+      parts.chain.init(kept),
+      base.init(parts.rest(leaves)) if base else (),
+    )
+
+  def factor_form(self, control: tuple[int, ...]) -> protocol.FactorForm:
+    """See ``BoundBase``."""
+    parts = self._parts
+    layout = parts.layouts.get(control)
+    if layout is not None:
+      if len(layout.out) > 1:
+        return None
+      return 'matrix' if layout.corrected else 'number'
+    places = [parts.others.index(i) for i in control]
+    return diagonal.factor_form(self._isotropic, places)
+
+  @functools.cached_property
+  def _isotropic(self) -> list[bool]:
+    """Of the diagonal base, for each of the leaves that it has."""
+    base = self._parts.settings.diagonal
+    assert base is not None
+    rest = self._parts.rest(jax.tree.leaves(self._params))
+    return diagonal.isotropic(base, rest)
+
+  def reads_rows(self, players: Sequence[gradients_lib.Player]) -> bool:
+    """See ``BoundBase``; EKFAC's ``s``, of layers with several positions."""
+    control = tuple(i for player in players for i in player.indices)
+    layout = self._parts.layouts.get(control)
+    if layout is None or not layout.corrected:
+      return False
+    return any(player.positions != 1 for player in players)
+
+  def begin(
+    self, state: Any, params: Any, context: protocol.StepContext
+  ) -> step_lib.KroneckerCurvature:
+    """See ``BoundBase``."""
+    return step_lib.KroneckerCurvature(self._parts, state, params, context)
+
+
+def bind(
+  settings: step_lib.Settings,
+  graph: graph_lib.LayerGraph,
+  decisions: Sequence[range],
+  cooperation: str,
+) -> BoundKronecker:
+  """Ties the base of these settings to a graph, see ``BaseOptimizer``.
+
+  Raises:
+    OptionError: for a control without a Kronecker rule, if no diagonal is
+      named; for players whose joint factors would be too large.
+  """
+  layouts: dict[tuple[int, ...], block_lib.Layout] = {}
+  others: list[int] = []
+  shapes = jax.tree.leaves(graph.params)
+  for span in decisions:
+    stages = [graph.stages[t] for t in span]
+    control = tuple(i for stage in stages for i in stage.control)
+    if not all(graph.has_kronecker(t) for t in span):
+      if settings.diagonal is None:
+        raise errors.OptionError(
+          _without_rule(graph, span, settings), 'diagonal'
+        )
+      others.extend(control)
+      continue
+    products = [
+      gradients_lib.Contraction(s, [shapes[i] for i in s.control])
+      for s in stages
+    ]
+    layouts[control] = _layout(graph, span, products, settings, cooperation)
+  parts = [
+    optax.identity() if settings.momentum is None
+    else optax.trace(settings.momentum),
+    optax.scale_by_learning_rate(settings.learning_rate),
+  ]  # fmt: skip
+  chain = optax.chain(*parts)
+  return BoundKronecker(
+    step_lib.Parts(settings, layouts, tuple(others), chain), graph.params
+  )
+
+
+def _layout(
+  graph: graph_lib.LayerGraph,
+  span: range,
+  products: Sequence[gradients_lib.Contraction],
+  settings: step_lib.Settings,
+  cooperation: str,
+) -> block_lib.Layout:
+  out, into = [p.c for p in products], [p.width for p in products]
+  names = ', '.join(repr(graph.stages[t].name) for t in span)
+  largest = settings.statistics.largest
+  if len(span) > 1 and max(sum(out), sum(into)) > largest:
+    raise errors.OptionError(
+      f'The players {names} decide together: expected joint factors of at most '
+      f'Statistics(largest={largest}) rows, got {max(sum(out), sum(into))}. '
+      f"Raise it, or use cooperation='none'.",
+      'largest',
+    )
+  game = graph.game_of(span)
+  return block_lib.Layout(
+    tuple(out),
+    tuple(into),
+    game.alike,
+    apart=cooperation == 'schur' and len(span) > 1,
+    coincide=game.direct and not any(game.alike),
+    corrected=settings.corrected,
+  )
+
+
+def _without_rule(
+  graph: graph_lib.LayerGraph, span: range, settings: step_lib.Settings
+) -> str:
+  name = 'ekfac' if settings.corrected else 'kfac'
+  stages = [graph.stages[t] for t in span if not graph.has_kronecker(t)]
+  paths = ', '.join(repr(graph.paths[i]) for s in stages for i in s.control)
+  return (
+    f'{name} has no Kronecker rule for {paths} (stage of kind '
+    f'{stages[0].kind!r}): expected the kernel and bias of a dense layer or of '
+    f'a convolution without groups, read once. Name a diagonal for the rest: '
+    f'{name}(lr, diagonal=adam(1e-3)).'
+  )
