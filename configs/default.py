@@ -158,7 +158,7 @@ def _schedule() -> ml_collections.ConfigDict:
 
 
 def _compare() -> ml_collections.ConfigDict:
-  """What `experiments.compare` runs: each base alone, then under gt_ddp."""
+  """What `studies.compare` runs: each base alone, then under gt_ddp."""
   compare = ml_collections.ConfigDict()
   compare.bases = ('sgd', 'rmsprop', 'adam')
   compare.seeds = (0, 1, 2)
@@ -177,18 +177,18 @@ def _compare() -> ml_collections.ConfigDict:
   return compare
 
 
-def _levels() -> ml_collections.ConfigDict:
-  """What `experiments.levels` runs: every form at every rate, on each seed."""
-  levels = ml_collections.ConfigDict()
-  levels.seeds = (0, 1, 2, 3, 4)
+def _value_recursions() -> ml_collections.ConfigDict:
+  """What `studies.value_recursions` runs: every form, at every rate."""
+  recursions = ml_collections.ConfigDict()
+  recursions.seeds = (0, 1, 2, 3, 4)
   # Per step; of the base, in place of optimizer.base.learning_rate.
-  levels.rates = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
-  levels.target_loss = 0.1  # nats; smoothed train loss to reach
-  return levels
+  recursions.rates = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+  recursions.target_loss = 0.1  # nats; smoothed train loss to reach
+  return recursions
 
 
 def _games() -> ml_collections.ConfigDict:
-  """What `experiments.games` runs: every form at every rate and damping."""
+  """What `studies.games` runs: every form at every rate and damping."""
   games = ml_collections.ConfigDict()
   games.seeds = (0, 1, 2, 3, 4)
   games.rates = (0.003, 0.01, 0.03, 0.1)  # per step
@@ -198,7 +198,7 @@ def _games() -> ml_collections.ConfigDict:
 
 
 def _scaling() -> ml_collections.ConfigDict:
-  """What `experiments.scaling` measures: every form at every batch size."""
+  """What `studies.scaling` measures: every form at every batch size."""
   scaling = ml_collections.ConfigDict()
   # 'mlp' (64-32-32-10) or 'resnet' (28x28x1, 16 and 32 channels).
   scaling.network = 'mlp'
@@ -209,7 +209,7 @@ def _scaling() -> ml_collections.ConfigDict:
 
 
 def _benchmark() -> ml_collections.ConfigDict:
-  """What `experiments.benchmark` measures: every form of one base."""
+  """What `studies.benchmark` measures: every form of one base."""
   benchmark = ml_collections.ConfigDict()
   benchmark.base = 'sgd'  # or 'rmsprop', 'adam', 'kfac', 'ekfac'
   benchmark.batch = 128  # samples per step
@@ -220,7 +220,7 @@ def _benchmark() -> ml_collections.ConfigDict:
 
 
 def _blocks() -> ml_collections.ConfigDict:
-  """What `experiments.blocks` runs: each normalisation on each seed."""
+  """What `studies.blocks` runs: each normalisation on each seed."""
   blocks = ml_collections.ConfigDict()
   blocks.seeds = (0, 1, 2)
   # In place of model.norm: 'none', 'layer', 'group' or 'batch'.
@@ -234,7 +234,7 @@ def _blocks() -> ml_collections.ConfigDict:
 
 
 def _placement() -> ml_collections.ConfigDict:
-  """What `experiments.placement` runs: every form at both places."""
+  """What `studies.placement` runs: every form at both places."""
   placement = ml_collections.ConfigDict()
   placement.seeds = (0, 1, 2, 3, 4)
   placement.rates = (0.01, 0.03, 0.1)  # per step; the same at both places
@@ -243,7 +243,7 @@ def _placement() -> ml_collections.ConfigDict:
 
 
 def _methods() -> ml_collections.ConfigDict:
-  """What `experiments.methods` runs: each base alone and under gt_ddp."""
+  """What `studies.methods` runs: each base alone and under gt_ddp."""
   methods = ml_collections.ConfigDict()
   methods.seeds = tuple(range(10))
   # Those without an explicit curvature (adamw, lion, muon) run alone.
@@ -271,7 +271,7 @@ def _methods() -> ml_collections.ConfigDict:
 # Sections that one command alone reads: `experiments.NAME`.
 STUDIES = {
   'compare': _compare,
-  'levels': _levels,
+  'value_recursions': _value_recursions,
   'games': _games,
   'scaling': _scaling,
   'benchmark': _benchmark,

@@ -6,7 +6,7 @@ shortcut, layer normalisation and one linear layer: 12 controls.
   python -m experiments.train --config=configs/digits.py:adam
   python -m experiments.train --config=configs/digits.py:adam \
     --config.optimizer.name=gt_ddp
-  python -m experiments.compare --config=configs/digits.py
+  python -m experiments.studies.compare --config=configs/digits.py
 
 The word after the colon is the base, and brings its learning rate; a second
 one, as in :adam,resnet18, is a network of ``choices.NETWORKS``.

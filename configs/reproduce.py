@@ -78,7 +78,7 @@ def _methods(name: str, title: str, config: str, **budgets: Budget) -> Part:
     f'methods-{name}',
     f'Methods on {title}',
     _TABLE,
-    'experiments.methods',
+    'experiments.studies.methods',
     (f'--config={config}',),
     budgets,
     _METHODS,
@@ -110,17 +110,22 @@ def _accuracy(name: str, title: str, goal: str, **budgets: Budget) -> Part:
   )
 
 
-def _levels(name: str, title: str, minutes: float, *arguments: str) -> Part:
+def _value_recursions(
+  name: str, title: str, minutes: float, *arguments: str
+) -> Part:
   """Every form of SGD at every rate."""
   return Part(
-    f'levels-{name}',
+    f'recursions-{name}',
     f'Learning rates on {title}',
     'Steps and seconds to a train loss, and the largest stable rate, of SGD '
     'alone, clipped, and with every value and terminal.',
-    'experiments.levels',
+    'experiments.studies.value_recursions',
     arguments,
     {'extended': Budget(minutes)},
-    {'levels.png': 'Train loss by form and rate, steps and seconds to target'},
+    {
+      'value_recursions.png': 'Train loss by form and rate, steps and seconds '
+      'to target'
+    },
     name,
   )
 
@@ -143,7 +148,7 @@ PARTS = (
     'Spread over ten seeds on DIGITS',
     'Fig. 6b and 8: variance of the final loss over seeds, with and without '
     'GT-DDP, at one and at several rates.',
-    'experiments.methods',
+    'experiments.studies.methods',
     ('--config=configs/digits.py',),
     {
       'small': Budget(
@@ -196,7 +201,7 @@ PARTS = (
       f'Time of a step with {title}',
       'Step time, compilation and memory of every form beside the base alone, '
       'with the goals of this project, and the cost of reading a batch.',
-      'experiments.benchmark',
+      'experiments.studies.costs.benchmark',
       ('--config=configs/default.py', f'--config.benchmark.base={base}'),
       {
         'small': Budget(4, ('--config.benchmark.rounds=25',)),
@@ -211,7 +216,7 @@ PARTS = (
     'Cost against the batch size, fully connected network',
     'Fig. 1: time and memory of a step, beside batch-augmented DDP computed '
     'directly.',
-    'experiments.scaling',
+    'experiments.studies.costs.scaling',
     ('--config.scaling.network=mlp',),
     {
       'small': Budget(
@@ -230,7 +235,7 @@ PARTS = (
     'Cost against the batch size, residual network',
     'Fig. 1 for convolutions: time and memory of a step. Batch-augmented DDP, '
     'computed directly, would need terabytes.',
-    'experiments.scaling',
+    'experiments.studies.costs.scaling',
     ('--config.scaling.network=resnet',),
     {
       'small': Budget(
@@ -249,7 +254,7 @@ PARTS = (
     'Block structure of the value function',
     'Fig. 4: how much of the true batch-augmented Hessian lies outside its '
     'blocks, and what leaving that out changes.',
-    'experiments.blocks',
+    'experiments.studies.blocks',
     ('--config=configs/digits.py:sgd',),
     {'small': Budget(2), 'full': Budget(10)},
     {
@@ -263,7 +268,7 @@ PARTS = (
       f'Cooperative blocks with {title}',
       'Fig. 7b: EKFAC, GT-EKFAC and GT-DDP-EKFAC on the network of cooperative '
       'blocks.',
-      'experiments.games',
+      'experiments.studies.games',
       (
         '--config=configs/cgb.py:ekfac',
         f'--config.model.activation={activation}',
@@ -290,7 +295,7 @@ PARTS = (
     'placement',
     'Where a projection decides',
     'Sec. 3.2: the control of a projection at the fork, or next to the merge.',
-    'experiments.placement',
+    'experiments.studies.placement',
     ('--config=configs/digits.py:sgd',),
     {
       'small': Budget(
@@ -321,7 +326,7 @@ PARTS = (
     'What the feedback looks at',
     'Fig. 6c: leading eigenvectors of the feedback of convolutions, projected '
     'to the image, on the network trained above.',
-    'experiments.analysis',
+    'experiments.studies.anatomy',
     (),
     {'small': Budget(1), 'full': Budget(2)},
     {
@@ -346,23 +351,23 @@ PARTS = (
     ),
     full=Budget(30, ('--config.epochs=30', '--config.model.widths=(32,64)')),
   ),
-  _levels(
+  _value_recursions(
     'digits', 'DIGITS', 15, '--config=configs/digits.py:sgd',
     '--config.epochs=4',
   ),
-  _levels(
+  _value_recursions(
     'mnist', 'MNIST, fully connected', 9, '--config=configs/mnist.py:sgd',
     '--config.model.name=mlp', '--config.model.widths=(128,64)',
     '--config.model.norm=none', '--config.dataset.train_samples=12800',
     '--config.epochs=2', '--config.log_every=50', '--config.eval_every=200',
-    '--config.levels.target_loss=0.4',
+    '--config.value_recursions.target_loss=0.4',
   ),
   Part(
     'games-mnist',
     'Cooperative blocks with Tanh on MNIST',
     'Fig. 7b: EKFAC, GT-EKFAC and GT-DDP-EKFAC on the network of cooperative '
     'blocks, and 4,000 images.',
-    'experiments.games',
+    'experiments.studies.games',
     (
       '--config=configs/cgb.py:ekfac', '--config.dataset.name=mnist',
       '--config.dataset.train_samples=4000',

@@ -19,7 +19,9 @@ from collections.abc import Sequence
 
 from absl import app, flags, logging
 
-from experiments import catalog, cli, folders, prepared
+from experiments import refusals
+from experiments.data import catalog, prepared
+from experiments.runs import cli, locks
 
 _DATASET = flags.DEFINE_string(
   'dataset', None, f'Set to prepare: one of {", ".join(catalog.SPECS)}.'
@@ -114,11 +116,11 @@ def _build(
   """Runs the builder; silently, unless it may download."""
   import tensorflow_datasets as tfds
 
-  from experiments import builders
+  from experiments.data import builders
 
   if not download:
     tfds.disable_progress_bar()
-  made = folders.absent(root / name)
+  made = locks.absent(root / name)
   builder = builders.BUILDERS[name](data_dir=root)
   if not verify and manual_dir is not None:
     builder.unchecked = pathlib.Path(manual_dir)
@@ -137,7 +139,7 @@ def _build(
         ),
       )
     except Exception as error:  # Of the network, and of what parses.
-      folders.remove_empty(made)
+      locks.remove_empty(made)
       raise PrepareError(_reason(name, root, error)) from error
 
 
@@ -145,11 +147,11 @@ def _reason(name: str, root: pathlib.Path, error: Exception) -> str:
   """Says why a builder has failed."""
   from tensorflow_datasets.core.download import download_manager
 
-  from experiments import builders
+  from experiments.data import builders
 
   whole: BaseException | None = error
   while whole and not isinstance(whole, builders.RawFileError):
-    whole = folders.cause(whole)
+    whole = refusals.cause(whole)
   if whole is not None:
     return (
       f'--manual_dir: expected whole files of {name}, got one that cannot be '
@@ -165,7 +167,7 @@ def _reason(name: str, root: pathlib.Path, error: Exception) -> str:
   if isinstance(error, ImportError):
     return (
       f'--dataset={name}: expected the packages that write it, got '
-      f'{folders.one_line(error)}; {folders.not_of_the_files(error)}.'
+      f'{refusals.one_line(error)}; {refusals.not_of_the_files(error)}.'
     )
   if isinstance(error, OSError):  # of the network, too
     return (

@@ -32,15 +32,16 @@ from collections.abc import Sequence
 import ml_collections
 from absl import flags
 
-from experiments import (
-  children,
+from experiments.report import tables
+from experiments.runs import (
   cli,
-  folders,
-  interrupts,
-  parents,
-  report,
+  comparison,
+  locks,
+  run_folder,
+  signals,
+  subprocesses,
 )
-from experiments.sweeps import figures, outcomes, plan, pool
+from experiments.sweeps import command, figures, outcomes, plan, pool
 
 _STOPPED = (130, 143)
 _FILE = 'sweep.json'
@@ -92,7 +93,7 @@ def run(values: flags.FlagValues) -> int:
   Returns:
     The exit code.
   """
-  return parents.guarded(
+  return command.guarded(
     lambda: _run(values), '--workdir', 'the same command, with --workdir,'
   )
 
@@ -103,13 +104,13 @@ def _run(values: flags.FlagValues) -> int:
   runs = plan.runs(sweep)
   chosen = figures.layout(sweep.plot, runs)
   path = cli.folder_path('sweep', values)
-  parents.check_folder(path, _FILE, 'that of a sweep')
+  command.check_folder(path, _FILE, 'that of a sweep')
   if values.dry_run:
     _list(runs, path)
     return 0
-  with interrupts.raising(), folders.locked(path):
+  with signals.raising(), locks.locked(path):
     folder = _Folder(path)
-    folder.write(_FILE, json.dumps(folders.plain(sweep.to_dict()), indent=2))
+    folder.write(_FILE, json.dumps(comparison.plain(sweep.to_dict()), indent=2))
     return _work(sweep, runs, chosen, folder)
 
 
@@ -133,11 +134,11 @@ class _Folder:
     return self.path / 'logs' / f'{run.name}.log'
 
   def write(self, name: str, text: str) -> None:
-    folders.write(self.path / name, text)
+    run_folder.write(self.path / name, text)
 
   def reason(self, run: plan.Run) -> str:
     """The last line that a run printed."""
-    return children.last_line(self.log(run))
+    return subprocesses.last_line(self.log(run))
 
 
 def _work(
@@ -158,7 +159,7 @@ def _work(
     found = [outcomes.outcome(run, folder.run(run)) for run in runs]
     _report(sweep, found, chosen, folder)
   return (
-    parents.FAILED if any(o.status == outcomes.MISSING for o in found) else 0
+    command.FAILED if any(o.status == outcomes.MISSING for o in found) else 0
   )
 
 
@@ -199,7 +200,7 @@ def _report(
     'results.md', outcomes.page(title, found, sweep.metrics, reasons)
   )
   columns = outcomes.columns(found, sweep.metrics)
-  report.show(columns, 'means over the seeds')
+  tables.show(columns, 'means over the seeds')
 
 
 def _list(runs: Sequence[plan.Run], path: pathlib.Path) -> None:
@@ -215,11 +216,11 @@ def _override(
   for name in _PLOT:
     if values[name].value is not None:
       sweep.plot[name] = values[name].value
-  outcomes.check_metrics(sweep)
+  plan.check_metrics(sweep)
   if values.workers is not None:
     sweep.workers = values.workers
     plan.check_numbers(sweep)
 
 
 if __name__ == '__main__':
-  parents.launch(parse, run)
+  command.launch(parse, run)

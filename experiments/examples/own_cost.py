@@ -13,7 +13,7 @@ import jax
 import optax
 
 import gtddp_jax as gt
-from experiments import timing
+from experiments.studies.costs import timing
 
 network = nn.Sequential([nn.Dense(64), nn.relu, nn.Dense(64), nn.Dense(10)])
 inputs = jax.random.normal(jax.random.key(0), (32, 64))

@@ -11,7 +11,8 @@ import ml_collections
 import numpy as np
 from matplotlib import axes, figure
 
-from experiments import conditions, report
+from experiments import refusals
+from experiments.report import tables
 from experiments.sweeps import outcomes as outcomes_lib
 from experiments.sweeps import plan
 
@@ -65,7 +66,7 @@ def layout(
   for key, name in asked.items():
     others = [other for k, other in asked.items() if k != key]
     if name and (name not in names or name in others):
-      raise conditions.ConfigError(
+      raise refusals.ConfigError(
         f'sweep.plot.{key}',
         f'one of {", ".join(names)}, each once',
         repr(name),
@@ -98,7 +99,7 @@ def draw(
     if chosen.metric in one.metrics
   ]
   panels = _values(outcomes, chosen.panels)
-  with matplotlib.rc_context(report.STYLE):
+  with matplotlib.rc_context(tables.STYLE):
     drawing = figure.Figure(
       figsize=(1.5 + 4.5 * len(panels), 4.4), layout='constrained'
     )
@@ -108,7 +109,7 @@ def draw(
       _panel(panel, own, chosen, outcomes)
       if chosen.panels:
         panel.set_title(f'{chosen.panels} {value}')
-    unit = outcomes_lib.METRICS[chosen.metric]
+    unit = plan.METRICS[chosen.metric]
     grid[0].set_ylabel(chosen.metric + (f' ({unit})' if unit else ''))
     _scale_metric(grid[0], [y for _, y in points])
     handles, labels = grid[0].get_legend_handles_labels()

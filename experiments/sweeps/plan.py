@@ -20,8 +20,27 @@ import ml_collections
 from absl import flags
 
 from configs import default
-from experiments import cli, command_line, conditions, folders, validation
-from experiments.sweeps import axes, outcomes
+from experiments import refusals
+from experiments.runs import cli, command_line, comparison, validation
+from experiments.sweeps import axes
+
+# What can be shown, with units: the last of each that a run has logged.
+METRICS = {
+  'test_accuracy': '0 to 1',
+  'best_test_accuracy': '0 to 1',  # over the evaluations
+  'train_accuracy': '0 to 1',
+  'test_loss': 'nats',
+  'train_loss': 'nats',
+  'batch_loss': 'nats',
+  'gradient_norm': '',
+  'feedback_ratio': '',
+  'clipped_share': '0 to 1',
+  'smallest_factor': '',
+  'skipped_steps': '',
+  'seconds_per_step': 's',  # median
+  'compile_seconds': 's',
+  'epoch': '',
+}
 
 _LONGEST = 80  # characters of a folder's name before the digest
 
@@ -60,10 +79,10 @@ def load(path: str) -> ml_collections.ConfigDict:
   seeds = sweep.seeds
   fine = all(type(seed) is int and seed >= 0 for seed in seeds)
   if not seeds or not fine or len({*seeds}) < len(seeds):
-    raise conditions.ConfigError(
+    raise refusals.ConfigError(
       'sweep.seeds', 'seeds from 0, none twice', seeds, 'change them'
     )
-  outcomes.check_metrics(sweep)
+  check_metrics(sweep)
   return sweep
 
 
@@ -78,8 +97,28 @@ def check_numbers(sweep: ml_collections.ConfigDict) -> None:
   """
   for key, least in (('draws', 0), ('draw_seed', 0), ('workers', 1)):
     if sweep[key] < least:
-      raise conditions.ConfigError(
+      raise refusals.ConfigError(
         f'sweep.{key}', f'an integer from {least}', sweep[key], 'raise it'
+      )
+
+
+def check_metrics(sweep: ml_collections.ConfigDict) -> None:
+  """Refuses names of metrics that no run has.
+
+  Args:
+    sweep: with keys of the right types.
+
+  Raises:
+    ConfigError: if there is one.
+  """
+  pairs = [('metrics', name) for name in sweep.metrics]
+  for key, name in [*pairs, ('plot.metric', sweep.plot.metric)]:
+    if name not in METRICS:
+      raise refusals.ConfigError(
+        f'sweep.{key}',
+        f'one of {", ".join(METRICS)}',
+        repr(name),
+        'correct the name',
       )
 
 
@@ -105,7 +144,7 @@ def runs(sweep: ml_collections.ConfigDict) -> list[Run]:
     for values in settings:
       run = _run(sweep, values, labels, seed)
       if run.name in found:
-        raise conditions.ConfigError(
+        raise refusals.ConfigError(
           'sweep',
           'settings that differ',
           f'{run.name} twice',
@@ -128,7 +167,7 @@ def _run(
       case (str(key), value) if key not in values and key != 'seed':
         keys[key] = value
       case _:
-        raise conditions.ConfigError(
+        raise refusals.ConfigError(
           'sweep.fixed',
           'pairs (key, value) of keys that are on no axis',
           repr(entry),
@@ -161,12 +200,12 @@ def _config(keys: axes.Values) -> dict[str, Any]:
       )
       holder[last] = None
     except (KeyError, TypeError) as error:
-      raise conditions.ConfigError(
+      raise refusals.ConfigError(
         f'config.{key}', 'a key that may be None', 'None', 'change it'
       ) from error
   validation.validate(config)
   command_line.check_rate(config, keys)
-  plain: dict[str, Any] = folders.plain(config.to_dict())
+  plain: dict[str, Any] = comparison.plain(config.to_dict())
   return plain
 
 
@@ -185,7 +224,7 @@ def _returned(path: str) -> Any:
     except Exception as error:  # of any kind: it is somebody's program
       words = ' '.join(str(error).split())
       got = f'{type(error).__name__} ({words}) when it was run'
-  raise conditions.ConfigError(
+  raise refusals.ConfigError(
     f'--config={path}',
     'a Python file whose get_config() returns a sweep',
     got,
@@ -196,24 +235,24 @@ def _returned(path: str) -> Any:
 def _check_keys(sweep: Any, reference: Any, path: str) -> None:
   """The keys and types are those of the default."""
   if not isinstance(sweep, ml_collections.ConfigDict):
-    raise conditions.ConfigError(
+    raise refusals.ConfigError(
       path, 'a ConfigDict', repr(sweep), 'start from default.get_sweep()'
     )
   for key in sorted({*sweep, *reference}):
     name, kind = f'{path}.{key}', type(reference.get(key))
     if key not in reference:
       known = ', '.join(reference)
-      raise conditions.ConfigError(
+      raise refusals.ConfigError(
         name, f'one of {known}', 'this key', 'remove it'
       )
     if key not in sweep:
-      raise conditions.ConfigError(
+      raise refusals.ConfigError(
         name, 'a value', 'none', 'start from default.get_sweep()'
       )
     if kind is ml_collections.ConfigDict:
       _check_keys(sweep[key], reference[key], name)
     elif type(sweep[key]) is not kind:
-      raise conditions.ConfigError(
+      raise refusals.ConfigError(
         name,
         f'a value of type {kind.__name__}',
         repr(sweep[key]),

@@ -7,7 +7,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from experiments import method_figure
+from scripts import method_figure
 
 pytestmark = pytest.mark.once
 

@@ -1,0 +1,294 @@
+r"""What a step costs against the batch size, in time and in memory.
+
+  python -m experiments.studies.costs.scaling --config.scaling.network=mlp \
+    --workdir=runs/s
+
+Measures every form of GT-DDP over SGD, plain SGD, and batch-augmented DDP
+computed directly (``dense_ddp``; for 'mlp' alone) at the batch sizes of
+``config.scaling``, on random samples (results.md, result.json, scaling.png). A
+form whose compiled memory is above ``most_memory`` is not run, nor at larger
+batches. The exponents are slopes of cost over batch size between the last two
+sizes, in double logarithmic scale. No other section of the config is read.
+
+A finished measurement is one line of metrics.jsonl, and the same command goes
+on where it stopped: --workdir may hold a study of the same configuration.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import pathlib
+import statistics
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import matplotlib
+import ml_collections
+import optax
+import rich.console
+from matplotlib import figure
+
+import gtddp_jax as gt
+from experiments.networks import layers, mlps, resnets
+from experiments.report import charts, tables
+from experiments.runs import cli, command_line, progress, run_folder
+from experiments.studies.costs import dense_ddp, timing
+
+RATE = 0.01
+DIRECT = 'batch-augmented DDP'
+_LEAST = 0.05  # seconds of steps in a round; one alone may be too short
+_MARKERS = 'os^vDPX'  # lines may lie on each other
+FORMS: dict[str, dict[str, Any]] = {
+  'frozen, gradient': {},
+  'bellman, gradient': {'value': 'bellman'},
+  'coupled, gradient': {'value': 'coupled'},
+  'coupled, gauss_newton of 32': {
+    'terminal': gt.subset('gauss_newton', 32),
+    'value': 'coupled',
+  },
+  'coupled, gauss_newton': {'terminal': 'gauss_newton', 'value': 'coupled'},
+}
+
+
+class Cost(NamedTuple):
+  """Of one form at one batch size."""
+
+  form: str
+  batch: int
+  seconds: float | None  # None if it needs too much memory to be run
+  memory: int  # bytes
+
+
+def work(
+  config: ml_collections.ConfigDict, folder: run_folder.RunFolder
+) -> None:
+  """Measures what is left and prints the table."""
+  own = config.scaling
+  costs = measure(
+    own.network,
+    sorted(own.batches),
+    own.rounds,
+    own.most_memory * 1e9,
+    [Cost(**row) for row in folder.rows()],
+    lambda cost: folder.log(cost._asdict()),
+  )
+  folder.write_json('result.json', [cost._asdict() for cost in costs])
+  caption = (
+    f'{own.network}: ms and MB per step, by batch size; median of {own.rounds} '
+    f'rounds (a step, or steps for {1e3 * _LEAST:g} ms), and the memory of the '
+    f'compiled step (arguments and temporary). '
+    f'Exponents: growth of time and memory over the last doubling. Above '
+    f'{own.most_memory:g} GB a step is not run.'
+  )
+  folder.write_report(
+    tables.markdown(columns(costs), caption), short=_short(costs)
+  )
+  draw(folder.file('scaling.png'), costs)
+  console = rich.console.Console(width=160)
+  console.print(tables.table(columns(costs), caption))
+
+
+def measure(
+  network: str,
+  sizes: Sequence[int],
+  rounds: int,
+  most: float,
+  known: Sequence[Cost] = (),
+  log: Callable[[Cost], None] = lambda cost: None,
+) -> list[Cost]:
+  """Measures every form at every size that fits.
+
+  Args:
+    network: 'mlp' or 'resnet'.
+    sizes: of the batch, the smallest first.
+    rounds: timed steps; the median counts.
+    most: bytes; a step that needs more is not run.
+    known: what has been measured.
+    log: told of each new measurement.
+
+  Returns:
+    The costs of steps that were run.
+  """
+  found = {(cost.form, cost.batch): cost for cost in known}
+  forms = ['plain SGD', *FORMS, *([DIRECT] if network == 'mlp' else [])]
+  live = list(forms)  # those that fitted so far
+  with progress.Progress(len(forms) * len(sizes)) as bar:
+    for place, size in enumerate(sizes, 1):
+      left = [form for form in live if (form, size) not in found]
+      for cost in _costs(left, network, size, rounds, most):
+        found[cost.form, size] = cost
+        log(cost)
+        bar.say(_line(cost))
+      live = [form for form in live if found[form, size].seconds is not None]
+      bar.reach(place * len(forms))
+  costs = (found.get((form, size)) for form in forms for size in sizes)
+  return [cost for cost in costs if cost and cost.seconds is not None]
+
+
+def _line(cost: Cost) -> str:
+  time = 'not run'
+  if cost.seconds is not None:
+    time = f'{cost.seconds * 1e3:.3g} ms'
+  return f'{cost.form}, batch {cost.batch}: {time}, {cost.memory / 1e6:.3g} MB'
+
+
+def _costs(
+  forms: Sequence[str], network: str, size: int, rounds: int, most: float
+) -> list[Cost]:
+  """Of all forms at one size; they take turns, so that noise slows all."""
+  calls: dict[str, Callable[[], Any]] = {}
+  memories: dict[str, int] = {}
+  seconds: dict[str, list[float]] = {form: [] for form in forms}
+  for form in forms:
+    step, arguments = build(form, network, size)
+    made = timing.compiled(step, arguments)
+    memories[form] = made.memory
+    if made.memory <= most:
+      calls[form] = functools.partial(made.call, *arguments)
+  for _ in range(rounds):
+    for form, call in calls.items():
+      seconds[form].append(timing.second(call, _LEAST))
+  return [
+    Cost(
+      form,
+      size,
+      statistics.median(seconds[form]) if form in calls else None,
+      memories[form],
+    )
+    for form in forms
+  ]
+
+
+def build(
+  form: str, network: str, size: int
+) -> tuple[Callable[[Any, Any], Any], tuple[Any, Any]]:
+  """A step ``(params, batch) -> new params`` and its arguments."""
+  module: nn.Module = mlps.MLP((32, 32), 10, layers.Style('tanh'))
+  shape: tuple[int, ...] = (64,)
+  if network == 'resnet':
+    module, shape = resnets.ResNet((16, 32), 10), (28, 28, 1)
+  inputs = jax.random.normal(jax.random.key(0), (size, *shape))
+  batch = inputs, jnp.arange(size) % 10
+  params = module.init(jax.random.key(1), inputs)
+  loss = gt.losses.softmax_cross_entropy
+  if form == DIRECT:
+
+    def direct(params: Any, batch: Any) -> Any:
+      names = sorted(params['params'])  # hidden_1, hidden_2, linear
+      layers = [params['params'][name] for name in names]
+      updates = dense_ddp.step(layers, jnp.tanh, loss, batch, RATE)
+      pairs = {'params': dict(zip(names, updates, strict=True))}
+      return optax.apply_updates(params, pairs)
+
+    return direct, (params, batch)
+  graph = gt.trace(module.apply, params, inputs)
+  options = FORMS.get(form, {'feedback': False})
+  tx = gt.gt_ddp(graph, loss, gt.sgd(RATE), **options)
+
+  def step(params: Any, batch: Any) -> Any:
+    updates, _ = tx.update(None, tx.init(params), params, batch=batch)
+    return optax.apply_updates(params, updates)
+
+  return step, (params, batch)
+
+
+def exponent(costs: Sequence[Cost], of: str) -> float:
+  """Slope between the last two batch sizes, in double logarithmic scale."""
+  if len(costs) < 2:
+    return math.nan
+  before, last = costs[-2:]
+  ratio = getattr(last, of) / getattr(before, of)
+  return math.log(ratio) / math.log(last.batch / before.batch)
+
+
+def columns(costs: Sequence[Cost]) -> list[tables.Column]:
+  """A row per form: cost at each size, then the exponents."""
+  forms = list(dict.fromkeys(cost.form for cost in costs))
+  sizes = sorted({cost.batch for cost in costs})
+  found = {(cost.form, cost.batch): cost for cost in costs}
+
+  def cell(form: str, size: int) -> str:
+    cost = found.get((form, size))
+    if cost is None or cost.seconds is None:
+      return 'out of memory'
+    return f'{cost.seconds * 1e3:.3g} / {cost.memory / 1e6:.3g}'
+
+  def growth(form: str) -> str:
+    own = [cost for cost in costs if cost.form == form]
+    return ' / '.join(
+      f'{exponent(own, of):.2f}' for of in ('seconds', 'memory')
+    )
+
+  return [
+    tables.Column('form', '', forms),
+    *(tables.Column(str(b), '', [cell(f, b) for f in forms]) for b in sizes),
+    tables.Column('exponents', '', [growth(form) for form in forms]),
+  ]
+
+
+def _short(costs: Sequence[Cost]) -> list[str]:
+  """What came out, in a sentence for each form."""
+  sentences = []
+  for form in dict.fromkeys(cost.form for cost in costs):
+    own = [cost for cost in costs if cost.form == form]
+    last = own[-1]
+    seconds = last.seconds or 0.0
+    times, bytes_ = (exponent(own, of) for of in ('seconds', 'memory'))
+    sentences.append(
+      f'{form}: {1e3 * seconds:.3g} ms and {last.memory / 1e6:.3g} MB at batch '
+      f'{last.batch}, the largest that was run; over the last doubling time '
+      f'grew as the batch size to the power {times:.1f}, memory to the power '
+      f'{bytes_:.1f}.'
+    )
+  return sentences
+
+
+def draw(path: pathlib.Path, costs: Sequence[Cost]) -> None:
+  """Two panels: milliseconds and megabytes against batch size."""
+  with matplotlib.rc_context(tables.STYLE):
+    canvas = figure.Figure(figsize=(10, 5), layout='constrained')
+    panels = canvas.subplots(1, 2)
+    for panel, of, scale, unit in (
+      (panels[0], 'seconds', 1e3, 'time per step (ms)'),
+      (panels[1], 'memory', 1e-6, 'memory (MB)'),
+    ):
+      forms = dict.fromkeys(cost.form for cost in costs)
+      looks = zip(charts.PALETTE, _MARKERS, forms, strict=False)
+      for colour, marker, form in looks:
+        own = [cost for cost in costs if cost.form == form]
+        growth = round(exponent(own, of), 1) + 0.0  # no -0.0
+        panel.loglog(
+          [cost.batch for cost in own],
+          [getattr(cost, of) * scale for cost in own],
+          color=colour,
+          marker=marker,
+          markersize=5,
+          label=f'{form} ({growth:.1f})',
+        )
+      sizes = sorted({cost.batch for cost in costs})
+      panel.set_xticks(sizes, [str(size) for size in sizes])
+      panel.minorticks_off()
+      charts.plain_ticks(panel.yaxis)
+      panel.set_xlabel('batch size')
+      panel.set_ylabel(unit)
+      panel.legend(
+        title='form (exponent)',
+        fontsize=8,
+        loc='upper center',
+        bbox_to_anchor=(0.5, -0.15),
+        ncols=2,
+      )
+    canvas.savefig(path, dpi=150)
+
+
+if __name__ == '__main__':
+  cli.launch(
+    'studies.costs.scaling',
+    work,
+    resume=True,
+    unread=command_line.others('scaling'),
+  )

@@ -1,0 +1,326 @@
+"""Trainings of many forms, each compiled once.
+
+What a study varies are the form (a base and options of ``gt_ddp``), a setting
+of numbers of the base (rates, dampings) and the seed. Its commands are
+``levels``, ``games``, ``methods`` and ``placement``.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import ml_collections
+import numpy as np
+import optax
+
+import gtddp_jax as gt
+from configs import default
+from experiments import refusals
+from experiments.data import splits
+from experiments.optimizers import registry
+from experiments.runs import cli, progress, run_folder
+from experiments.studies import outcomes
+from experiments.training import programs
+
+# Labels of a run that are keys of its base.
+_NUMBERS = {'rate': 'learning_rate', 'damping': 'damping'}
+
+
+class Form(NamedTuple):
+  """What differs between the forms of a study.
+
+  Attributes:
+    title: for tables and figures.
+    terminal: see ``gt.gt_ddp``; None for the base alone, without feedback.
+    value: see ``gt.gt_ddp``.
+    trust_region: see ``gt.gt_ddp``.
+    cooperation: see ``gt.gt_ddp``.
+    base: its name in a config; None for that of ``config.optimizer.base``.
+    clip: global norm to which the gradient of a base alone is clipped, which
+      is the usual bound on a step; None for none. Not for kfac and ekfac.
+  """
+
+  title: str
+  terminal: Any = None
+  value: str = 'frozen'
+  trust_region: float | None = None
+  cooperation: str = 'none'
+  base: str | None = None
+  clip: float | None = None
+
+
+class Run(NamedTuple):
+  """One training of a study.
+
+  Attributes:
+    form: of the optimizer.
+    seed: of the training.
+    labels: what else tells its row from others. Of these, 'rate' and 'damping'
+      are numbers of the base.
+  """
+
+  form: Form
+  seed: int
+  labels: dict[str, Any]
+
+  @property
+  def setting(self) -> dict[str, float]:
+    """The numbers of the base, by their keys in a config."""
+    return {
+      key: self.labels[label]
+      for label, key in _NUMBERS.items()
+      if label in self.labels
+    }
+
+
+class Study:
+  """The runs of one study, and the steps that were compiled for them.
+
+  A *setting* gives keys of ``optimizer.base`` their numbers, such as
+  ``{'learning_rate': 0.1}``; they are arguments of the compiled step.
+  """
+
+  def __init__(
+    self,
+    config: ml_collections.ConfigDict,
+    forms: Sequence[Form],
+    target: float,
+  ):
+    """Loads the data and traces the network; ``target`` is a loss in nats."""
+    self.config, self.target = config, target
+    self.dataset = splits.from_config(config.dataset)
+    self.network = programs.build_network(config, self.dataset)
+    self.steps = programs.step_count(config, self.dataset)
+    # A subset that would be the whole batch is the form without it.
+    self.forms = [
+      form
+      for form in forms
+      if getattr(form.terminal, 'samples', 0) < config.batch_size
+    ]
+    self.compile_seconds: dict[str, float] = {}  # by title
+    self._compiled: dict[str, Any] = {}
+
+  def optimizer(
+    self, form: Form, setting: Mapping[str, Any]
+  ) -> optax.GradientTransformationExtraArgs:
+    """Returns the optimizer of a form; the numbers may be traced."""
+    section = self.config.optimizer.base
+    base = registry.BASES[form.base or section.name].build(
+      ml_collections.ConfigDict({**section, **setting})
+    )
+    if form.clip is not None:
+      base = optax.chain(optax.clip_by_global_norm(form.clip), base)
+    return gt.gt_ddp(
+      self.network.graph,
+      gt.losses.softmax_cross_entropy,
+      base,
+      terminal='gradient' if form.terminal is None else form.terminal,
+      value=form.value,
+      feedback=form.terminal is not None,
+      trust_region=form.trust_region,
+      cooperation=form.cooperation,
+    )
+
+  def check(self, run: Run) -> None:
+    """Refuses a form that cannot be built, in a second and without a step.
+
+    Args:
+      run: its form is built on its base.
+
+    Raises:
+      ConfigError: if the library refuses it.
+    """
+    try:
+      tx = self.optimizer(run.form, run.setting)
+      jax.eval_shape(tx.init, self.network.graph.params)
+    except gt.errors.GtddpError as error:
+      raise refusals.ConfigError(
+        'config.optimizer.base',
+        f'one on which {run.form.title!r} can be built',
+        f'"{error}"',
+        'change it; a number of Statistics is a key of it',
+      ) from error
+
+  def step(self, form: Form, keys: Sequence[str]) -> Any:
+    """Returns ``(setting, *arguments of Program.step)``, compiled once."""
+    if form.title not in self._compiled:
+      ones = {key: np.float32(1) for key in keys}
+
+      def step(setting: Mapping[str, jax.Array], *arguments: Any) -> Any:
+        tx = self.optimizer(form, setting)
+        return programs.stepper(tx, self.config, self.dataset)(*arguments)
+
+      params = self.network.init(0)
+      samples = splits.batch(self.dataset.train, self.config.batch_size, 0, 0)
+      begin = time.perf_counter()
+      self._compiled[form.title] = (
+        jax.jit(step)
+        .lower(
+          ones,
+          params,
+          self.optimizer(form, ones).init(params),
+          *samples,
+          programs.step_key(0),
+          np.uint32(0),
+        )
+        .compile()
+      )
+      seconds = time.perf_counter() - begin
+      self.compile_seconds[form.title] = seconds
+      cli.say(f'compiled {form.title} in {seconds:.1f} s')
+    return self._compiled[form.title]
+
+  def train(
+    self, form: Form, setting: Mapping[str, float], seed: int
+  ) -> outcomes.Row:
+    """Trains one network; stops at what is not finite.
+
+    Args:
+      form: of the optimizer.
+      setting: of its base.
+      seed: as in ``loop.Loop``, whose batches these are.
+
+    Returns:
+      The line of the run.
+    """
+    config, dataset = self.config, self.dataset
+    compiled, key = self.step(form, [*setting]), programs.step_key(seed)
+    numbers = {key: np.float32(value) for key, value in setting.items()}
+    params = self.network.init(seed)
+    state = self.optimizer(form, numbers).init(params)
+    losses: list[float] = []
+    times: list[float] = []
+    skipped, stopped = 0, False
+    while len(losses) < self.steps and not stopped:
+      first = len(losses)
+      last = min(first + config.log_every, self.steps)
+      begin = time.perf_counter()
+      pending = []
+      for step in range(first, last):
+        samples = splits.batch(dataset.train, config.batch_size, seed, step)
+        params, state, metrics = compiled(
+          numbers, params, state, *samples, key, np.uint32(step)
+        )
+        pending.append(metrics['loss'])
+      losses += map(float, jax.device_get(pending))
+      times.append((time.perf_counter() - begin) / (last - first))
+      before, skipped = skipped, int(metrics['skipped_steps'])
+      finite = np.isfinite(losses[first:]).all()
+      stopped = not finite or skipped - before == last - first
+    epoch = -(-dataset.train.size // config.batch_size)
+    target = self.target
+    evaluation = {}
+    if not stopped:
+      evaluation = self.network.evaluate(params, gt.collections(state))
+    return {
+      'form': form.title,
+      'seed': seed,
+      **outcomes.outcome(
+        losses, statistics.median(times), stopped, epoch, target
+      ),
+      'test_accuracy': evaluation.get('test_accuracy'),
+      'skipped_steps': skipped,
+      'compile_seconds': self.compile_seconds[form.title],
+      'smoothed_losses': outcomes.smooth(losses)[
+        config.log_every - 1 :: config.log_every
+      ],
+    }
+
+
+def left(asked: Sequence[Run], rows: Sequence[outcomes.Row]) -> list[Run]:
+  """Returns the runs that have no row yet.
+
+  Args:
+    asked: all runs of a study, in their order; their labels have equal names.
+    rows: of those that are done.
+  """
+  names = ('form', 'seed', *asked[0].labels)
+  done = {tuple(row[name] for name in names) for row in rows}
+  return [
+    run
+    for run in asked
+    if (run.form.title, run.seed, *run.labels.values()) not in done
+  ]
+
+
+def finish(
+  folder: run_folder.RunFolder,
+  asked: Sequence[Run],
+  study: Callable[[Run], Study],
+  note: Callable[[outcomes.Row, Sequence[Run]], str] = lambda row, rest: '',
+) -> list[outcomes.Row]:
+  """Trains what is left of a study, and logs every run that has ended.
+
+  Args:
+    folder: of the study.
+    asked: all its runs, in their order.
+    study: that trains a run; all have as many steps.
+    note: returns a line to show after a run, of its row and the runs that are
+      still left; '' for none.
+
+  Returns:
+    The rows of all runs.
+
+  Raises:
+    ConfigError: for a form that cannot be built, before the first training.
+  """
+  rows = folder.rows()
+  rest = left(asked, rows)
+  kinds = {(study(run), run.form.title): run for run in rest}
+  for (trainer, _), run in kinds.items():
+    trainer.check(run)
+  with progress.Progress(len(rest) * study(asked[0]).steps) as bar:
+    for count, run in enumerate(rest, start=1):
+      trainer = study(run)
+      row = trainer.train(run.form, run.setting, run.seed) | run.labels
+      folder.log(row)
+      rows.append(row)
+      if text := note(row, rest[count:]):
+        bar.say(text)
+      bar.advance(trainer.steps)
+  return rows
+
+
+def check_explicit(name: str, remedy: str) -> None:
+  """Refuses a base without an explicit curvature.
+
+  Args:
+    name: of the base.
+    remedy: what to do.
+
+  Raises:
+    ConfigError: if it has none.
+  """
+  if name not in registry.EXPLICIT:
+    raise refusals.ConfigError(
+      'config.optimizer.base.name',
+      f'a base with an explicit curvature ({", ".join(registry.EXPLICIT)})',
+      repr(name),
+      remedy,
+    )
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+  """Refuses what a study does not read.
+
+  Args:
+    config: of the study.
+
+  Raises:
+    ConfigError: for a key that would have no effect.
+  """
+  # As dicts: a locked config and an open one are never equal.
+  own = config.optimizer.to_dict()
+  usual = default.get_config().optimizer.to_dict()
+  for key in ('accumulate', 'schedule'):
+    if own[key] != usual[key]:
+      raise refusals.ConfigError(
+        f'config.optimizer.{key}',
+        'the default, because this study does not read it',
+        'another value',
+        'leave it',
+      )
