@@ -13,8 +13,7 @@ from typing import NamedTuple
 BUDGETS = {
   'small': 'CPU cores, in minutes: fewer seeds, rates and epochs',
   'accuracy': 'CPU cores, in minutes: long trainings of one GT-DDP form each',
-  'extended': 'CPU cores, in minutes: the learning rates of every form, and '
-  'cooperation on MNIST',
+  'extended': 'CPU cores, in minutes: learning rates; cooperation on MNIST',
   'full': 'a GPU, in hours: the settings of the paper, and all data sets',
 }
 DEFAULT = 'small'
@@ -122,10 +121,7 @@ def _value_recursions(
     'experiments.studies.value_recursions',
     arguments,
     {'extended': Budget(minutes)},
-    {
-      'value_recursions.png': 'Train loss by form and rate, steps and seconds '
-      'to target'
-    },
+    {'value_recursions.png': 'Train loss by form and rate, and the target'},
     name,
   )
 
@@ -299,8 +295,7 @@ PARTS = (
     ('--config=configs/digits.py:sgd',),
     {
       'small': Budget(
-        5,
-        ('--config.epochs=4', '--config.placement.rates=(0.03,0.1)'),
+        5, ('--config.epochs=4', '--config.placement.rates=(0.03,0.1)')
       ),
       'full': Budget(15),
     },

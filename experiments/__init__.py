@@ -17,7 +17,7 @@ MOVED = {
   'analysis': 'experiments.studies.anatomy',
   'benchmark': 'experiments.studies.costs.benchmark',
   'blocks': 'experiments.studies.blocks',
-  'compare': 'experiments.studies.compare',
+  'compare': 'experiments.studies.methods --preset=compare',
   'games': 'experiments.studies.games',
   'levels': 'experiments.studies.value_recursions',
   'method_figure': 'scripts.method_figure',

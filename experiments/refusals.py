@@ -1,4 +1,4 @@
-"""What is refused: errors, and conditions on values of the configuration.
+"""What is refused, and what an error of reading means.
 
 Every refusal is one line: the key, what was expected, what was got, what to do.
 Paths are those of keys below the configuration, as in ``'model.name'``.
@@ -7,11 +7,7 @@ Paths are those of keys below the configuration, as in ``'model.name'``.
 from __future__ import annotations
 
 import errno
-import math
 import pathlib
-from typing import Any
-
-import ml_collections
 
 
 class Refused(Exception):  # noqa: N818
@@ -37,108 +33,6 @@ class ConfigError(Refused, ValueError):
       remedy: what to do, as a command.
     """
     super().__init__(f'{key}: expected {expected}, got {got}; {remedy}.')
-
-
-def get(config: ml_collections.ConfigDict, path: str) -> Any:
-  """Returns the value at a path of keys, joined by dots."""
-  for key in path.split('.'):
-    config = config[key]
-  return config
-
-
-def one_of(config: ml_collections.ConfigDict, path: str, allowed: Any) -> None:
-  """Refuses a value that is not among those allowed."""
-  got = get(config, path)
-  if got not in allowed:
-    raise ConfigError(
-      f'config.{path}', f'one of {", ".join(allowed)}', repr(got), 'change it'
-    )
-
-
-def in_range(
-  config: ml_collections.ConfigDict,
-  path: str,
-  low: int,
-  high: int | None = None,
-  what: str = 'the largest value',
-) -> None:
-  """Refuses a number below ``low`` or above ``high``, which is ``what``."""
-  got = get(config, path)
-  if got < low or (high is not None and got > high):
-    upper = '' if high is None else f' to {high} ({what})'
-    remedy = 'raise it' if got < low else 'lower it'
-    raise ConfigError(
-      f'config.{path}', f'an integer from {low}{upper}', got, remedy
-    )
-
-
-def distinct(config: ml_collections.ConfigDict, path: str) -> None:
-  """Refuses a tuple with a value that is there twice."""
-  got = get(config, path)
-  if len(set(got)) != len(got):
-    raise ConfigError(f'config.{path}', 'no value twice', got, 'remove one')
-
-
-def some_of(
-  config: ml_collections.ConfigDict, path: str, allowed: Any, reason: str = ''
-) -> None:
-  """Refuses a tuple with a value twice, or one not allowed, for a reason."""
-  got = get(config, path)
-  distinct(config, path)
-  if not set(got) <= set(allowed):
-    raise ConfigError(
-      f'config.{path}',
-      f'some of {", ".join(allowed)}{reason}',
-      got,
-      'remove the others',
-    )
-
-
-def seeds(config: ml_collections.ConfigDict, path: str) -> None:
-  """Refuses a tuple of seeds that are negative, or there twice."""
-  got = get(config, path)
-  distinct(config, path)
-  if min(got) < 0:
-    raise ConfigError(f'config.{path}', 'seeds from 0', got, 'raise them')
-
-
-def all_positive(
-  config: ml_collections.ConfigDict, path: str, what: str
-) -> None:
-  """Refuses a tuple of ``what`` with one that is not above zero."""
-  got = get(config, path)
-  distinct(config, path)
-  if not all(0 < number < math.inf for number in got):
-    raise ConfigError(
-      f'config.{path}', f'finite {what} above 0', got, 'change them'
-    )
-
-
-def positive(config: ml_collections.ConfigDict, path: str) -> None:
-  """Refuses a number that is not above zero."""
-  got = get(config, path)
-  if not 0 < got < math.inf:
-    raise ConfigError(
-      f'config.{path}', 'a finite number above 0', got, 'change it'
-    )
-
-
-def from_zero(config: ml_collections.ConfigDict, path: str) -> None:
-  """Refuses a negative number."""
-  got = get(config, path)
-  if not 0 <= got < math.inf:
-    raise ConfigError(
-      f'config.{path}', 'a finite number from 0', got, 'change it'
-    )
-
-
-def fraction(config: ml_collections.ConfigDict, path: str) -> None:
-  """Refuses a number that is not in ``[0, 1)``."""
-  got = get(config, path)
-  if not 0 <= got < 1:
-    raise ConfigError(
-      f'config.{path}', 'a number from 0 to below 1', got, 'change it'
-    )
 
 
 def cause(error: BaseException) -> BaseException | None:

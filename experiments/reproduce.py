@@ -29,6 +29,7 @@ file could not be written; 130 and 143, stopped.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import os
@@ -40,12 +41,17 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from absl import flags
-
 from configs import reproduce as plans
 from experiments import refusals
 from experiments.data import catalog
-from experiments.runs import cli, locks, run_folder, signals, subprocesses
+from experiments.runs import (
+  cli,
+  flags,
+  locks,
+  run_folder,
+  signals,
+  subprocesses,
+)
 from experiments.sweeps import command, reproduction
 
 _PAUSE, _KEEP, _SAY = 0.05, 5.0, 30.0  # s: between looks, records and lines
@@ -55,48 +61,39 @@ _PAGE = 'README.md'
 _COMMAND = (sys.executable,)
 
 
-def define_flags(values: flags.FlagValues) -> None:
-  """Defines all flags on ``values``."""
-  for name, default, text in (
-    ('budget', plans.DEFAULT, f'One of {", ".join(plans.BUDGETS)}.'),
-    (
-      'workdir',
-      None,
-      'Folder of the parts, new, or to go on in; by default runs/reproduce, or '
-      'runs/reproduce-BUDGET for another than small.',
-    ),
-    (
-      'report',
-      None,
-      'Folder of the report; by default docs/results, or docs/results/BUDGET, '
-      'and with --only that of the parts, which leaves a whole report alone.',
-    ),
-    ('data_dir', None, 'Folder of prepared sets; in place of TFDS_DATA_DIR.'),
-  ):
-    flags.DEFINE_string(name, default, text, flag_values=values)
-  flags.DEFINE_list(
-    'only', [], 'Parts to run; all if none.', flag_values=values
-  )
-  flags.DEFINE_boolean(
-    'dry_run', False, 'List the parts; run nothing.', flag_values=values
-  )
-
-
-def parse(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
-  """Defines and parses the flags; ends with one line if they cannot be used.
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+  """Returns the values of the flags.
 
   Args:
     argv: the command line; the first item is the program.
-    values: where to define the flags; filled.
 
-  Returns:
-    ``argv`` without the flags.
+  Raises:
+    ConfigError: if they cannot be used.
   """
-  define_flags(values)
-  return cli.only_flags(argv, values)
+  parser = flags.Flags(__doc__)
+  parser.value('budget', f'one of {", ".join(plans.BUDGETS)}', plans.DEFAULT)
+  parser.value(
+    'workdir',
+    'folder of the parts, new, or to go on in; by default runs/reproduce, or '
+    'runs/reproduce-BUDGET for another than small',
+  )
+  parser.value(
+    'report',
+    'folder of the report; by default docs/results, or docs/results/BUDGET, '
+    'and with --only that of the parts, which leaves a whole report alone',
+  )
+  parser.value('data_dir', 'folder of prepared sets; in place of TFDS_DATA_DIR')
+  parser.value(
+    'only',
+    'parts to run, with commas between; all if none',
+    (),
+    lambda text: text.split(',') if text else [],
+  )
+  parser.switch('dry_run', 'list the parts; run nothing')
+  return parser.read(argv)
 
 
-def run(values: flags.FlagValues) -> int:
+def run(values: argparse.Namespace) -> int:
   """Does what the flags say.
 
   Args:
@@ -110,7 +107,7 @@ def run(values: flags.FlagValues) -> int:
   )
 
 
-def _run(values: flags.FlagValues) -> int:
+def _run(values: argparse.Namespace) -> int:
   session = Session(values)
   if values.dry_run:
     session.list()
@@ -123,7 +120,7 @@ def _run(values: flags.FlagValues) -> int:
 class Session:
   """The parts of one budget in one folder."""
 
-  def __init__(self, values: flags.FlagValues):
+  def __init__(self, values: argparse.Namespace):
     """Refuses flags that cannot be used; changes nothing."""
     if values.budget not in plans.BUDGETS:
       raise refusals.ConfigError(

@@ -24,18 +24,21 @@ Exit codes: 0, all runs have finished or diverged; 1, one failed; 2, refused;
 
 from __future__ import annotations
 
+import argparse
 import json
 import pathlib
 import time
 from collections.abc import Sequence
 
 import ml_collections
-from absl import flags
 
+from configs import schema, sweeps
+from experiments import refusals
 from experiments.report import tables
 from experiments.runs import (
   cli,
   comparison,
+  flags,
   locks,
   run_folder,
   signals,
@@ -43,48 +46,42 @@ from experiments.runs import (
 )
 from experiments.sweeps import command, figures, outcomes, plan, pool
 
+_COMMAND = cli.Command('sweep', lambda: None)
 _STOPPED = (130, 143)
 _FILE = 'sweep.json'
 _PLOT = ('metric', 'x', 'lines', 'panels')
 
 
-def define_flags(values: flags.FlagValues) -> None:
-  """Defines all flags on ``values``."""
-  for name, text in (
-    ('config', 'File of the sweep, such as configs/sweeps/digits.py.'),
-    ('workdir', 'Its folder, new or of an earlier form of it.'),
-    *((name, f'In place of sweep.plot.{name}.') for name in _PLOT),
-  ):
-    flags.DEFINE_string(name, None, text, flag_values=values)
-  flags.DEFINE_integer(
-    'workers', None, 'In place of sweep.workers.', flag_values=values
-  )
-  flags.DEFINE_boolean(
-    'dry_run', False, 'List the runs; train nothing.', flag_values=values
-  )
-
-
-def parse(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
-  """Defines and parses the flags; ends with one line if they cannot be used.
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+  """Returns the values of the flags.
 
   Args:
     argv: the command line; the first item is the program.
-    values: where to define the flags; filled.
 
-  Returns:
-    ``argv`` without the flags.
+  Raises:
+    ConfigError: if they cannot be used.
   """
-  define_flags(values)
-  rest = cli.only_flags(argv, values)
+  parser = flags.Flags(
+    __doc__, epilog=f'keys of a sweep:\n{schema.described(sweeps.SCHEMA)}'
+  )
+  parser.value('config', 'file of the sweep, such as configs/sweeps/digits.py')
+  parser.value('workdir', 'its folder, new or of an earlier form of it')
+  for name in _PLOT:
+    parser.value(name, f'in place of sweep.plot.{name}')
+  parser.value('workers', 'in place of sweep.workers', kind=int)
+  parser.switch('dry_run', 'list the runs; train nothing')
+  values = parser.read(argv)
   if values.config is None:
-    cli.refuse(
-      '--config: expected the file of a sweep, got none; give one, such as '
-      'configs/sweeps/digits.py.'
+    raise refusals.ConfigError(
+      '--config',
+      'the file of a sweep',
+      'none',
+      'give one, such as configs/sweeps/digits.py',
     )
-  return rest
+  return values
 
 
-def run(values: flags.FlagValues) -> int:
+def run(values: argparse.Namespace) -> int:
   """Does what the flags say.
 
   Args:
@@ -98,12 +95,12 @@ def run(values: flags.FlagValues) -> int:
   )
 
 
-def _run(values: flags.FlagValues) -> int:
+def _run(values: argparse.Namespace) -> int:
   sweep = plan.load(values.config)
   _override(sweep, values)
   runs = plan.runs(sweep)
   chosen = figures.layout(sweep.plot, runs)
-  path = cli.folder_path('sweep', values)
+  path = cli.folder_path(_COMMAND, values)
   command.check_folder(path, _FILE, 'that of a sweep')
   if values.dry_run:
     _list(runs, path)
@@ -210,16 +207,15 @@ def _list(runs: Sequence[plan.Run], path: pathlib.Path) -> None:
 
 
 def _override(
-  sweep: ml_collections.ConfigDict, values: flags.FlagValues
+  sweep: ml_collections.ConfigDict, values: argparse.Namespace
 ) -> None:
   """Puts the flags in place of keys."""
   for name in _PLOT:
-    if values[name].value is not None:
-      sweep.plot[name] = values[name].value
-  plan.check_metrics(sweep)
+    if getattr(values, name) is not None:
+      sweep.plot[name] = getattr(values, name)
   if values.workers is not None:
     sweep.workers = values.workers
-    plan.check_numbers(sweep)
+  plan.check(sweep)
 
 
 if __name__ == '__main__':

@@ -50,15 +50,18 @@ def work(
   tables.show(columns, caption)
 
 
+COMMAND = cli.Command(
+  'train',
+  work,
+  resumes=True,
+  plan=dry_run.describe,
+  build=session.build,
+)
+
+
 def main() -> None:
   """Does what the command line says."""
-  cli.launch(
-    'train',
-    work,
-    resume=True,
-    plan=dry_run.describe,
-    build=session.build,
-  )
+  cli.launch(COMMAND)
 
 
 if __name__ == '__main__':

@@ -9,6 +9,7 @@ example, the network ``o = u2 u1 x``, against the learning rate. Takes seconds.
 from __future__ import annotations
 
 import pathlib
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,11 +18,11 @@ import jax.numpy as jnp
 import matplotlib
 import numpy as np
 import optax
-from absl import app, flags
 from matplotlib import axes, figure
 
 import gtddp_jax as gt
 from experiments.report import charts, tables
+from experiments.runs import cli, flags
 
 # Of the example: parameters, one input and its target.
 PARAMS = {'first': {'u': 0.5}, 'last': {'u': 2.0}}
@@ -46,10 +47,6 @@ _PASSES = (
   (0.20, 1, '3. forward: each layer answers what changed', ('$u_0+\\delta u_0$',
     '$u_1+\\delta u_1$')),
 )  # fmt: skip
-
-_PATH = flags.DEFINE_string(
-  'path', 'docs/images/method.png', 'Where to write the picture.'
-)
 
 
 def _network(
@@ -155,9 +152,11 @@ def _example(panel: axes.Axes) -> None:
 
 def main(argv: Sequence[str]) -> None:
   """Draws."""
-  del argv
-  draw(pathlib.Path(_PATH.value))
+  parser = flags.Flags(__doc__)
+  parser.value('path', 'where to write the picture', 'docs/images/method.png')
+  with cli.refusing():
+    draw(pathlib.Path(parser.read(argv).path))
 
 
 if __name__ == '__main__':
-  app.run(main)
+  main(sys.argv)

@@ -1,4 +1,4 @@
-"""The networks that a config can name, and what each reads of its section."""
+"""The networks that a config can name, and how each is built."""
 
 from __future__ import annotations
 
@@ -28,12 +28,10 @@ class Kind(NamedTuple):
   Attributes:
     build: ``(model section, classes, style) -> module``.
     widths: how many widths it takes; None for any number.
-    reads: the keys that not every network reads.
   """
 
   build: Callable[[Any, int, Style], nn.Module]
   widths: int | None = None
-  reads: tuple[str, ...] = ()
 
 
 def _staged(depths: tuple[int, ...], bottleneck: bool = False) -> Kind:
@@ -42,14 +40,12 @@ def _staged(depths: tuple[int, ...], bottleneck: bool = False) -> Kind:
       c.widths, depths, bottleneck, classes, style
     ),
     widths=len(depths),
-    reads=() if bottleneck else ('projection',),
   )
 
 
 MODELS = {
   'resnet': Kind(
     lambda c, classes, s: resnets.ResNet(c.widths, classes, s),
-    reads=('projection',),
   ),
   'resnet18': _staged((2, 2, 2, 2)),
   'resnet34': _staged((3, 4, 6, 3)),
@@ -58,7 +54,6 @@ MODELS = {
     lambda c, classes, style: cooperative.CooperativeNet(
       c.widths, c.units, c.kernels, classes, style
     ),
-    reads=('units', 'kernels'),
   ),
   'mlp': Kind(lambda c, classes, s: mlps.MLP(c.widths, classes, s)),
   'vit': Kind(
@@ -66,14 +61,12 @@ MODELS = {
       c.widths[0], c.depth, c.heads, c.patch, classes, style
     ),
     widths=1,
-    reads=('depth', 'heads', 'patch'),
   ),
   'mixer': Kind(
     lambda c, classes, style: tokens.Mixer(
       c.widths[0], c.depth, c.patch, classes, style
     ),
     widths=1,
-    reads=('depth', 'patch'),
   ),
 }
 

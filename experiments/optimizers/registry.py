@@ -18,9 +18,6 @@ from experiments.optimizers import accumulation, schedules
 
 Loss = Callable[[jax.Array, jax.Array], jax.Array]
 
-TERMINALS = ('gradient', 'gauss_newton')
-VALUES = ('frozen', 'bellman', 'coupled')
-COOPERATIONS = ('none', 'kronecker', 'schur')
 BOUND = 0.3  # trust region of the studies
 # What the studies call a form of feedback: options of ``gt_ddp``.
 FORMS: dict[str, dict[str, Any]] = {
@@ -37,7 +34,6 @@ FORMS: dict[str, dict[str, Any]] = {
   },
   'gauss_newton': {'terminal': 'gauss_newton'},
 }
-DIAGONALS = ('none', 'sgd', 'rmsprop', 'adam')
 
 
 class BaseKind(NamedTuple):
@@ -46,13 +42,11 @@ class BaseKind(NamedTuple):
   Attributes:
     title: for tables and figures.
     build: makes it from the ``base`` section of a config.
-    reads: the keys of that section that it reads, beside the learning rate.
     explicit: whether it has an explicit ``Q_uu``, as all but ``frozen`` need.
   """
 
   title: str
   build: Callable[[ml_collections.ConfigDict], optax.GradientTransformation]
-  reads: tuple[str, ...]
   explicit: bool
 
 
@@ -108,27 +102,12 @@ def _muon(c: ml_collections.ConfigDict) -> optax.GradientTransformation:
   return optax.GradientTransformation(lambda p: tx.init(flat(p)), update)
 
 
-_OF_KRONECKER = (
-  'momentum',
-  'damping',
-  'norm_constraint',
-  'diagonal',
-  'diagonal_rate',
-  'statistics_decay',
-  'statistics_every',
-  'basis_every',
-  'source',
-  'positions',
-  'largest',
-)
-
 BASES = {
   'sgd': BaseKind(
     'SGD',
     lambda c: gt.sgd(
       c.learning_rate, momentum=c.momentum or None, nesterov=c.nesterov
     ),
-    ('momentum', 'nesterov'),
     explicit=True,
   ),
   'rmsprop': BaseKind(
@@ -140,19 +119,15 @@ BASES = {
       momentum=c.momentum or None,
       nesterov=c.nesterov,
     ),
-    ('decay', 'eps', 'momentum', 'nesterov'),
     explicit=True,
   ),
   'adam': BaseKind(
     'Adam',
     lambda c: gt.adam(c.learning_rate, b1=c.b1, b2=c.b2, eps=c.eps),
-    ('b1', 'b2', 'eps'),
     explicit=True,
   ),
-  'kfac': BaseKind('KFAC', _kronecker(gt.kfac), _OF_KRONECKER, explicit=True),
-  'ekfac': BaseKind(
-    'EKFAC', _kronecker(gt.ekfac), _OF_KRONECKER, explicit=True
-  ),
+  'kfac': BaseKind('KFAC', _kronecker(gt.kfac), explicit=True),
+  'ekfac': BaseKind('EKFAC', _kronecker(gt.ekfac), explicit=True),
   'adamw': BaseKind(
     'AdamW',
     lambda c: optax.adamw(
@@ -162,17 +137,15 @@ BASES = {
       eps=c.eps,
       weight_decay=c.weight_decay,
     ),
-    ('b1', 'b2', 'eps', 'weight_decay'),
     explicit=False,
   ),
   # But for the weight decay, with the numbers that they were published with.
   'lion': BaseKind(
     'Lion',
     lambda c: optax.lion(c.learning_rate, weight_decay=c.weight_decay),
-    ('weight_decay',),
     explicit=False,
   ),
-  'muon': BaseKind('Muon', _muon, ('weight_decay',), explicit=False),
+  'muon': BaseKind('Muon', _muon, explicit=False),
 }
 
 

@@ -4,25 +4,12 @@ from __future__ import annotations
 
 import collections
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import ml_collections
 import optax
 
 Build = Callable[[ml_collections.ConfigDict, float, int], Any]
-
-
-class ScheduleKind(NamedTuple):
-  """A schedule, as a config names it.
-
-  Attributes:
-    build: makes it from the ``schedule`` section, the rate and the number of
-      updates of the run.
-    reads: the keys of that section that it reads.
-  """
-
-  build: Build
-  reads: tuple[str, ...] = ()
 
 
 def _cosine(
@@ -54,11 +41,11 @@ def _piecewise(
   )
 
 
-SCHEDULES = {
-  'constant': ScheduleKind(lambda section, rate, updates: rate),
-  'cosine': ScheduleKind(_cosine, ('final',)),
-  'warmup_cosine': ScheduleKind(_warmup_cosine, ('warmup', 'final')),
-  'piecewise': ScheduleKind(_piecewise, ('boundaries', 'factor')),
+SCHEDULES: dict[str, Build] = {
+  'constant': lambda section, rate, updates: rate,
+  'cosine': _cosine,
+  'warmup_cosine': _warmup_cosine,
+  'piecewise': _piecewise,
 }
 
 
@@ -70,4 +57,4 @@ def build(section: ml_collections.ConfigDict, rate: float, updates: int) -> Any:
     rate: the learning rate that the schedule scales.
     updates: how many the run has.
   """
-  return SCHEDULES[section.name].build(section, rate, updates)
+  return SCHEDULES[section.name](section, rate, updates)

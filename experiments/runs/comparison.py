@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from configs import default
+
 _ABSENT = 'absent'
 
 
@@ -19,7 +21,13 @@ def difference(held: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
   Returns:
     Such as ``config.seed 0 (asked for: 1)``; empty if they are equal.
   """
-  theirs, ours = flat(held), flat(asked)
+  ours = flat(asked)
+  theirs = {default.renamed(key): value for key, value in flat(held).items()}
+  # An older program kept the sections of all studies.
+  sections = {key.split('.')[1] for key in ours if key.count('.') > 1}
+  for key in [*theirs]:
+    if key.count('.') > 1 and key.split('.')[1] not in sections:
+      del theirs[key]
   for key in sorted({*theirs, *ours}):
     if theirs.get(key, _ABSENT) != ours.get(key, _ABSENT):
       return (

@@ -13,10 +13,10 @@ from typing import Any, TypeVar
 
 import jax
 import numpy as np
-from absl import flags
 from jax.experimental import multihost_utils
 
 from experiments import refusals
+from experiments.runs import flags
 
 T = TypeVar('T')
 
@@ -32,29 +32,20 @@ class OtherProcessError(refusals.Refused, RuntimeError):
   """
 
 
-def define_flags(values: flags.FlagValues) -> None:
+def define_flags(parser: flags.Flags) -> None:
   """Defines --distributed, --coordinator, --num_processes, --process_id."""
-  flags.DEFINE_boolean(
+  parser.switch(
     'distributed',
-    False,
-    'Train with the other processes that Slurm, Open MPI or GKE has started.',
-    flag_values=values,
+    'train with the processes that Slurm, Open MPI or GKE has started',
   )
-  flags.DEFINE_string(
-    'coordinator',
-    None,
-    'HOST:PORT of the first process, where no launcher tells.',
-    flag_values=values,
+  parser.value(
+    'coordinator', 'HOST:PORT of the first process, where no launcher tells'
   )
-  flags.DEFINE_integer(
-    'num_processes', None, 'How many there are.', flag_values=values
-  )
-  flags.DEFINE_integer(
-    'process_id', None, 'Which one this is, from 0.', flag_values=values
-  )
+  parser.value('num_processes', 'how many processes there are', kind=int)
+  parser.value('process_id', 'which one this is, from 0', kind=int)
 
 
-def join(values: flags.FlagValues) -> None:
+def join(values: Any) -> None:
   """Meets the other processes if the flags say so.
 
   Args:
@@ -64,7 +55,7 @@ def join(values: flags.FlagValues) -> None:
     ConfigError: if the flags do not fit together, or nobody is met.
   """
   names = ('coordinator', 'num_processes', 'process_id')
-  given = {name: values[name].value for name in names}
+  given = {name: getattr(values, name) for name in names}
   missing = [name for name in names if given[name] is None]
   if len(missing) == len(names) and not values.distributed:
     return
@@ -91,7 +82,7 @@ def join(values: flags.FlagValues) -> None:
     ) from error
 
 
-def _check(values: flags.FlagValues) -> None:
+def _check(values: Any) -> None:
   num_processes, process_id = values.num_processes, values.process_id
   if not _ADDRESS.fullmatch(values.coordinator):
     raise refusals.ConfigError(

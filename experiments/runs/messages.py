@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import gtddp_jax as gt
-from configs import default
+from configs import default, schema
 
 
 def explained(message: object) -> str:
@@ -34,11 +34,11 @@ def _key(message: object) -> str:
     return 'config.optimizer.cooperation'
   if not isinstance(message, gt.errors.OptionError):
     return 'config.model'  # it cannot be traced
-  path, section = 'config.optimizer', default.get_config().optimizer
-  for place, keys in ((path, section), (f'{path}.base', section.base)):
-    if message.argument in keys:
-      return f'{place}.{message.argument}'
-  return path
+  for section in ('optimizer', 'optimizer.base'):
+    path = f'{section}.{message.argument}'
+    if schema.find(default.SCHEMA, path) is not None:
+      return f'config.{path}'
+  return 'config.optimizer'
 
 
 @contextlib.contextmanager

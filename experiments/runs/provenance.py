@@ -14,13 +14,13 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from configs import default
+from configs import default, schema
 from experiments.report import tables
 from experiments.runs import comparison
 
 _TITLE = re.compile(r'# .*\n\n')
 _SHORT = re.compile(r'^## In short\n\n((?:- .*\n)+)\n', re.MULTILINE)
-_STUDY = re.compile(r'experiments\.(?:\w+\.)*(\w+)')
+_FOLDERS = ('data_dir', 'start_from', 'anatomy.run')
 _PLACE = re.compile(r'(?<![^=:])(?:/|~|\.\.)[^:]*')
 _DATA_DIR = re.compile(r'(.*data_dir)=.*')
 
@@ -58,6 +58,7 @@ def section(
   seeds: Sequence[int],
   held: Mapping[str, Any],
   config: Mapping[str, Any],
+  sections: Mapping[str, schema.Section] | None = None,
 ) -> str:
   """Returns the section: command, seeds, device, versions, configuration.
 
@@ -65,8 +66,8 @@ def section(
     command: as typed; None where a study was called from Python.
     seeds: of the runs; empty where nothing is random.
     held: what ``versions.versions`` returned.
-    config: in JSON's types; only what is not the default is shown, and of the
-      sections of studies that of the command alone.
+    config: in JSON's types; only what is not the default is shown.
+    sections: of the config that the command brings, by their names.
 
   Returns:
     Markdown, with its head.
@@ -77,25 +78,19 @@ def section(
   if seeds:
     lines.append(f'- seeds: {", ".join(map(str, seeds))}')
   lines += [f'- device: {device(held)}', f'- versions: {versions(held)}', '']
-  if columns := _changes(config, command):
+  if columns := _changes(config, sections or {}):
     caption = 'The configuration, where it is not that of configs/default.py.'
     lines.append(tables.markdown(columns, caption))
   return '\n'.join(lines)
 
 
 def _changes(
-  config: Mapping[str, Any], command: str | None
+  config: Mapping[str, Any], sections: Mapping[str, schema.Section]
 ) -> list[tables.Column]:
-  match = _STUDY.search(command or '')
-  study = match[1] if match else None
-  others = [f'config.{name}.' for name in default.STUDIES if name != study]
   ours = comparison.flat(config)
-  usual = comparison.flat(comparison.plain(default.get_config().to_dict()))
-  keys = [
-    key
-    for key in ours
-    if ours[key] != usual.get(key) and not key.startswith((*others,))
-  ]
+  known = default.get_config(**sections).to_dict()
+  usual = comparison.flat(comparison.plain(known))
+  keys = [key for key in ours if ours[key] != usual.get(key)]
   if not keys:
     return []
   values = [str(ours[key]) for key in keys]
@@ -105,7 +100,7 @@ def _changes(
       'value',
       '',
       [
-        'FOLDER' if key.endswith('data_dir') else value
+        'FOLDER' if key.endswith(_FOLDERS) else value
         for key, value in zip(keys, values, strict=True)
       ],
     ),

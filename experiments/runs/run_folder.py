@@ -26,6 +26,7 @@ from typing import Any
 
 import ml_collections
 
+from configs import schema
 from experiments import refusals
 from experiments.runs import comparison, locks, provenance, versions
 
@@ -36,21 +37,6 @@ FILES = (
   'result.json',
   'results.md',
   'curves.png',
-  'value_recursions.png',
-  'games.png',
-  'scaling.png',
-  'ratios.png',
-  'blocks.png',
-  'masses.png',
-  'placement.png',
-  'variance.png',
-  'targets.png',
-  'analysis.json',
-  'updates.png',
-  'spectra.png',
-  'gains.png',
-  'feedback.png',
-  'pairs.png',
 )
 FOLDERS = ('checkpoints', 'tensorboard')
 
@@ -62,13 +48,17 @@ class RunFolder:
   Attributes:
     path: of the folder.
     command: that works in it, as typed; None where it was called from Python.
+    files: that its program writes, beside ``FILES``.
+    sections: of the config that its program brings, by their names.
   """
 
   path: pathlib.Path
   command: str | None = None
+  files: tuple[str, ...] = ()
+  sections: Mapping[str, schema.Section] | None = None
 
   def file(self, name: str) -> pathlib.Path:
-    """Returns the path of one of ``FILES``.
+    """Returns the path of one of ``FILES``, or of its own.
 
     Args:
       name: of the file.
@@ -79,10 +69,10 @@ class RunFolder:
     Raises:
       ValueError: if a run has no such file.
     """
-    if name not in FILES:
+    if name not in (*FILES, *self.files):
       raise ValueError(
-        f'{name}: expected one of {", ".join(FILES)}; add it to '
-        f'folders.FILES, so that --overwrite removes it.'
+        f'{name}: expected one of {", ".join((*FILES, *self.files))}; add it '
+        f'to the files of the command, so that --overwrite removes it.'
       )
     return self.path / name
 
@@ -120,7 +110,7 @@ class RunFolder:
       for name in ('versions.json', 'config.json')
     )
     page = provenance.with_short(text, short)
-    made = provenance.section(self.command, seeds, held, config)
+    made = provenance.section(self.command, seeds, held, config, self.sections)
     self.write_text('results.md', f'{page.rstrip()}\n\n{made}')
 
   def log(self, row: Mapping[str, Any]) -> None:
@@ -157,7 +147,10 @@ class RunFolder:
 
 
 def create(
-  path: pathlib.Path, config: ml_collections.ConfigDict, overwrite: bool
+  path: pathlib.Path,
+  config: ml_collections.ConfigDict,
+  overwrite: bool,
+  files: tuple[str, ...] = (),
 ) -> RunFolder:
   """Makes the folder of a run and writes what is known before it.
 
@@ -166,6 +159,7 @@ def create(
     config: of the run.
     overwrite: whether to remove the files of an earlier run. No other file is
       touched.
+    files: that its program writes, beside ``FILES``.
 
   Returns:
     The folder.
@@ -174,12 +168,14 @@ def create(
     ConfigError: if the folder cannot be used.
   """
   check(path, overwrite)
-  folder = RunFolder(path)
+  folder = RunFolder(path, files=files)
   try:
     path.mkdir(parents=True, exist_ok=True)
     _clear(folder)
     folder.file('metrics.jsonl').touch()
-    folder.write_json('versions.json', versions.versions())
+    folder.write_json(
+      'versions.json', {**versions.versions(), 'files': list(files)}
+    )
     # Last: with it, the folder holds a run that can be gone on with.
     folder.write_json('config.json', config.to_dict())
   except OSError as error:
@@ -211,10 +207,16 @@ def _end_of_lines(stream: io.FileIO) -> int:
 
 
 def _clear(folder: RunFolder) -> None:
+  """Removes what this program writes, and what the one before it wrote."""
+  held: list[str] = []
+  with contextlib.suppress(OSError, KeyError, ValueError):
+    text = folder.file('versions.json').read_text(encoding='utf-8')
+    held = [pathlib.Path(name).name for name in json.loads(text)['files']]
   for name in FOLDERS:
     shutil.rmtree(folder.folder(name), ignore_errors=True)
-  for name in reversed(FILES):  # config.json last: until then, a run
-    folder.file(name).unlink(missing_ok=True)
+  # config.json last: until then, a run.
+  for name in (*held, *folder.files, *reversed(FILES)):
+    (folder.path / name).unlink(missing_ok=True)
 
 
 def resumes(path: pathlib.Path, config: ml_collections.ConfigDict) -> bool:
@@ -289,7 +291,7 @@ def _check_ours(path: pathlib.Path) -> None:
 def _is_new(path: pathlib.Path) -> bool:
   """Whether there is nothing but what ``create`` may have left unfinished."""
   begun = {locks.FILE, 'metrics.jsonl', 'versions.json'}
-  begun |= {str(pathlib.Path(name).with_suffix('.part')) for name in FILES}
+  begun |= {'versions.part', 'config.part'}
   names = {child.name for child in path.iterdir()}
   log = path / 'metrics.jsonl'
   return names <= begun and not (log.exists() and log.stat().st_size)

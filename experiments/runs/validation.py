@@ -1,226 +1,254 @@
 """Refuses a configuration before anything is created or run.
 
-Sections that one study reads are checked by ``study_checks``.
+The schema says of each key its type, its values, and by which of the names that
+its section chooses it is read; what depends on several keys is here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 import ml_collections
 
-from configs import default
+from configs import default, schema
 from experiments import refusals
-from experiments.data import splits
-from experiments.networks import models, precision
-from experiments.optimizers import registry, schedules
-from experiments.runs import model_checks, study_checks
+from experiments.data import catalog
+from experiments.networks import models
+from experiments.optimizers import registry
 
 
-def validate(config: ml_collections.ConfigDict) -> None:
+class Problem(NamedTuple):
+  """A key that cannot be used; the words of a ConfigError."""
+
+  key: str
+  expected: str
+  got: object
+  remedy: str
+
+
+def validate(
+  config: ml_collections.ConfigDict, sections: schema.Section | None = None
+) -> None:
   """Checks all keys, their types and their values.
 
   Args:
     config: of an experiment; see ``configs/default.py``.
+    sections: that studies bring, by their names.
 
   Raises:
     ConfigError: at the first key that cannot be used.
   """
-  _check_keys(config, default.get_config(), 'config')
-  refusals.one_of(config, 'dataset.name', splits.SIZES)
-  refusals.one_of(config, 'dataset.scaling', splits.SCALINGS)
-  _check_schedule(config)
-  _check_model(config)
-  _check_optimizer(config)
-  _check_rate(config)
-  study_checks.check(config)
+  check(config, {**default.SCHEMA, **(sections or {})})
+  for problem in _together(config):
+    refuse(problem)
 
 
-def _check_keys(
+def refuse(problem: Problem, path: str = 'config') -> None:
+  """Raises the ConfigError of a problem."""
+  raise refusals.ConfigError(f'{path}.{problem.key}', *problem[1:])
+
+
+def check(
   config: ml_collections.ConfigDict,
-  reference: ml_collections.ConfigDict,
-  path: str,
+  section: schema.Section,
+  path: str = 'config',
 ) -> None:
-  """The keys and types are those of the default configuration."""
-  for key in sorted({*config, *reference}):
-    name = f'{path}.{key}'
-    if key not in reference:
-      known = ', '.join(reference)
+  """Checks keys, types and values one by one.
+
+  Args:
+    config: anything that should be of the schema.
+    section: the schema.
+    path: of the section, for messages.
+
+  Raises:
+    ConfigError: at the first key that is not.
+  """
+  for name in sorted({*config, *section}):
+    where = f'{path}.{name}'
+    if name not in section:
+      raise unknown(where, section)
+    if name not in config:
       raise refusals.ConfigError(
-        name, f'one of {known}', 'this key', 'remove it'
+        where, 'a value', 'none', 'start from configs/default.py'
       )
-    if key not in config:
+    entry, value = section[name], config[name]
+    if isinstance(entry, schema.Key):
+      _check_value(value, entry, where)
+    elif isinstance(value, ml_collections.ConfigDict):
+      check(value, entry, where)
+    else:
       raise refusals.ConfigError(
-        name, 'a value', 'none', 'start from configs/default.py'
+        where, 'a section', repr(value), 'set the keys in it'
       )
-    _check_type(config, reference, key, name)
 
 
-def _check_type(
-  config: ml_collections.ConfigDict,
-  reference: ml_collections.ConfigDict,
-  key: str,
-  name: str,
-) -> None:
-  value, kind = config[key], reference.get_type(key)
-  if issubclass(kind, ml_collections.ConfigDict):
-    if not isinstance(value, ml_collections.ConfigDict):
-      raise refusals.ConfigError(
-        name, 'a section', repr(value), 'set the keys in it'
-      )
-    _check_keys(value, reference[key], name)
-  elif value is None and reference[key] is None:
+def unknown(path: str, section: Mapping[str, Any]) -> refusals.ConfigError:
+  """Returns the refusal of a key that is not in its section."""
+  name = path.rpartition('.')[2]
+  close = [
+    *(key for key in section if _initials(key) == name),
+    *difflib.get_close_matches(name, section, 1),
+  ]
+  return refusals.ConfigError(
+    path,
+    f'one of {", ".join(sorted(section))}',
+    repr(name),
+    f'perhaps {close[0]} was meant' if close else 'remove it',
+  )
+
+
+def _initials(name: str) -> str:
+  return ''.join(word[:1] for word in name.split('_'))
+
+
+def _check_value(value: Any, key: schema.Key, path: str) -> None:
+  if value is None and key.default is None:
     return
-  elif type(value) is not kind:
+  usual = 'None' if key.default is None else schema.shown(key.default)
+  remedy = f'give another, as in --{path}={usual}'
+  if type(value) is not key.type:
     raise refusals.ConfigError(
-      name, f'a value of type {kind.__name__}', repr(value), 'change it'
+      path, f'a value of type {key.type.__name__}', repr(value), remedy
     )
-  elif kind is tuple:
-    inner = type(reference[key][0])
+  if isinstance(value, tuple) and key.default:
+    inner = type(key.default[0])
     if not value or any(type(item) is not inner for item in value):
       raise refusals.ConfigError(
-        name,
-        f'a tuple of at least one {inner.__name__}',
-        repr(value),
-        f'write it as --{name}="{reference[key]}"',
+        path, f'a tuple of at least one {inner.__name__}', repr(value), remedy
+      )
+  if key.rule and not key.rule.holds(value):
+    raise refusals.ConfigError(path, key.rule.expected, repr(value), remedy)
+
+
+def _together(config: ml_collections.ConfigDict) -> Iterator[Problem]:
+  """What keys that are fine by themselves do not allow together."""
+  yield from _batches(config)
+  optimizer, model = config.optimizer, config.model
+  base = registry.base_name(optimizer)
+  for path, names in (
+    ('optimizer.schedule', (optimizer.schedule.name,)),
+    ('model', (model.name, f'norm {model.norm}')),
+    ('optimizer.base', (base,)),
+  ):
+    yield from _unread(config, path, names)
+  yield from _model(config)
+  if optimizer.name == 'gt_ddp':
+    yield from _curvature(optimizer, base)
+
+
+def _batches(config: ml_collections.ConfigDict) -> Iterator[Problem]:
+  """Splits, batches and intervals."""
+  spec, asked = catalog.SPECS[config.dataset.name], config.dataset
+  train = asked.train_samples or spec.train
+  for key, got, most, what in (
+    ('dataset.train_samples', train, spec.train, 'all of them'),
+    ('dataset.test_samples', asked.test_samples or 1, spec.test, 'all of them'),
+    ('batch_size', config.batch_size, train, 'the size of the training split'),
+  ):
+    if got > most:
+      yield Problem(
+        key, f'an integer from 1 to {most} ({what})', got, 'lower it'
+      )
+  for key, one, other, what in (
+    ('devices', config.batch_size, config.devices or 1, 'a divisor'),
+    ('eval_every', config.eval_every, config.log_every, 'a multiple'),
+  ):
+    if one % other:
+      of = 'batch_size' if key == 'devices' else 'log_every'
+      yield Problem(
+        key,
+        f'{what} of config.{of} ({config[of]})',
+        config[key],
+        'change one of them',
       )
 
 
-def _check_schedule(config: ml_collections.ConfigDict) -> None:
-  train, test = splits.SIZES[config.dataset.name]
-  if config.dataset.train_samples is not None:
-    refusals.in_range(config, 'dataset.train_samples', 1, train, 'all of them')
-    train = config.dataset.train_samples
-  if config.dataset.test_samples is not None:
-    refusals.in_range(config, 'dataset.test_samples', 1, test, 'all of them')
-  refusals.in_range(config, 'seed', 0, 2**31 - 1)
-  refusals.in_range(
-    config, 'batch_size', 1, train, 'the size of the training split'
-  )
-  refusals.in_range(config, 'devices', 0)
-  if config.devices and config.batch_size % config.devices:
-    raise refusals.ConfigError(
-      'config.devices',
-      f'a divisor of config.batch_size ({config.batch_size})',
-      config.devices,
-      'change one of them',
-    )
-  refusals.in_range(config, 'epochs', 1)
-  refusals.in_range(config, 'log_every', 1)
-  refusals.in_range(config, 'eval_every', 1)
-  refusals.in_range(config, 'eval_batch_size', 1)
-  refusals.from_zero(config, 'checkpoint_seconds')
-  if config.eval_every % config.log_every:
-    raise refusals.ConfigError(
-      'config.eval_every',
-      f'a multiple of log_every ({config.log_every})',
-      config.eval_every,
-      'change one of them',
-    )
-
-
-def _check_model(config: ml_collections.ConfigDict) -> None:
-  refusals.one_of(config, 'model.name', models.MODELS)
-  refusals.one_of(config, 'model.activation', models.ACTIVATIONS)
-  refusals.one_of(config, 'model.norm', models.NORMS)
-  refusals.one_of(config, 'model.compute_dtype', precision.DTYPES)
-  refusals.one_of(config, 'model.projection', models.PROJECTIONS)
-  for key, expected, got, remedy in model_checks.problems(config):
-    raise refusals.ConfigError(f'config.model.{key}', expected, got, remedy)
-
-
-def _check_optimizer(config: ml_collections.ConfigDict) -> None:
-  refusals.one_of(config, 'optimizer.name', (*registry.BASES, 'gt_ddp'))
-  refusals.one_of(config, 'optimizer.base.name', registry.BASES)
-  refusals.one_of(config, 'optimizer.terminal', registry.TERMINALS)
-  refusals.one_of(config, 'optimizer.value', registry.VALUES)
-  refusals.one_of(config, 'optimizer.cooperation', registry.COOPERATIONS)
-  refusals.positive(config, 'optimizer.base.learning_rate')
-  refusals.positive(config, 'optimizer.base.eps')
-  _check_kronecker(config)
-  if config.optimizer.trust_region is not None:
-    refusals.positive(config, 'optimizer.trust_region')
-  for key in ('momentum', 'decay', 'b1', 'b2'):
-    refusals.fraction(config, f'optimizer.base.{key}')
-  refusals.from_zero(config, 'optimizer.base.weight_decay')
-  name = registry.base_name(config.optimizer)
-  _check_base(config, name)
-  if config.optimizer.name == 'gt_ddp':
-    _check_curvature(config, name)
-
-
-def _check_kronecker(config: ml_collections.ConfigDict) -> None:
-  base = config.optimizer.base
-  for key in ('damping', 'diagonal_rate', 'norm_constraint'):
-    if base[key] is not None:
-      refusals.positive(config, f'optimizer.base.{key}')
-  for key in ('statistics_every', 'basis_every', 'largest'):
-    refusals.in_range(config, f'optimizer.base.{key}', 1)
-  refusals.fraction(config, 'optimizer.base.statistics_decay')
-  refusals.one_of(config, 'optimizer.base.diagonal', registry.DIAGONALS)
-  refusals.one_of(config, 'optimizer.base.source', ('slope', 'curvature'))
-  refusals.one_of(config, 'optimizer.base.positions', ('expand', 'reduce'))
-
-
-def _check_rate(config: ml_collections.ConfigDict) -> None:
-  """The schedule of the learning rate, and accumulation."""
-  refusals.in_range(config, 'optimizer.accumulate', 1)
-  refusals.one_of(config, 'optimizer.schedule.name', schedules.SCHEDULES)
-  refusals.fraction(config, 'optimizer.schedule.warmup')
-  refusals.from_zero(config, 'optimizer.schedule.final')
-  refusals.positive(config, 'optimizer.schedule.factor')
-  places = config.optimizer.schedule.boundaries
-  if list(places) != sorted({*places}) or not 0 < places[0] <= places[-1] < 1:
-    raise refusals.ConfigError(
-      'config.optimizer.schedule.boundaries',
-      'rising numbers between 0 and 1',
-      places,
-      'change them',
-    )
-  name = config.optimizer.schedule.name
-  _check_read(
-    config, 'optimizer.schedule', name, schedules.SCHEDULES[name].reads
-  )
-
-
-def _check_base(config: ml_collections.ConfigDict, name: str) -> None:
-  """The base reads what was changed."""
-  reads = ('learning_rate', *registry.BASES[name].reads)
-  _check_read(config, 'optimizer.base', name, reads)
-
-
-def _check_read(
-  config: ml_collections.ConfigDict,
-  path: str,
-  name: str,
-  reads: Sequence[str],
-) -> None:
-  """Refuses a changed key that what a section names would not read."""
-  reference = refusals.get(default.get_config(), path)
-  for key, value in refusals.get(config, path).items():
-    if key not in ('name', *reads) and value != reference[key]:
-      raise refusals.ConfigError(
-        f'config.{path}.{key}',
-        f'{reference[key]!r}, because {name} does not read it',
-        repr(value),
-        f'leave it or choose another {path.rsplit(".", maxsplit=1)[-1]}',
+def _unread(
+  config: ml_collections.ConfigDict, path: str, names: tuple[str, ...]
+) -> Iterator[Problem]:
+  """A key that was changed is one that what its section names reads."""
+  section: Any = schema.find(default.SCHEMA, path)
+  for part in path.split('.'):
+    config = config[part]
+  for name, key in section.items():
+    read = not key.readers or {*key.readers} & {*names}
+    if not read and config[name] != key.default:
+      which = names[key.readers[0].startswith('norm ')]
+      yield Problem(
+        f'{path}.{name}',
+        f'{key.default!r}, because {which} does not read it',
+        repr(config[name]),
+        f'leave it, or choose one that does ({", ".join(key.readers)})',
       )
 
 
-def _check_curvature(config: ml_collections.ConfigDict, name: str) -> None:
-  value, cooperation = config.optimizer.value, config.optimizer.cooperation
-  if cooperation != 'none' and name not in registry.KRONECKER:
-    raise refusals.ConfigError(
-      'config.optimizer.cooperation',
-      f"'none', because {name} has no curvature between layers",
-      repr(cooperation),
-      'change it, or choose the base kfac or ekfac',
+def _model(config: ml_collections.ConfigDict) -> Iterator[Problem]:
+  """A network that can be built."""
+  model = config.model
+  kind = models.MODELS[model.name]
+  if kind.widths not in (None, len(model.widths)):
+    noun = 'one width' if kind.widths == 1 else f'{kind.widths} widths'
+    yield Problem(
+      'model.widths',
+      f'{noun} for {model.name}',
+      model.widths,
+      f'give so many, or choose the network with --config=FILE:BASE,'
+      f'{model.name}',
     )
-  if value != 'frozen' and name not in registry.EXPLICIT:
-    raise refusals.ConfigError(
-      'config.optimizer.value',
-      f"'frozen', because the base {name} has no explicit curvature",
-      repr(value),
-      f'change it, or choose a base that has one '
+  if len(model.kernels) != 2:
+    yield Problem(
+      'model.kernels', 'two sizes, one a player', model.kernels, 'give two'
+    )
+  size = catalog.SPECS[config.dataset.name].shape[:2]
+  units = (model.units,) if reads('model.units', model.name) else ()
+  for key, needed, numbers, what in (
+    ('heads', True, model.widths[:1], f'the width ({model.widths[0]})'),
+    ('patch', True, size, f'{size[0]} and {size[1]}, the size of the images'),
+    (
+      'groups',
+      model.norm == 'group',
+      (*model.widths, *units),
+      f'each of {", ".join(map(str, (*model.widths, *units)))}',
+    ),
+  ):
+    read = key == 'groups' or reads(f'model.{key}', model.name)
+    if needed and read and any(number % model[key] for number in numbers):
+      yield Problem(
+        f'model.{key}', f'a divisor of {what}', model[key], 'change one of them'
+      )
+  if model.norm == 'batch' and config.batch_size == 1:
+    yield Problem(
+      'model.norm',
+      "another than 'batch' with one sample in a batch",
+      repr(model.norm),
+      'choose one, or raise config.batch_size',
+    )
+
+
+def reads(path: str, name: str) -> bool:
+  """Returns whether what a section names reads a key of it."""
+  key = schema.find(default.SCHEMA, path)
+  return isinstance(key, schema.Key) and name in key.readers
+
+
+def _curvature(
+  optimizer: ml_collections.ConfigDict, base: str
+) -> Iterator[Problem]:
+  """What a base offers to gt_ddp."""
+  if optimizer.cooperation != 'none' and base not in registry.KRONECKER:
+    yield Problem(
+      'optimizer.cooperation',
+      f"'none', because {base} has no curvature between layers",
+      repr(optimizer.cooperation),
+      'remove it, or choose the base kfac or ekfac',
+    )
+  if optimizer.value != 'frozen' and base not in registry.EXPLICIT:
+    yield Problem(
+      'optimizer.value',
+      f"'frozen', because the base {base} has no explicit curvature",
+      repr(optimizer.value),
+      f'remove it, or choose a base that has one '
       f'({", ".join(registry.EXPLICIT)})',
     )

@@ -22,11 +22,23 @@ from typing import Any
 import ml_collections
 import rich.console
 
+from configs import schema
+from configs.schema import Key, Section
 from experiments import refusals
 from experiments.optimizers import registry
 from experiments.report import charts, intervals, tables
 from experiments.runs import cli, run_folder
 from experiments.studies import outcomes, trainings
+
+SECTION: Section = {
+  'seeds': Key((0, 1, 2, 3, 4), 'of the trainings', schema.SEEDS),
+  'rates': Key((0.003, 0.01, 0.03, 0.1), 'per step', schema.positives('rates')),
+  'dampings': Key(
+    (0.001, 0.01, 0.1), 'added to the curvature', schema.positives('dampings')
+  ),
+  'target_loss': schema.TARGET_LOSS,
+}
+FILES = ('games.png',)
 
 Row = outcomes.Row
 Setting = tuple[float, float]  # rate, damping
@@ -65,10 +77,8 @@ def forms(title: str) -> list[trainings.Form]:
   ]
 
 
-def work(
-  config: ml_collections.ConfigDict, folder: run_folder.RunFolder
-) -> None:
-  """Runs what is left of the study and prints the table."""
+def check(config: ml_collections.ConfigDict) -> None:
+  """Raises ConfigError for a base, or a key, that the study cannot use."""
   name = config.optimizer.base.name
   if name not in registry.KRONECKER:
     raise refusals.ConfigError(
@@ -78,7 +88,14 @@ def work(
       'choose one after the colon of --config',
     )
   trainings.check(config)
-  title = registry.BASES[name].title
+
+
+def work(
+  config: ml_collections.ConfigDict, folder: run_folder.RunFolder
+) -> None:
+  """Runs what is left of the study and prints the table."""
+  check(config)
+  title = registry.BASES[config.optimizer.base.name].title
   study = trainings.Study(config, forms(title), config.games.target_loss)
   if not study.network.graph.games:
     study.forms = [form for form in study.forms if form.cooperation == 'none']
@@ -309,10 +326,16 @@ def _over(
   return [a / b if a and b else None for a, b in zip(own, base, strict=False)]
 
 
+COMMAND = cli.Command(
+  'studies.games',
+  work,
+  SECTION,
+  check=check,
+  files=FILES,
+  unread=(*registry.CHOSEN, 'optimizer.base.damping'),
+  resumes=True,
+)
+
+
 if __name__ == '__main__':
-  cli.launch(
-    'studies.games',
-    work,
-    resume=True,
-    unread=(*registry.CHOSEN, 'optimizer.base.damping'),
-  )
+  cli.launch(COMMAND)

@@ -22,12 +22,25 @@ from typing import NamedTuple
 import ml_collections
 import rich.console
 
+from configs import schema
+from configs.schema import Key, Section
 from experiments import refusals
 from experiments.networks import models
 from experiments.optimizers import registry
 from experiments.report import charts, intervals, tables
-from experiments.runs import cli, run_folder
+from experiments.runs import cli, run_folder, validation
 from experiments.studies import outcomes, trainings
+
+SECTION: Section = {
+  'seeds': Key((0, 1, 2, 3, 4), 'of the trainings', schema.SEEDS),
+  'rates': Key(
+    (0.01, 0.03, 0.1),
+    'per step; the same at both places',
+    schema.positives('rates'),
+  ),
+  'target_loss': schema.TARGET_LOSS,
+}
+FILES = ('placement.png',)
 
 Row = outcomes.Row
 PLACES = models.PROJECTIONS
@@ -100,7 +113,7 @@ def check(config: ml_collections.ConfigDict) -> None:
       repr(config.model.projection),
       'leave it',
     )
-  able = [n for n, kind in models.MODELS.items() if 'projection' in kind.reads]
+  able = [n for n in models.MODELS if validation.reads('model.projection', n)]
   if config.model.name not in able:
     raise refusals.ConfigError(
       'config.model.name',
@@ -265,5 +278,16 @@ def _caption(config: ml_collections.ConfigDict) -> str:
   )
 
 
+COMMAND = cli.Command(
+  'studies.placement',
+  work,
+  SECTION,
+  check=check,
+  files=FILES,
+  unread=registry.CHOSEN,
+  resumes=True,
+)
+
+
 if __name__ == '__main__':
-  cli.launch('studies.placement', work, resume=True, unread=registry.CHOSEN)
+  cli.launch(COMMAND)

@@ -7,6 +7,7 @@ of numbers of the base (rates, dampings) and the seed. Its commands are
 
 from __future__ import annotations
 
+import functools
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +25,7 @@ from experiments.data import splits
 from experiments.optimizers import registry
 from experiments.runs import cli, progress, run_folder
 from experiments.studies import outcomes
-from experiments.training import programs
+from experiments.training import devices, loop, programs
 
 # Labels of a run that are keys of its base.
 _NUMBERS = {'rate': 'learning_rate', 'damping': 'damping'}
@@ -89,9 +90,18 @@ class Study:
     config: ml_collections.ConfigDict,
     forms: Sequence[Form],
     target: float,
+    sparse: bool = True,
   ):
-    """Loads the data and traces the network; ``target`` is a loss in nats."""
-    self.config, self.target = config, target
+    """Loads the data and traces the network.
+
+    Args:
+      config: of the study.
+      forms: that will be trained.
+      target: a smoothed train loss to reach (nats).
+      sparse: whether runs are evaluated at their end alone.
+    """
+    self.config, self.target, self.sparse = config, target, sparse
+    self._layout = devices.Layout(config)
     self.dataset = splits.from_config(config.dataset)
     self.network = programs.build_network(config, self.dataset)
     self.steps = programs.step_count(config, self.dataset)
@@ -174,8 +184,31 @@ class Study:
       cli.say(f'compiled {form.title} in {seconds:.1f} s')
     return self._compiled[form.title]
 
+  def program(
+    self, form: Form, setting: Mapping[str, float]
+  ) -> programs.Program:
+    """Returns what ``loop.Loop`` trains: a form at a setting."""
+    compiled = self.step(form, [*setting])
+    numbers = {key: np.float32(value) for key, value in setting.items()}
+
+    def begin(params: Any, collections: Any = None) -> tuple[Any, Any]:
+      del collections
+      return params, self.optimizer(form, numbers).init(params)
+
+    return programs.Program(
+      lambda seed: begin(self.network.init(seed)),
+      begin,
+      functools.partial(compiled, numbers),
+      lambda params, state: self.network.evaluate(
+        params, gt.collections(state)
+      ),
+      self.steps,
+      self._layout,
+      self.compile_seconds[form.title],
+    )
+
   def train(
-    self, form: Form, setting: Mapping[str, float], seed: int
+    self, form: Form, setting: Mapping[str, float], seed: int, advice: str = ''
   ) -> outcomes.Row:
     """Trains one network; stops at what is not finite.
 
@@ -183,52 +216,45 @@ class Study:
       form: of the optimizer.
       setting: of its base.
       seed: as in ``loop.Loop``, whose batches these are.
+      advice: which keys to change where it diverges.
 
     Returns:
       The line of the run.
     """
     config, dataset = self.config, self.dataset
-    compiled, key = self.step(form, [*setting]), programs.step_key(seed)
-    numbers = {key: np.float32(value) for key, value in setting.items()}
-    params = self.network.init(seed)
-    state = self.optimizer(form, numbers).init(params)
-    losses: list[float] = []
-    times: list[float] = []
-    skipped, stopped = 0, False
-    while len(losses) < self.steps and not stopped:
-      first = len(losses)
-      last = min(first + config.log_every, self.steps)
-      begin = time.perf_counter()
-      pending = []
-      for step in range(first, last):
-        samples = splits.batch(dataset.train, config.batch_size, seed, step)
-        params, state, metrics = compiled(
-          numbers, params, state, *samples, key, np.uint32(step)
-        )
-        pending.append(metrics['loss'])
-      losses += map(float, jax.device_get(pending))
-      times.append((time.perf_counter() - begin) / (last - first))
-      before, skipped = skipped, int(metrics['skipped_steps'])
-      finite = np.isfinite(losses[first:]).all()
-      stopped = not finite or skipped - before == last - first
+    program = self.program(form, setting)
+    run = loop.Loop(program, config, dataset, seed, advice=advice or None)
+    rows: list[outcomes.Row] = []
+    problem = None
+    try:
+      rows.extend(run.rows(self.sparse))
+    except loop.NonFiniteError as error:
+      # After the last step there are losses of all of them.
+      problem = None if error.quantity == 'train loss' else str(error)
+    times = [row['seconds_per_step'] for row in rows[1:]]
     epoch = -(-dataset.train.size // config.batch_size)
-    target = self.target
-    evaluation = {}
-    if not stopped:
-      evaluation = self.network.evaluate(params, gt.collections(state))
-    return {
+    found = {} if problem else rows[-1]
+    made = {
       'form': form.title,
       'seed': seed,
       **outcomes.outcome(
-        losses, statistics.median(times), stopped, epoch, target
+        run.losses,
+        statistics.median(times),
+        problem is not None,
+        epoch,
+        self.target,
       ),
-      'test_accuracy': evaluation.get('test_accuracy'),
-      'skipped_steps': skipped,
-      'compile_seconds': self.compile_seconds[form.title],
-      'smoothed_losses': outcomes.smooth(losses)[
+      'test_accuracy': found.get('test_accuracy'),
+      'skipped_steps': int(rows[-1]['skipped_steps']),
+      'compile_seconds': program.compile_seconds,
+      'smoothed_losses': outcomes.smooth(run.losses)[
         config.log_every - 1 :: config.log_every
       ],
     }
+    if not self.sparse:
+      made['stopped'] = problem
+      made['evaluations'] = [row for row in rows if 'test_loss' in row]
+    return made
 
 
 def left(asked: Sequence[Run], rows: Sequence[outcomes.Row]) -> list[Run]:
@@ -252,6 +278,7 @@ def finish(
   asked: Sequence[Run],
   study: Callable[[Run], Study],
   note: Callable[[outcomes.Row, Sequence[Run]], str] = lambda row, rest: '',
+  advice: Callable[[Run], str] = lambda run: '',
 ) -> list[outcomes.Row]:
   """Trains what is left of a study, and logs every run that has ended.
 
@@ -261,6 +288,7 @@ def finish(
     study: that trains a run; all have as many steps.
     note: returns a line to show after a run, of its row and the runs that are
       still left; '' for none.
+    advice: returns which keys to change where a run diverges.
 
   Returns:
     The rows of all runs.
@@ -276,7 +304,8 @@ def finish(
   with progress.Progress(len(rest) * study(asked[0]).steps) as bar:
     for count, run in enumerate(rest, start=1):
       trainer = study(run)
-      row = trainer.train(run.form, run.setting, run.seed) | run.labels
+      row = trainer.train(run.form, run.setting, run.seed, advice(run))
+      row |= run.labels
       folder.log(row)
       rows.append(row)
       if text := note(row, rest[count:]):

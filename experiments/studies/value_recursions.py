@@ -22,10 +22,23 @@ import ml_collections
 import rich.console
 
 import gtddp_jax as gt
+from configs import schema
+from configs.schema import Key, Section
 from experiments.optimizers import registry
 from experiments.report import charts, tables
 from experiments.runs import cli, run_folder
 from experiments.studies import outcomes, trainings
+
+SECTION: Section = {
+  'seeds': Key((0, 1, 2, 3, 4), 'of the trainings', schema.SEEDS),
+  'rates': Key(
+    (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0),
+    'per step; of the base, in place of optimizer.base.learning_rate',
+    schema.positives('rates'),
+  ),
+  'target_loss': schema.TARGET_LOSS,
+}
+FILES = ('value_recursions.png',)
 
 FORMS = (
   trainings.Form('base alone'),
@@ -46,14 +59,19 @@ FORMS = (
 )
 
 
-def work(
-  config: ml_collections.ConfigDict, folder: run_folder.RunFolder
-) -> None:
-  """Runs what is left of the study and prints the table."""
+def check(config: ml_collections.ConfigDict) -> None:
+  """Raises ConfigError for a base, or a key, that the study cannot use."""
   trainings.check_explicit(
     config.optimizer.base.name, 'choose one after the colon of --config'
   )
   trainings.check(config)
+
+
+def work(
+  config: ml_collections.ConfigDict, folder: run_folder.RunFolder
+) -> None:
+  """Runs what is left of the study and prints the table."""
+  check(config)
   clips = config.optimizer.base.name not in registry.KRONECKER
   forms = [form for form in FORMS if clips or form.clip is None]
   study = trainings.Study(config, forms, config.value_recursions.target_loss)
@@ -109,7 +127,16 @@ def _conclude(
   console.print(tables.table(losses, second))
 
 
+COMMAND = cli.Command(
+  'studies.value_recursions',
+  work,
+  SECTION,
+  check=check,
+  files=FILES,
+  unread=registry.CHOSEN,
+  resumes=True,
+)
+
+
 if __name__ == '__main__':
-  cli.launch(
-    'studies.value_recursions', work, resume=True, unread=registry.CHOSEN
-  )
+  cli.launch(COMMAND)

@@ -7,35 +7,33 @@ stopped; the same command goes on.
 
 from __future__ import annotations
 
+import argparse
 import pathlib
 import sys
 from collections.abc import Callable, Sequence
 
-from absl import app, flags, logging
+from absl import logging
 
 from experiments import refusals
 from experiments.runs import cli, signals
 
-FAILED, _UNWRITTEN = 1, 3
+FAILED = 1
 
 
 def launch(
-  parse: Callable[[Sequence[str], flags.FlagValues], list[str]],
-  run: Callable[[flags.FlagValues], int],
+  parse: Callable[[Sequence[str]], argparse.Namespace],
+  run: Callable[[argparse.Namespace], int],
 ) -> None:
   """Runs a command on the flags of the command line, and exits with its code.
 
   Args:
-    parse: defines and parses the flags.
+    parse: reads the flags.
     run: does what they say.
   """
-
-  def main(argv: Sequence[str]) -> None:
-    del argv
-    logging.set_verbosity(logging.WARNING)
-    sys.exit(run(flags.FLAGS))
-
-  app.run(main, flags_parser=lambda argv: parse(argv, flags.FLAGS))
+  logging.set_verbosity(logging.WARNING)
+  with cli.refusing():
+    values = parse(sys.argv)
+  sys.exit(run(values))
 
 
 def guarded(work: Callable[[], int], folders: str, again: str) -> int:
@@ -50,9 +48,8 @@ def guarded(work: Callable[[], int], folders: str, again: str) -> int:
     The exit code.
   """
   try:
-    return work()
-  except refusals.ConfigError as error:
-    cli.refuse(str(error))
+    with cli.refusing():
+      return work()
   except signals.Stopped as error:
     cli.say(f'stopped; {again} goes on.')
     return error.code
@@ -61,7 +58,7 @@ def guarded(work: Callable[[], int], folders: str, again: str) -> int:
       f'error: {folders}: expected to write in it, got {error}; make room, and '
       f'go on with the same command.'
     )
-    return _UNWRITTEN
+    return cli.UNWRITTEN
 
 
 def check_folder(path: pathlib.Path, marker: str, kind: str) -> bool:

@@ -11,6 +11,7 @@ import ml_collections
 import numpy as np
 from matplotlib import axes, figure
 
+from configs import sweeps
 from experiments import refusals
 from experiments.report import tables
 from experiments.sweeps import outcomes as outcomes_lib
@@ -109,7 +110,7 @@ def draw(
       _panel(panel, own, chosen, outcomes)
       if chosen.panels:
         panel.set_title(f'{chosen.panels} {value}')
-    unit = plan.METRICS[chosen.metric]
+    unit = sweeps.METRICS[chosen.metric]
     grid[0].set_ylabel(chosen.metric + (f' ({unit})' if unit else ''))
     _scale_metric(grid[0], [y for _, y in points])
     handles, labels = grid[0].get_legend_handles_labels()

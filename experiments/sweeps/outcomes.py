@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from configs import sweeps
 from experiments.report import tables
 from experiments.runs import run_folder
 from experiments.sweeps import plan
@@ -54,7 +55,11 @@ def outcome(run: plan.Run, path: pathlib.Path) -> Outcome:
   return Outcome(
     run,
     FINISHED,
-    {name: found[name] for name in plan.METRICS if found.get(name) is not None},
+    {
+      name: found[name]
+      for name in sweeps.METRICS
+      if found.get(name) is not None
+    },
   )
 
 
@@ -94,7 +99,7 @@ def columns(
     for _, group in groups:
       known = [o.metrics[metric] for o in group if metric in o.metrics]
       cells.append(tables.spread(known, '.4g'))
-    found.append(tables.Column(metric, plan.METRICS[metric], cells))
+    found.append(tables.Column(metric, sweeps.METRICS[metric], cells))
   return found
 
 

@@ -81,6 +81,7 @@ class Loop:
 
   Attributes:
     position: where it stands; whole whenever the loop is not at work.
+    losses: of the batches (nats), each before its step; since the last start.
   """
 
   def __init__(
@@ -106,6 +107,7 @@ class Loop:
     """
     self.position = position or Position(*program.init(seed))
     self._program, self._dataset, self._seed = program, dataset, seed
+    self.losses: list[float] = []
     self._batch_size = config.batch_size
     self._log_every, self._eval_every = config.log_every, config.eval_every
     self._accumulate = config.optimizer.accumulate
@@ -113,8 +115,11 @@ class Loop:
     self._stop = stop
     self._problem: NonFiniteError | None = None
 
-  def rows(self) -> Iterator[Row]:
+  def rows(self, sparse: bool = False) -> Iterator[Row]:
     """Trains, and stops to report after each interval of ``log_every`` steps.
+
+    Args:
+      sparse: whether to evaluate at the end alone.
 
     Yields:
       The row to log; the first is that of the initial parameters.
@@ -124,19 +129,22 @@ class Loop:
       Stopped: where a signal said so; ``position`` is where to go on.
     """
     if not self.position.rows:
-      yield self._log({'step': 0, 'epoch': 0.0, **self._evaluate()})
+      found = {} if sparse else self._evaluate()
+      yield self._log({'step': 0, 'epoch': 0.0, **found})
     while self.position.rows[-1]['step'] < self._program.steps:
       first = self.position.rows[-1]['step']
       last = min(first + self._log_every, self._program.steps)
-      self._advance(last)
+      self.advance(last)
       fetched = jax.device_get(self.position.pending)
+      self.losses += [float(metrics['loss']) for metrics in fetched]
       row = {
         'step': last,
         'epoch': last * self._batch_size / self._dataset.train.size,
         'seconds_per_step': self.position.seconds / (last - first),
         **_summary(fetched),
       }
-      if last % self._eval_every == 0 or last == self._program.steps:
+      due = last % self._eval_every == 0 and not sparse
+      if due or last == self._program.steps:
         row |= self._evaluate()
       self._problem = self._found(fetched, first, row)
       yield self._log(row)
@@ -147,7 +155,7 @@ class Loop:
     if self._problem is not None:
       raise self._problem
 
-  def _advance(self, last: int) -> None:
+  def advance(self, last: int) -> None:
     """Trains up to a step."""
     layout = self._program.layout
     key = layout.everywhere(programs.step_key(self._seed))

@@ -32,10 +32,10 @@ import jax
 import ml_collections
 import numpy as np
 import rich.console
-from absl import flags
 
 import gtddp_jax as gt
 from configs import held
+from configs.schema import Key, Section
 from experiments import refusals
 from experiments.data import preprocessing, splits
 from experiments.optimizers import registry
@@ -44,6 +44,18 @@ from experiments.runs import cli, run_folder
 from experiments.studies import trainings
 from experiments.studies.anatomy import class_pairs, figures
 from experiments.training import earlier, loop, programs
+
+SECTION: Section = {
+  'run': Key(None, 'folder of a training; None: fresh parameters', kind=str)
+}
+FILES = (
+  'analysis.json',
+  'updates.png',
+  'spectra.png',
+  'gains.png',
+  'feedback.png',
+  'pairs.png',
+)
 
 _LOSS = gt.losses.softmax_cross_entropy
 _TESTED = 1000  # test samples that are projected at once
@@ -70,7 +82,7 @@ def work(
   config: ml_collections.ConfigDict, folder: run_folder.RunFolder
 ) -> None:
   """Analyses and fills the folder."""
-  source = flags.FLAGS.run
+  source = config.anatomy.run
   analyse(config, folder, None if source is None else pathlib.Path(source))
 
 
@@ -323,22 +335,32 @@ def arguments(argv: Sequence[str]) -> list[str]:
   Raises:
     ConfigError: if --run is not the folder of a training.
   """
-  for place, argument in enumerate(argv):
-    flag, equals, value = argument.partition('=')
-    if place and flag in ('-run', '--run'):
-      source = value if equals else ''.join(argv[place + 1 : place + 2])
-      config = pathlib.Path(source) / 'config.json'
-      if not source or not config.is_file():
-        raise _without_checkpoint(source or "''")
-      return [argv[0], f'--config=configs/held.py:{config}', *argv[1:]]
-  return [*argv]
+  words = iter(argv)
+  found = [next(words)]
+  for word in words:
+    flag, equals, value = word.partition('=')
+    if flag.lstrip('-') != 'run' or flag == 'run':
+      found.append(word)
+      continue
+    source = value if equals else next(words, '')
+    config = pathlib.Path(source) / 'config.json'
+    if not source or not config.is_file():
+      raise _without_checkpoint(source or "''")
+    found.insert(1, f'--config=configs/held.py:{config}')
+    found.append(f'--config.anatomy.run={source}')
+  return found
+
+
+COMMAND = cli.Command(
+  'studies.anatomy',
+  work,
+  SECTION,
+  files=FILES,
+)
 
 
 def main() -> None:
   """Does what the command line says."""
-  flags.DEFINE_string('run', None, 'Folder of a training, as --run=FOLDER.')
-  try:
-    sys.argv = arguments(sys.argv)
-  except refusals.ConfigError as refused:
-    cli.refuse(str(refused))
-  cli.launch('studies.anatomy', work)
+  with cli.refusing():
+    argv = arguments(sys.argv)
+  cli.launch(COMMAND, argv)

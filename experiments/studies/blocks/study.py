@@ -27,7 +27,7 @@ where it stopped: --workdir may hold a study of the same configuration.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -36,20 +36,37 @@ import numpy as np
 import rich.console
 
 import gtddp_jax as gt
-from configs import default
+from configs import default, schema
+from configs.schema import Key, Section
 from experiments import refusals
-from experiments.data import preprocessing, splits
+from experiments.data import catalog, preprocessing, splits
 from experiments.optimizers import registry
 from experiments.report import tables
 from experiments.runs import cli, progress, run_folder, validation
 from experiments.studies import outcomes, trainings
-from experiments.studies.blocks import figures
-from experiments.training import programs
+from experiments.studies.blocks import figures, page
+from experiments.training import loop, programs
 from gtddp_jax import augmented
 
+SECTION: Section = {
+  'seeds': Key((0, 1, 2), 'of the trainings', schema.SEEDS),
+  'norms': Key(
+    ('none', 'batch', 'group'),
+    'in place of model.norm',
+    schema.some_of(*default.NORMS),
+  ),
+  'epochs': Key(
+    (0, 1, 10),
+    'after which epochs of the training the value Hessian is looked at; 0 '
+    'for fresh parameters; up to config.epochs',
+    schema.rising('from 0', lambda v: v >= 0),
+  ),
+  'samples': Key(16, 'in a batch that is looked at', schema.whole(2)),
+  'batches': Key(2, 'how many batches, each time', schema.whole(1)),
+}
+FILES = ('blocks.png', 'masses.png')
+
 Row = outcomes.Row
-TERMINALS = ('gauss_newton', 'gradient')
-MEASURES = ('mass', 'dropped', 'coupled')
 _LOSS = gt.losses.softmax_cross_entropy
 _APART = 2**20  # from the seeds of trainings to those of batches looked at
 _BASES = ('sgd', 'rmsprop', 'adam')  # with a diagonal M / eta
@@ -103,6 +120,14 @@ def check(config: ml_collections.ConfigDict) -> None:
       repr(config.model.compute_dtype),
       'leave it',
     )
+  train = catalog.SPECS[config.dataset.name].train
+  if config.blocks.samples > train:
+    raise refusals.ConfigError(
+      'config.blocks.samples',
+      f'an integer from 2 to {train} (the training split)',
+      config.blocks.samples,
+      'lower it',
+    )
   last = config.blocks.epochs[-1]
   if last > config.epochs:
     raise refusals.ConfigError(
@@ -112,7 +137,7 @@ def check(config: ml_collections.ConfigDict) -> None:
       'lower them or raise config.epochs',
     )
   for norm in config.blocks.norms:
-    validation.validate(with_norm(config, norm))
+    validation.validate(with_norm(config, norm), {'blocks': SECTION})
 
 
 def with_norm(
@@ -153,29 +178,25 @@ class _Trained:
     self._network = programs.build_network(config, dataset)
     self._program = programs.build(self._network, config, dataset)
     self._base = registry.base(config.optimizer, self._program.steps)
-    self._solve = {terminal: self._compiled(terminal) for terminal in TERMINALS}
+    self._solve = {
+      terminal: self._compiled(terminal) for terminal in page.TERMINALS
+    }
 
   def run(self, seed: int, bar: progress.Progress) -> Row:
     """Trains on one seed and looks at every moment."""
-    config, program = self._config, self._program
-    params, state = program.init(seed)
-    key, done, moments = programs.step_key(seed), 0, []
+    config = self._config
+    training = loop.Loop(self._program, config, self._dataset, seed)
+    done, moments = 0, []
     for epoch in config.blocks.epochs:
       last = _step(config, self._dataset, epoch)
-      for step in range(done, last):
-        samples = program.layout.batch(
-          self._dataset.train, config.batch_size, seed, step
-        )
-        params, state, _ = program.step(
-          params, state, *samples, key, np.uint32(step)
-        )
+      training.advance(last)
       bar.advance(last - done)
       done = last
-      at = jax.device_get((params, state))
+      at = jax.device_get(training.position[:2])
       found = [
         {'epoch': epoch, 'batch': batch, 'terminal': terminal}
         | self._look(at, terminal, seed, batch)
-        for terminal in reversed(TERMINALS)
+        for terminal in reversed(page.TERMINALS)
         for batch in reversed(range(config.blocks.batches))
       ]
       moments += found
@@ -234,66 +255,6 @@ def mass(blocks: Any) -> float:
   return float(between / squares.sum()) if between else 0.0
 
 
-def summaries(rows: Sequence[Row]) -> list[Row]:
-  """Returns what was measured, by normalisation, epoch and terminal.
-
-  Args:
-    rows: of all trainings.
-
-  Returns:
-    One summary each: of every measure the mean, the least and the largest over
-    seeds and batches (of masses over layers, too), and the mean mass by layer;
-    as shares.
-  """
-  found = []
-  for norm in dict.fromkeys(row['norm'] for row in rows):
-    own = [row for row in rows if row['norm'] == norm]
-    moments = [moment for row in own for moment in row['moments']]
-    for epoch in sorted({moment['epoch'] for moment in moments}):
-      for terminal in TERMINALS:
-        part = [
-          moment
-          for moment in moments
-          if (moment['epoch'], moment['terminal']) == (epoch, terminal)
-        ]
-        found.append(
-          {
-            'norm': norm,
-            'epoch': epoch,
-            'terminal': terminal,
-            **{
-              key: _reach([moment[key] for moment in part]) for key in MEASURES
-            },
-            'layers': own[0]['layers'],
-            'by_layer': [
-              _reach(column)
-              for column in zip(*(m['mass'] for m in part), strict=True)
-            ],
-          }
-        )
-  return found
-
-
-def _reach(values: Any) -> dict[str, float]:
-  numbers = np.array(values)
-  return {
-    'mean': float(numbers.mean()),
-    'least': float(numbers.min()),
-    'largest': float(numbers.max()),
-  }
-
-
-def _short(found: Sequence[Row]) -> list[str]:
-  """What came out at the end of the training, in a sentence for each norm."""
-  return [
-    f'Norm {s["norm"]}, terminal {s["terminal"]}, after epoch {s["epoch"]}: '
-    f'{_cell(s["mass"])} % of the value Hessian lies between samples; without '
-    f'it the exact update changes by {_cell(s["dropped"])} %, and `coupled` '
-    f'differs from it by {_cell(s["coupled"])} %.'
-    for s in found
-  ]
-
-
 def _conclude(
   config: ml_collections.ConfigDict,
   folder: run_folder.RunFolder,
@@ -302,77 +263,26 @@ def _conclude(
   """Writes the tables and the figures."""
   norms, seeds = config.blocks.norms, config.blocks.seeds
   rows.sort(key=lambda r: (norms.index(r['norm']), seeds.index(r['seed'])))
-  found = summaries(rows)
+  found = page.summaries(rows)
   folder.write_json('result.json', found)
   last = config.blocks.epochs[-1]
-  standing = [
-    tables.Column('norm', '', [s['norm'] for s in found]),
-    tables.Column('epoch', '', [str(s['epoch']) for s in found]),
-    tables.Column('terminal', '', [s['terminal'] for s in found]),
-    *(
-      tables.Column(head, '%', [_cell(s[key]) for s in found])
-      for head, key in (
-        ('off-diagonal mass', 'mass'),
-        ('update, blocks dropped', 'dropped'),
-        ('update, coupled', 'coupled'),
-      )
-    ),
-  ]
-  caption = _caption(config)
+  standing = page.standings(found)
+  caption = page.caption(config)
   second = f'Off-diagonal mass (%) before each layer after epoch {last}.'
-  by_layer = _by_layer([s for s in found if s['epoch'] == last])
+  by_layer = page.by_layer([s for s in found if s['epoch'] == last])
   folder.write_report(
     f'{tables.markdown(standing, caption)}\n'
     f'{tables.markdown(by_layer, second)}',
     seeds,
-    _short([s for s in found if s['epoch'] == last]),
+    page.short([s for s in found if s['epoch'] == last]),
   )
   figures.maps(
     folder.file('blocks.png'),
     [row for row in rows if row['seed'] == seeds[0]],
-    f'Block norms of V_XX before each layer, {TERMINALS[0]}, epoch {last}',
+    f'Block norms of V_XX before each layer, {page.TERMINALS[0]}, epoch {last}',
   )
   figures.masses(folder.file('masses.png'), found)
   rich.console.Console(width=140).print(tables.table(standing, caption))
-
-
-def _cell(reach: Row) -> str:
-  mean, least, largest = (
-    tables.number(100 * reach[key], '.2g')
-    for key in ('mean', 'least', 'largest')
-  )
-  return f'{mean} ({least} … {largest})'
-
-
-def _by_layer(found: Sequence[Row]) -> list[tables.Column]:
-  """Rows are layers, which may have other names in other networks."""
-  layers = list(dict.fromkeys(name for s in found for name in s['layers']))
-  columns = [tables.Column('layer', '', layers)]
-  for part in found:
-    cells = dict(zip(part['layers'], map(_cell, part['by_layer']), strict=True))
-    head = f'{part["norm"]}, {part["terminal"]}'
-    columns.append(
-      tables.Column(head, '', [cells.get(layer, '-') for layer in layers])
-    )
-  return columns
-
-
-def _caption(config: ml_collections.ConfigDict) -> str:
-  section = config.blocks
-  base = registry.BASES[registry.base_name(config.optimizer)].title
-  return (
-    f'{config.dataset.name}, {config.model.name}, trained by '
-    f'{registry.title(config.optimizer)} at rate '
-    f'{config.optimizer.base.learning_rate:g}, batch {config.batch_size}; '
-    f'steps of {base} on {section.batches} batches of {section.samples} '
-    f'training samples on each of {len(section.seeds)} seeds: mean (least … '
-    f'largest). Off-diagonal mass: squared Frobenius norm of the blocks of the '
-    f'true V_XX between different samples over that of all blocks, before each '
-    f'convolution and dense layer but the first. Updates: norm of the '
-    f'difference from the exact update over the norm of that one, with the '
-    f'blocks of S between samples dropped at every stage, and of '
-    f"value='coupled'."
-  )
 
 
 def _distance(one: Any, other: Any) -> jax.Array:
@@ -385,11 +295,17 @@ def _norm(tree: Any) -> jax.Array:
   return sum((leaf**2).sum() for leaf in jax.tree.leaves(tree)) ** 0.5
 
 
+COMMAND = cli.Command(
+  'studies.blocks',
+  work,
+  SECTION,
+  check=check,
+  files=FILES,
+  unread=(*registry.OF_ONE_RUN, 'model.norm'),
+  resumes=True,
+)
+
+
 def main() -> None:
   """Does what the command line says."""
-  cli.launch(
-    'studies.blocks',
-    work,
-    resume=True,
-    unread=(*registry.OF_ONE_RUN, 'model.norm'),
-  )
+  cli.launch(COMMAND)

@@ -38,14 +38,29 @@ import optax
 import rich.console
 
 import gtddp_jax as gt
+from configs import schema
+from configs.schema import Key, Section
 from experiments import refusals
 from experiments.data import splits
 from experiments.networks import resnets
 from experiments.optimizers import registry
 from experiments.report import tables
-from experiments.runs import cli, command_line, progress, run_folder
+from experiments.runs import cli, progress, run_folder
 from experiments.studies.costs import benchmark_page, timing
 from experiments.training import devices
+
+SECTION: Section = {
+  'base': Key(
+    'sgd', 'whose variants are timed', schema.one_of(*registry.EXPLICIT)
+  ),
+  'batch': Key(128, 'samples per step', schema.whole(2)),
+  'rounds': Key(15, 'timed steps of each variant', schema.whole(3)),
+  'rate': Key(0.01, 'learning rate, per step', schema.POSITIVE),
+  'every': Key(
+    50, 'steps between renewals of the curvature; kfac, ekfac', schema.whole(1)
+  ),
+}
+FILES = ('ratios.png',)
 
 INPUT = 'reading a batch'
 _SHAPE, _SAMPLES = (28, 28, 1), 60_000  # of MNIST
@@ -123,6 +138,18 @@ def reference(base: str) -> str:
   return (
     registry.BASES[base].title if base in registry.KRONECKER else 'plain optax'
   )
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+  """Raises ConfigError where a timed step would renew the curvature."""
+  every = config.benchmark.every
+  if config.benchmark.base in registry.KRONECKER and every % 2:
+    raise refusals.ConfigError(
+      'config.benchmark.every',
+      'an even number, because odd steps are timed and renew nothing then',
+      every,
+      f'set --config.benchmark.every={every + 1}',
+    )
 
 
 def work(
@@ -326,11 +353,17 @@ def expanded(words: Sequence[str]) -> list[str]:
   return [_SHORT.sub(r'--config.benchmark.\1', word) for word in words]
 
 
+COMMAND = cli.Command(
+  'studies.costs.benchmark',
+  work,
+  SECTION,
+  check=check,
+  files=FILES,
+  only=True,
+  resumes=True,
+)
+
+
 if __name__ == '__main__':
   sys.argv[1:] = expanded(sys.argv[1:])
-  cli.launch(
-    'studies.costs.benchmark',
-    work,
-    resume=True,
-    unread=command_line.others('benchmark'),
-  )
+  cli.launch(COMMAND)

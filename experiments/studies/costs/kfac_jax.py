@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import importlib
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -28,18 +29,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from absl import app, flags
 
 import gtddp_jax as gt
+from experiments import refusals
 from experiments.networks import resnets
 from experiments.report import tables
+from experiments.runs import cli, flags
 
-EVERY = flags.DEFINE_integer(
-  'every', 10, 'Steps between inverses.', lower_bound=2
-)
-WHOLE = flags.DEFINE_boolean(
-  'whole', False, 'Decompose the 6,273 inputs of the linear layer, too.'
-)
 _BATCH, _RATE, _DAMPING, _DECAY = 128, 1e-3, 0.03, 0.95
 
 
@@ -238,9 +234,17 @@ def columns(
 
 def main(argv: Sequence[str]) -> None:
   """Prints how far the factors differ, and the table."""
-  del argv
+  parser = flags.Flags(__doc__)
+  parser.value('every', 'steps between inverses, from 2', 10, int)
+  parser.switch('whole', 'decompose the 6,273 inputs of the linear layer, too')
+  with cli.refusing():
+    values = parser.read(argv)
+    if values.every < 2:
+      raise refusals.ConfigError(
+        '--every', 'an integer from 2', values.every, 'raise it'
+      )
+  every, whole = values.every, values.whole
   network, params, batch = problem()
-  every, whole = EVERY.value, WHOLE.value
   peers = [
     plain(network, params, batch),
     ours(network, params, batch, every, whole),
@@ -253,4 +257,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == '__main__':
-  app.run(main)
+  main(sys.argv)

@@ -33,10 +33,30 @@ import rich.console
 from matplotlib import figure
 
 import gtddp_jax as gt
+from configs import schema
+from configs.schema import Key, Section
 from experiments.networks import layers, mlps, resnets
 from experiments.report import charts, tables
-from experiments.runs import cli, command_line, progress, run_folder
+from experiments.runs import cli, progress, run_folder
 from experiments.studies.costs import dense_ddp, timing
+
+SECTION: Section = {
+  'network': Key(
+    'mlp',
+    'mlp: 64-32-32-10; resnet: 28x28x1, 16 and 32 channels',
+    schema.one_of('mlp', 'resnet'),
+  ),
+  'batches': Key(
+    (32, 64, 128, 256, 512, 1024),
+    'samples per step',
+    schema.positives('batches'),
+  ),
+  'rounds': Key(5, 'of timed steps; the median counts', schema.whole(1)),
+  'most_memory': Key(
+    8.0, 'of a compiled step (GB); above, it is not run', schema.POSITIVE
+  ),
+}
+FILES = ('scaling.png',)
 
 RATE = 0.01
 DIRECT = 'batch-augmented DDP'
@@ -285,10 +305,15 @@ def draw(path: pathlib.Path, costs: Sequence[Cost]) -> None:
     canvas.savefig(path, dpi=150)
 
 
+COMMAND = cli.Command(
+  'studies.costs.scaling',
+  work,
+  SECTION,
+  files=FILES,
+  only=True,
+  resumes=True,
+)
+
+
 if __name__ == '__main__':
-  cli.launch(
-    'studies.costs.scaling',
-    work,
-    resume=True,
-    unread=command_line.others('scaling'),
-  )
+  cli.launch(COMMAND)

@@ -161,8 +161,8 @@ def test_digits_prepared_are_digits_at_hand(tmp_path: pathlib.Path) -> None:
 def test_reading_the_cache_imports_no_reader(tmp_path: pathlib.Path) -> None:
   prepare.prepare('digits', data_dir=str(tmp_path))
   code = (
-    'import sys; from experiments import data; '
-    f'data.load("digits", "unit", {str(tmp_path)!r}); '
+    'import sys; from experiments.data import splits; '
+    f'splits.load("digits", "unit", {str(tmp_path)!r}); '
     'assert not {"tensorflow_datasets", "array_record"} & set(sys.modules)'
   )
   root = pathlib.Path(splits.__file__).parents[2]

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib.util
+import json
 import pathlib
 import subprocess
 import sys
 
 import numpy as np
 import pytest
-from absl import flags
 
+import experiments
 import gtddp_jax as gt
 from experiments import train
 from experiments.data import splits
 from experiments.optimizers import registry
 from experiments.runs import cli, messages, run_folder, signals
-from experiments.training import dry_run, loop, session
+from experiments.training import dry_run, loop
 
-# How ml_collections loads a configuration file.
-pytestmark = [
-  pytest.mark.once,
-  pytest.mark.filterwarnings('ignore:the load_module:DeprecationWarning'),
-]
+pytestmark = pytest.mark.once
 
 ROOT = pathlib.Path(splits.__file__).parents[2]
 
@@ -51,12 +50,15 @@ REFUSED = {
   ): "expected 'frozen', because the base adamw has no explicit curvature",
   '--config=configs/absent.py': '--config: expected a Python file',
   '--config=configs/digits.py:lars': 'expected one of adam',
-  '--epochs=3': "flag 'epochs'. Did you mean --config.epochs?",
-  '--learning-rate=3': 'mean --config.optimizer.base.learning_rate?',
-  '--configs=configs/digits.py': "Unknown command line flag 'configs'",
-  '--workdir': 'Missing value for flag --workdir',
+  '--epochs=3': 'perhaps --config.epochs was meant',
+  '--learning-rate=3': 'perhaps --config.optimizer.base.learning_rate was',
+  '--configs=configs/digits.py': '--configs: expected a flag that there is',
+  '--workdir': '--workdir: expected one argument',
   'runs': 'expected only flags',
 }
+
+
+COMMAND = cli.Command('test', lambda *unused: None, plan=dry_run.describe)
 
 
 @pytest.fixture(autouse=True)
@@ -64,10 +66,8 @@ def in_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
   monkeypatch.chdir(ROOT)
 
 
-def parsed(*arguments: str) -> flags.FlagValues:
-  values = flags.FlagValues()
-  cli.parse(['program', *arguments], values)
-  return values
+def parsed(*arguments: str) -> cli.Asked:
+  return cli.parse(COMMAND, ['program', *arguments])
 
 
 @pytest.mark.parametrize('argument', REFUSED)
@@ -103,7 +103,8 @@ def test_a_refusal_from_outside(tmp_path: pathlib.Path) -> None:
   assert not done.stdout
   assert done.stderr == (
     'error: config.optimizer.terminal: expected one of gradient, '
-    "gauss_newton, got 'hessian'; change it.\n"
+    "gauss_newton, got 'hessian'; give another, as in "
+    '--config.optimizer.terminal=gradient.\n'
   )
   assert not list(tmp_path.iterdir())
 
@@ -116,14 +117,14 @@ def test_a_folder_that_holds_files_is_refused(
     parsed(f'--workdir={tmp_path}')
   assert caught.value.code == 2
   assert '--overwrite' in capsys.readouterr().err
-  assert parsed(f'--workdir={tmp_path}', '--overwrite').overwrite
-  assert parsed(f'--workdir={tmp_path}', '--dry_run').dry_run
+  assert parsed(f'--workdir={tmp_path}', '--overwrite').flags.overwrite
+  assert parsed(f'--workdir={tmp_path}', '--dry_run').flags.dry_run
 
 
 def refusal(command: list[str], capsys: pytest.CaptureFixture[str]) -> str:
   """The one line that a training of this command line ends with."""
   with pytest.raises(SystemExit) as caught:
-    cli.parse(command, flags.FlagValues(), training=True)
+    cli.parse(train.COMMAND, command)
   assert caught.value.code == 2
   error = capsys.readouterr().err
   assert len(error.splitlines()) == 1
@@ -152,10 +153,10 @@ def test_what_the_optimizer_would_not_read_is_refused(
   command = ['train', *argument.split()]
   assert UNREAD[argument] in refusal(command, capsys)
   # A study or a sweep gives its options to those runs that read them.
-  cli.parse(command, flags.FlagValues())
+  parsed(*command[1:])
   # What a file sets for gt_ddp, or has the default value, is no mistake.
   usual = '--config.optimizer.value=frozen'
-  cli.parse(['train', usual], flags.FlagValues(), training=True)
+  cli.parse(train.COMMAND, ['train', usual])
 
 
 def test_only_a_training_takes_several_devices(
@@ -163,8 +164,8 @@ def test_only_a_training_takes_several_devices(
 ) -> None:
   command = ['value_recursions', '--config.devices=0']
   with pytest.raises(SystemExit):
-    cli.parse(command, flags.FlagValues(), resume=True)
-  assert 'only experiments.train takes more' in capsys.readouterr().err
+    parsed(*command[1:])
+  assert 'only experiments.train takes another' in capsys.readouterr().err
 
 
 RATES = {
@@ -182,9 +183,9 @@ def test_a_base_does_not_take_the_rate_of_another(
   command = ['train', *argument.split()]
   assert RATES[argument] in refusal(command, capsys)
   own = '--config.optimizer.base.learning_rate=0.003'
-  cli.parse([*command, own], flags.FlagValues(), training=True)
+  cli.parse(train.COMMAND, [*command, own])
   form = '--config.optimizer.name=gt_ddp'
-  cli.parse(['train', form], flags.FlagValues(), training=True)
+  cli.parse(train.COMMAND, ['train', form])
 
 
 def test_keys_are_overridden() -> None:
@@ -223,7 +224,7 @@ def test_how_a_run_ends(
     raise error
 
   with pytest.raises(SystemExit) as caught:
-    cli.run('test', work, parsed(f'--workdir={tmp_path / "run"}'))
+    cli.run(cli.Command('test', work), parsed(f'--workdir={tmp_path / "run"}'))
   assert caught.value.code == code
   assert len(capsys.readouterr().err.splitlines()) == 2  # folder, then reason
 
@@ -234,9 +235,9 @@ def test_a_run_of_another_config_is_not_gone_on_with(
 ) -> None:
   run_folder.create(tmp_path, parsed().config, overwrite=False)
   before = {path: path.read_bytes() for path in tmp_path.iterdir()}
-  values = flags.FlagValues()
+  again = dataclasses.replace(COMMAND, resumes=True)
   with pytest.raises(SystemExit) as caught:
-    cli.parse(['program', f'--workdir={tmp_path}', change], values, resume=True)
+    cli.parse(again, ['program', f'--workdir={tmp_path}', change])
   assert caught.value.code == 2
   key = change.removeprefix('--').split('=')[0]
   assert f'whose run has {key} ' in capsys.readouterr().err
@@ -254,7 +255,7 @@ def test_a_run_of_another_config_is_not_gone_on_with(
   ],
 )
 def test_the_command_that_goes_on(arguments: list[str]) -> None:
-  assert cli.command('train', arguments, pathlib.Path('my runs')) == (
+  assert cli.command_line('train', arguments, pathlib.Path('my runs')) == (
     "python -m experiments.train --config.seed=1 '--workdir=my runs'"
   )
 
@@ -277,7 +278,7 @@ def test_a_dry_run_makes_no_folder(
   assert not list(tmp_path.iterdir())
 
 
-def unusable(*arguments: str) -> flags.FlagValues:
+def unusable(*arguments: str) -> cli.Asked:
   """What parses, and what the library refuses for this network."""
   return parsed(
     '--config=configs/digits.py:ekfac',
@@ -303,7 +304,7 @@ def test_what_the_library_refuses_starts_nothing(
   values = unusable(f'--workdir={folder}', f'--overwrite={overwrite}')
   before = {path: path.read_bytes() for path in tmp_path.rglob('*')}
   with pytest.raises(SystemExit) as caught:
-    cli.run('train', train.work, values, True, session.build)
+    cli.run(train.COMMAND, values)
   assert caught.value.code == 2
   output = capsys.readouterr()
   assert not output.out
@@ -327,7 +328,9 @@ def test_a_study_that_the_library_refuses_leaves_nothing(
   for rows, left in ([], False), ([1], True):
     logged[:] = rows
     with pytest.raises(SystemExit) as caught:
-      cli.run('test', work, parsed(f'--workdir={tmp_path / "run"}'))
+      cli.run(
+        cli.Command('test', work), parsed(f'--workdir={tmp_path / "run"}')
+      )
     assert caught.value.code == 2
     said = capsys.readouterr().err.splitlines()
     assert said[1:] == ['error: config.optimizer: no sense']
@@ -349,7 +352,7 @@ def test_a_warning_of_the_library_names_the_key() -> None:
 
 def test_a_dry_run_of_others_is_refused() -> None:
   done = subprocess.run(
-    [sys.executable, '-m', 'experiments.studies.compare', '--dry_run'],
+    [sys.executable, '-m', 'experiments.studies.games', '--dry_run'],
     cwd=ROOT,
     capture_output=True,
     text=True,
@@ -357,12 +360,13 @@ def test_a_dry_run_of_others_is_refused() -> None:
   )
   assert done.returncode == 2
   assert done.stderr == (
-    'error: --dry_run: expected with experiments.train alone; remove it.\n'
+    'error: --dry_run: expected no such flag but with experiments.train, got '
+    'it; remove it.\n'
   )
 
 
 def test_a_folder_of_its_own() -> None:
-  path = cli.folder_path('compare', parsed())
+  path = cli.folder_path(cli.Command('studies.compare', print), parsed().flags)
   assert path.parent == pathlib.Path('runs')
   assert path.name.startswith('compare-')
 
@@ -374,13 +378,68 @@ def test_a_study_goes_on_in_its_folder(tmp_path: pathlib.Path) -> None:
     found.append(len(folder.rows()))
     folder.log({})
 
+  again = cli.Command('test', work, resumes=True)
   for extra in ([], [], ['--config.batch_size=16'], ['--overwrite']):
-    values = flags.FlagValues()
     arguments = ['program', f'--workdir={tmp_path / "run"}', *extra]
     try:
-      cli.parse(arguments, values, resume=True)
+      asked = cli.parse(again, arguments)
     except SystemExit:
       found.append(None)
     else:
-      cli.run('test', work, values, resume=True)
+      cli.run(again, asked)
   assert found == [0, 1, None, 0]
+
+
+def test_help_lists_every_flag_and_key() -> None:
+  done = subprocess.run(
+    [sys.executable, '-m', 'experiments.studies.games', '--help'],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 0
+  assert 'What players gain' in done.stdout
+  for flag in ('workdir', 'overwrite', 'config.seed=0', 'config.games.seeds='):
+    assert f'--{flag}' in done.stdout
+  assert 'per step (finite rates above 0, none twice)' in done.stdout
+
+
+def test_a_command_that_has_moved_says_its_new_name() -> None:
+  done = subprocess.run(
+    [sys.executable, '-m', 'experiments.levels', '--workdir=x'],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 2
+  assert len(done.stderr.splitlines()) == 1
+  assert 'run python -m experiments.studies.value_recursions' in done.stderr
+  for name in experiments.MOVED.values():
+    module = name.split()[0]
+    assert importlib.util.find_spec(module), module
+
+
+def test_a_key_that_had_another_name_is_taken_and_said(
+  capsys: pytest.CaptureFixture[str],
+) -> None:
+  asked = parsed('--config.compare.learning_rate.adam=0.5')
+  assert asked.config.learning_rates.adam == 0.5
+  assert capsys.readouterr().err == (
+    'warning: config.compare.learning_rate.adam is now '
+    'config.learning_rates.adam; use that name.\n'
+  )
+
+
+def test_a_run_of_an_older_version_is_gone_on_with(
+  tmp_path: pathlib.Path,
+) -> None:
+  config = parsed().config
+  held = config.to_dict()
+  held['compare'] = {'learning_rate': held.pop('learning_rates'), 'seeds': [0]}
+  held['blocks'] = {'samples': 16}
+  (tmp_path / 'config.json').write_text(json.dumps(held))
+  assert run_folder.resumes(tmp_path, config)
+  again = parsed(f'--config=configs/held.py:{tmp_path / "config.json"}').config
+  assert again.to_dict() == config.to_dict()

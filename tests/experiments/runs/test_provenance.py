@@ -8,8 +8,8 @@ import subprocess
 import pytest
 
 from configs import default
-from experiments.runs import provenance, run_folder, versions
-from experiments.studies import trainings
+from experiments.runs import comparison, provenance, run_folder, versions
+from experiments.studies.methods import study
 
 pytestmark = pytest.mark.once
 
@@ -86,23 +86,16 @@ def test_every_report_ends_with_it(tmp_path: pathlib.Path) -> None:
   assert 'config.epochs' not in text
 
 
-@pytest.mark.parametrize('study', ['compare', 'methods', 'train'])
-def test_a_section_of_a_study_is_shown_in_its_report_alone(study: str) -> None:
-  config = default.get_config()
-  config.compare.target = 0.5
+def test_a_section_of_a_study_is_shown_in_its_report() -> None:
+  command = study.COMMAND
+  config = command.get_config()
   config.methods.rates.adam = (0.5,)
   config.epochs = 3
-  command = f'python -m experiments.{study} --config=x'
-  text = provenance.section(command, (), HELD, config.to_dict())
-  assert ('config.compare.target' in text) is (study == 'compare')
-  assert ('config.methods.rates.adam' in text) is (study == 'methods')
+  held = comparison.plain(config.to_dict())
+  text = provenance.section('python -m x', (), HELD, held, command.sections)
+  assert '| config.methods.rates.adam | [0.5] |' in text
   assert '| config.epochs | 3 | 20 |' in text
-
-
-def test_every_study_with_a_section_is_a_command() -> None:
-  studies = pathlib.Path(trainings.__file__).parent
-  for name in default.STUDIES:
-    assert [*studies.rglob(f'{name}.py'), *studies.glob(f'{name}/__main__.py')]
+  assert 'config.methods.seeds' not in text
 
 
 def test_what_came_out_in_short() -> None:

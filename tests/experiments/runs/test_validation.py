@@ -9,18 +9,21 @@ from typing import Any
 import ml_collections
 import pytest
 
-from configs import choices, default
+from configs import choices, default, schema
 from experiments import refusals
-from experiments.data import catalog
-from experiments.networks import models
-from experiments.optimizers import registry
-from experiments.runs import validation
+from experiments.data import catalog, preprocessing
+from experiments.networks import models, precision
+from experiments.optimizers import registry, schedules
+from experiments.runs import cli, validation
+from experiments.studies import games, value_recursions
+from experiments.studies.costs import benchmark
+from experiments.studies.methods import study
 
 CONFIGS = sorted(
   path.stem
   for path in pathlib.Path(default.__file__).parent.glob('*.py')
   # The last two are words after a colon, and a plan of commands.
-  if path.stem not in ('__init__', 'choices', 'reproduce')
+  if path.stem not in ('__init__', 'choices', 'reproduce', 'schema')
 )
 
 REFUSED = [
@@ -95,11 +98,11 @@ REFUSED = [
   ('optimizer.feedback', 1),
   ('optimizer.trust_region', 0.0),
   ('optimizer.trust_region', 'off'),
-  ('compare.bases', ('sgd', 'shampoo')),
-  ('compare.bases', ('sgd', 'sgd')),
-  ('compare.seeds', (-1,)),
-  ('compare.target', 97.0),
-  ('compare.learning_rate.sgd', 0.0),
+  ('methods.bases', ('sgd', 'shampoo')),
+  ('methods.bases', ('sgd', 'sgd')),
+  ('methods.seeds', (-1,)),
+  ('methods.target_accuracy', 97.0),
+  ('learning_rates.sgd', 0.0),
   ('value_recursions.rates', ()),
   ('value_recursions.rates', (0.1, float('inf'))),
   ('value_recursions.rates', (0.1, 0.1)),
@@ -130,9 +133,23 @@ REFUSED_TOGETHER = [
 ]
 
 
-def changed(**changes: Any) -> ml_collections.ConfigDict:
+COMMANDS = {
+  command.word: command
+  for command in (
+    benchmark.COMMAND,
+    games.COMMAND,
+    study.COMMAND,
+    value_recursions.COMMAND,
+  )
+}
+PLAIN = cli.Command('test', print)
+
+
+def changed(
+  command: cli.Command = PLAIN, **changes: Any
+) -> ml_collections.ConfigDict:
   """The default config with keys replaced, whatever their types."""
-  values = default.get_config().to_dict()
+  values = command.get_config().to_dict()
   for path, value in changes.items():
     *sections, key = path.split('.')
     section = values
@@ -144,8 +161,9 @@ def changed(**changes: Any) -> ml_collections.ConfigDict:
 
 @pytest.mark.parametrize(('path', 'value'), REFUSED, ids=str)
 def test_refusals(path: str, value: Any) -> None:
+  command = COMMANDS.get(path.split('.')[0], PLAIN)
   with pytest.raises(refusals.ConfigError) as caught:
-    validation.validate(changed(**{path: value}))
+    command.validate(changed(command, **{path: value}))
   message = str(caught.value)
   assert message.startswith(f'config.{path}: expected ')
   assert ', got ' in message
@@ -210,9 +228,6 @@ def test_bellman_needs_an_explicit_curvature() -> None:
   assert 'sgd, rmsprop, adam' in str(caught.value)
   validation.validate(changed(**opaque | {'optimizer.value': 'frozen'}))
   validation.validate(changed(**opaque | {'optimizer.base.name': 'sgd'}))
-  compared = {'compare.bases': ('adamw',), 'optimizer.value': 'bellman'}
-  with pytest.raises(refusals.ConfigError, match=r'compare\.bases'):
-    validation.validate(changed(**compared))
 
 
 def test_momentum_where_it_is_read() -> None:
@@ -244,18 +259,46 @@ def test_a_configuration_brings_the_rate_of_its_base(
   config = importlib.import_module(f'configs.{name}').get_config(base)
   validation.validate(config)
   assert config.optimizer.name == base
-  assert (
-    config.optimizer.base.learning_rate == config.compare.learning_rate[base]
-  )
+  assert config.optimizer.base.learning_rate == config.learning_rates[base]
 
 
 def test_every_base_has_a_rate() -> None:
-  assert set(default.get_config().compare.learning_rate) == set(registry.BASES)
+  assert set(default.get_config().learning_rates) == set(registry.BASES)
 
 
 def test_timed_steps_of_a_benchmark_renew_nothing() -> None:
-  config = changed(**{'benchmark.every': 25})
-  validation.validate(config)
+  command = benchmark.COMMAND
+  config = changed(command, **{'benchmark.every': 25})
+  command.validate(config)
   config.benchmark.base = 'ekfac'
   with pytest.raises(refusals.ConfigError, match='an even number'):
-    validation.validate(config)
+    command.validate(config)
+
+
+@pytest.mark.parametrize(
+  ('path', 'names'),
+  [
+    ('dataset.name', catalog.SPECS),
+    ('dataset.scaling', preprocessing.SCALINGS),
+    ('model.name', models.MODELS),
+    ('model.activation', models.ACTIVATIONS),
+    ('model.norm', models.NORMS),
+    ('model.projection', models.PROJECTIONS),
+    ('model.compute_dtype', precision.DTYPES),
+    ('optimizer.base.name', registry.BASES),
+    ('optimizer.schedule.name', schedules.SCHEDULES),
+  ],
+)
+def test_the_schema_knows_what_there_is(path: str, names: Any) -> None:
+  key = schema.find(default.SCHEMA, path)
+  assert isinstance(key, schema.Key) and key.rule is not None
+  assert key.rule.expected == f'one of {", ".join(names)}'
+  for _, other in schema.keys(default.SCHEMA):
+    readers = {reader for reader in other.readers if ' ' not in reader}
+    assert readers <= {*models.MODELS, *registry.BASES, *schedules.SCHEDULES}
+
+
+def test_a_key_is_known_by_its_initials_and_its_neighbours() -> None:
+  for name, meant in (('lr', 'learning_rate'), ('momentun', 'momentum')):
+    with pytest.raises(refusals.ConfigError, match=f'perhaps {meant} was'):
+      validation.validate(changed(**{f'optimizer.base.{name}': 1}))

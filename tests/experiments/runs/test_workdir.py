@@ -72,8 +72,8 @@ def test_overwriting_takes_the_checkpoints_of_a_run_alone(
 
 def test_two_programs_do_not_share_a_folder(tmp_path: pathlib.Path) -> None:
   code = (
-    'import pathlib, sys; from experiments import folders\n'
-    'with folders.locked(pathlib.Path(sys.argv[1])):\n'
+    'import pathlib, sys; from experiments.runs import locks\n'
+    'with locks.locked(pathlib.Path(sys.argv[1])):\n'
     '  print("locked", flush=True); sys.stdin.read()'
   )
   root = pathlib.Path(locks.__file__).parents[2]

@@ -13,7 +13,6 @@ import pytest
 from matplotlib import image
 
 import gtddp_jax as gt
-from configs import default
 from experiments import refusals
 from experiments.data import preprocessing, splits
 from experiments.runs import run_folder
@@ -32,7 +31,7 @@ PICTURES = (
 
 
 def small(**optimizer: Any) -> ml_collections.ConfigDict:
-  config = default.get_config()
+  config = study.COMMAND.get_config()
   config.model.update(name='resnet', widths=(3,))
   config.dataset.train_samples = 64
   config.update(batch_size=16, epochs=1, log_every=2, eval_every=4)
@@ -57,7 +56,9 @@ def test_the_next_step_of_a_run(
 ) -> None:
   config = small()
   before = {path: path.read_bytes() for path in trained.glob('*.json*')}
-  folder = run_folder.create(tmp_path / 'a', config, overwrite=False)
+  folder = run_folder.create(
+    tmp_path / 'a', config, overwrite=False, files=study.COMMAND.files
+  )
   found = study.analyse(config, folder, trained)
   assert before == {p: p.read_bytes() for p in trained.glob('*.json*')}
   for name in PICTURES:
@@ -113,7 +114,9 @@ def test_another_optimizer_at_the_parameters_of_a_run(
 ) -> None:
   config = small(value='coupled', terminal='gauss_newton')
   config.optimizer.base.update(name='sgd', learning_rate=0.1)
-  folder = run_folder.create(tmp_path / 'a', config, overwrite=False)
+  folder = run_folder.create(
+    tmp_path / 'a', config, overwrite=False, files=study.COMMAND.files
+  )
   found = study.analyse(config, folder, trained)
   assert len(found[-1].spectrum) == 16 * 9
   assert np.all(found[-1].gains > 0)
@@ -124,14 +127,18 @@ def test_a_folder_without_a_checkpoint_is_refused(
 ) -> None:
   config = small()
   (tmp_path / 'config.json').write_text((trained / 'config.json').read_text())
-  folder = run_folder.create(tmp_path / 'a', config, overwrite=False)
+  folder = run_folder.create(
+    tmp_path / 'a', config, overwrite=False, files=study.COMMAND.files
+  )
   with pytest.raises(refusals.ConfigError, match='--run: expected the fold'):
     study.analyse(config, folder, tmp_path)
 
 
 def test_a_base_without_curvature_is_refused(tmp_path: pathlib.Path) -> None:
   config = small(name='adamw')
-  folder = run_folder.create(tmp_path / 'a', config, overwrite=False)
+  folder = run_folder.create(
+    tmp_path / 'a', config, overwrite=False, files=study.COMMAND.files
+  )
   with pytest.raises(refusals.ConfigError, match='expected a base with an'):
     study.analyse(config, folder)
 
@@ -141,7 +148,7 @@ def test_the_config_of_a_run_is_its_own(trained: pathlib.Path) -> None:
     assert study.arguments(['analysis', *flags, '--workdir=y']) == [
       'analysis',
       f'--config=configs/held.py:{trained / "config.json"}',
-      *flags,
+      f'--config.anatomy.run={trained}',
       '--workdir=y',
     ]
   assert study.arguments(['analysis', '--workdir=y'])[1:] == ['--workdir=y']

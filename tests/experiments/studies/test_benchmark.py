@@ -9,7 +9,6 @@ from typing import Any
 import ml_collections
 import pytest
 
-from configs import default
 from experiments import refusals
 from experiments.optimizers import registry
 from experiments.runs import run_folder
@@ -19,7 +18,7 @@ pytestmark = pytest.mark.once
 
 
 def small(**keys: Any) -> ml_collections.ConfigDict:
-  config = default.get_config()
+  config = benchmark.COMMAND.get_config()
   config.benchmark.update(batch=2, rounds=3, **keys)
   return config
 
@@ -72,7 +71,9 @@ def test_a_study_goes_on_where_it_stopped(
   titles = 'plain optax', 'frozen, gradient'
   only(monkeypatch, *titles)
   config = small()
-  folder = run_folder.create(tmp_path, config, overwrite=False)
+  folder = run_folder.create(
+    tmp_path, config, overwrite=False, files=benchmark.COMMAND.files
+  )
   held = [
     {'form': 'plain optax', 'compile_seconds': 1.0, 'memory': 1},
     turn(1, 0.1, 0.2, 0.001),
@@ -102,7 +103,9 @@ def test_a_form_that_skips_steps_is_not_timed(
 ) -> None:
   only(monkeypatch, 'plain optax', 'feedback=False')
   config = small(rate=1e38)
-  folder = run_folder.create(tmp_path, config, overwrite=False)
+  folder = run_folder.create(
+    tmp_path, config, overwrite=False, files=benchmark.COMMAND.files
+  )
   with pytest.raises(refusals.ConfigError, match='skipped'):
     benchmark.work(config, folder)
   assert not [row for row in folder.rows() if 'seconds' in row]

@@ -78,7 +78,7 @@ def test_a_form_that_diverges_is_worse() -> None:
 
 
 def small(base: str = 'ekfac') -> ml_collections.ConfigDict:
-  config = cgb.get_config(base)
+  config = games.COMMAND.get_config(cgb.get_config(base))
   config.model.update(widths=(2,), units=4)
   config.update(batch_size=256, epochs=1, log_every=3, eval_every=3)
   config.games.update(seeds=(0,), rates=(0.01,), dampings=(0.1, 1.0))
@@ -94,7 +94,9 @@ def test_a_study_goes_on_where_it_stopped(
   ]
   monkeypatch.setattr(games, 'forms', lambda title: forms)
   config = small()
-  folder = run_folder.create(tmp_path, config, overwrite=True)
+  folder = run_folder.create(
+    tmp_path, config, overwrite=True, files=games.COMMAND.files
+  )
   games.work(config, folder)
   lines = folder.file('metrics.jsonl').read_text().splitlines()
   assert len(lines) == 4
@@ -112,7 +114,9 @@ def test_a_study_goes_on_where_it_stopped(
 
 def test_the_study_needs_a_kronecker_base(tmp_path: pathlib.Path) -> None:
   config = small('adam')
-  folder = run_folder.create(tmp_path, config, overwrite=True)
+  folder = run_folder.create(
+    tmp_path, config, overwrite=True, files=games.COMMAND.files
+  )
   with pytest.raises(refusals.ConfigError, match=r'kfac.*adam'):
     games.work(config, folder)
 
@@ -122,7 +126,9 @@ def test_a_form_that_cannot_be_built_is_refused_before_the_first_run(
 ) -> None:
   config = small()
   config.optimizer.base.largest = 8
-  folder = run_folder.create(tmp_path, config, overwrite=True)
+  folder = run_folder.create(
+    tmp_path, config, overwrite=True, files=games.COMMAND.files
+  )
   monkeypatch.setattr(trainings.Study, 'train', None)
   with pytest.raises(
     refusals.ConfigError, match=r"base: .*'GT-EKFAC, kronecker'.*largest=8"

@@ -14,11 +14,11 @@ import pytest
 from matplotlib import figure
 from scipy import stats
 
-from configs import default, digits
+from configs import digits
 from experiments import refusals
 from experiments.data import splits
 from experiments.report import charts, intervals
-from experiments.runs import run_folder, validation
+from experiments.runs import run_folder
 from experiments.studies.methods import (
   figures,
   page,
@@ -52,6 +52,10 @@ def row(
     'seconds_per_step': 0.2 if form.startswith('GT') else 0.1,
     'compile_seconds': 3.0,
   }
+
+
+def small_digits() -> ml_collections.ConfigDict:
+  return study.COMMAND.get_config(digits.get_config())
 
 
 ROWS = [
@@ -216,13 +220,13 @@ def test_a_method_that_is_best_at_the_rate_of_its_base_is_shown_once(
   assert [s['method'] for s in standings.elsewhere(found)] == [
     'GT-DDP SGD, frozen'
   ]
-  text = page.text(digits.get_config(), found, [])
+  text = page.text(small_digits(), found, [])
   tuned = text.split('## Each tuned')[1].split('## To the target')[0]
   table = tuned.split('The 2 methods that are best at the rate of')[0]
   assert '| GT-DDP SGD, frozen | 1 |' in table and '| Lion |' not in table
   assert '| GT-DDP SGD, frozen | 0.403 at 0.1 | 0.133 at 1* |' in tuned
   rest = [s for s in found if s['method'] != 'GT-DDP SGD, frozen']
-  text = page.text(digits.get_config(), rest, [])
+  text = page.text(small_digits(), rest, [])
   assert 'All 2 methods are best at the rate of the table above' in text
 
 
@@ -282,21 +286,25 @@ def test_the_report_says_where_ours_lose(found: list[Any]) -> None:
     'train loss',
     'test accuracy',
   ]
-  text = page.text(digits.get_config(), found, against)
+  text = page.text(
+    study.COMMAND.get_config(digits.get_config()), found, against
+  )
   end = text.split('## Where GT-DDP loses')[1]
   assert '- GT-DDP SGD, frozen: train loss, equal (+0.1 ±' in end
   assert 'target reached by 2 of 3 runs, with the base alone by 3' in end
   assert '| train loss, equal | 0 | 1 | 0 |' in end
   assert '| train loss, tuned | 0 | 0 | 0 |' not in end
   same = [{**s, 'best_rate': s['base_rate']} for s in found]
-  again = page.text(digits.get_config(), same, against)
+  again = page.text(
+    study.COMMAND.get_config(digits.get_config()), same, against
+  )
   assert '| train loss, tuned | 0 | 0 | 0 |' in again
   assert 'The budgets are' not in text  # three rates each, in the config
   assert '0.0050, accuracy 96.10 %' in text
 
 
 def small() -> ml_collections.ConfigDict:
-  config = default.get_config()
+  config = study.COMMAND.get_config()
   config.model.update(name='mlp', widths=(4,))
   config.dataset.update(train_samples=64, test_samples=20)
   config.update(batch_size=16, epochs=1, log_every=1, eval_every=1)
@@ -309,7 +317,9 @@ def small() -> ml_collections.ConfigDict:
 
 def test_the_study_goes_on_where_it_stopped(tmp_path: pathlib.Path) -> None:
   config = small()
-  folder = run_folder.create(tmp_path, config, overwrite=True)
+  folder = run_folder.create(
+    tmp_path, config, overwrite=True, files=study.COMMAND.files
+  )
   study.work(config, folder)
   rows = folder.rows()
   turns = [
@@ -355,12 +365,12 @@ def test_the_study_goes_on_where_it_stopped(tmp_path: pathlib.Path) -> None:
   ],
 )
 def test_what_it_cannot_use_is_refused(changes: Any, message: str) -> None:
-  config = default.get_config()
+  config = study.COMMAND.get_config()
   config.update_from_flattened_dict(
     {f'methods.{key}': value for key, value in changes.items()}
   )
   with pytest.raises(refusals.ConfigError, match=message):
-    validation.validate(config)
+    study.COMMAND.validate(config)
 
 
 def test_figures_of_runs_that_all_diverged(tmp_path: pathlib.Path) -> None:
@@ -373,7 +383,7 @@ def test_figures_of_runs_that_all_diverged(tmp_path: pathlib.Path) -> None:
   figures.deviations(tmp_path / 'variance.png', got)
   figures.targets(tmp_path / 'targets.png', got, 0.1)
   assert len(list(tmp_path.glob('*.png'))) == 3
-  text = page.text(digits.get_config(), got, [])
+  text = page.text(small_digits(), got, [])
   assert 'diverged 3/3' in text and '- Nothing could be compared.' in text
 
 
@@ -383,3 +393,76 @@ def test_a_part_of_the_test_split() -> None:
   )
   assert part.train.size == whole.train.size and part.test.size == 30
   np.testing.assert_array_equal(part.test.images, whole.test.images[:30])
+
+
+@pytest.fixture(scope='module')
+def compared(tmp_path_factory: pytest.TempPathFactory) -> Any:
+  """The short comparison, with a rate at which Adam diverges."""
+  config = study.COMMAND.get_config()
+  config.model.update(name='mlp', widths=(8,))
+  config.update(batch_size=256, epochs=1, log_every=2, eval_every=2)
+  config.methods.update(
+    preset='compare', bases=('sgd', 'adam'), seeds=(0, 3), target_accuracy=0.2
+  )
+  config.learning_rates.update(sgd=0.3, adam=1e30)
+  path = tmp_path_factory.mktemp('compare')
+  folder = run_folder.create(path, config, True, study.FILES)
+  study.work(config, folder)
+  return folder
+
+
+def test_a_short_comparison_has_every_pair_and_seed(compared: Any) -> None:
+  rows = compared.rows()
+  assert [(row['seed'], row['form'], row['rate']) for row in rows] == [
+    (seed, form, rate)
+    for seed in (0, 3)
+    for form, rate in (
+      ('SGD', 0.3),
+      ('GT-DDP SGD', 0.3),
+      ('Adam', 1e30),
+      ('GT-DDP Adam', 1e30),
+    )
+  ]
+
+
+def test_pairs_start_from_the_same_parameters(compared: Any) -> None:
+  starts = {
+    (row['seed'], row['evaluations'][0]['train_loss'])
+    for row in compared.rows()
+  }
+  assert len(starts) == 2  # seeds
+
+
+def test_a_run_that_broke_is_counted_and_not_averaged(compared: Any) -> None:
+  for row in compared.rows():
+    if row['form'].endswith('Adam'):
+      assert 'expected a finite number' in row['stopped']
+      assert 'lower config.learning_rates.adam' in row['stopped']
+    else:
+      assert row['stopped'] is None
+  table = compared.file('results.md').read_text().split('## Accuracy')[1]
+  sgd, adam = (
+    next(line for line in table.splitlines() if line.startswith(f'| {name} '))
+    for name in ('SGD', 'Adam')
+  )
+  assert '| 2/2 |' in sgd and ' ± ' in sgd
+  assert '| 0/2 |' in adam and ' ± ' not in adam
+  assert compared.file('accuracy.png').stat().st_size > 10_000
+
+
+def test_the_preset_leaves_what_was_given() -> None:
+  config = study.COMMAND.get_config()
+  assert study.preset(config) == config
+  config.methods.update(preset='compare', seeds=(7,))
+  config.methods.rates.adam = (0.5,)
+  made = study.preset(config).methods
+  assert made.seeds == (7,) and made.bases == ('sgd', 'rmsprop', 'adam')
+  assert made.rates.adam == (0.5,)
+  assert made.rates.sgd == (config.learning_rates.sgd,)
+  assert made.target_accuracy == 0.97
+  forms = {form.title: form for form in study.forms(study.preset(config))}
+  assert forms['GT-DDP SGD'].terminal == config.optimizer.terminal
+  config.optimizer.value = 'bellman'
+  config.methods.bases = ('adamw',)
+  with pytest.raises(refusals.ConfigError, match=r'methods\.bases'):
+    study.COMMAND.validate(config)

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 import gtddp_jax as gt
-from configs import default
 from experiments.networks import layers, mlps
 from experiments.runs import run_folder
 from experiments.studies.costs import dense_ddp, scaling
@@ -63,9 +62,11 @@ def test_a_study_goes_on_where_it_stopped(
   tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
   monkeypatch.setattr(scaling, 'FORMS', {})
-  config = default.get_config()
+  config = scaling.COMMAND.get_config()
   config.scaling.update(batches=(4, 2, 8), rounds=1)
-  folder = run_folder.create(tmp_path, config, overwrite=False)
+  folder = run_folder.create(
+    tmp_path, config, overwrite=False, files=scaling.COMMAND.files
+  )
   for cost in (
     scaling.Cost('plain SGD', 2, 0.1, 2000000),
     scaling.Cost('plain SGD', 4, 0.2, 4000000),

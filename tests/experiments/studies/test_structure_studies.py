@@ -13,10 +13,10 @@ import pytest
 from configs import digits
 from experiments import refusals
 from experiments.data import splits
-from experiments.runs import run_folder, validation
+from experiments.runs import run_folder
 from experiments.studies import placement, trainings
 from experiments.studies.anatomy import class_pairs
-from experiments.studies.blocks import figures, study
+from experiments.studies.blocks import figures, page, study
 from experiments.training import programs
 
 pytestmark = pytest.mark.once
@@ -56,7 +56,7 @@ def test_the_mass_outside_of_the_diagonal() -> None:
 
 
 def with_blocks(**section: Any) -> ml_collections.ConfigDict:
-  config = digits.get_config('sgd')
+  config = study.COMMAND.get_config(digits.get_config('sgd'))
   config.model.update(name='mlp', widths=(4,), norm='none')
   config.update(batch_size=512, epochs=1)
   config.blocks.update(
@@ -69,10 +69,10 @@ def with_blocks(**section: Any) -> ml_collections.ConfigDict:
 def test_a_study_of_blocks_goes_on_where_it_stopped(
   tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-  monkeypatch.setattr(study, 'TERMINALS', ('gradient',))
+  monkeypatch.setattr(page, 'TERMINALS', ('gradient',))
   config = with_blocks()
-  validation.validate(config)
-  folder = run_folder.create(tmp_path, config, overwrite=True)
+  study.COMMAND.validate(config)
+  folder = run_folder.create(tmp_path, config, True, study.FILES)
   study.work(config, folder)
   lines = folder.file('metrics.jsonl').read_text().splitlines()
   assert len(lines) == 2
@@ -97,7 +97,7 @@ def test_a_study_of_blocks_goes_on_where_it_stopped(
 def test_normalisations_are_drawn_together(
   tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-  monkeypatch.setattr(study, 'TERMINALS', ('gradient',))
+  monkeypatch.setattr(page, 'TERMINALS', ('gradient',))
 
   def row(norm: str, layers: list[str]) -> Any:
     moment = {
@@ -110,7 +110,7 @@ def test_normalisations_are_drawn_together(
     }
 
   rows = [row('none', ['a', 'b']), row('batch', ['a'])]
-  parts = study.summaries(rows)
+  parts = page.summaries(rows)
   assert [s['norm'] for s in parts] == ['none', 'batch']
   assert parts[0]['mass'] == {'mean': 0.125, 'least': 0.0, 'largest': 0.25}
   figures.maps(tmp_path / 'a.png', rows, 'title')
@@ -122,12 +122,12 @@ def test_normalisations_are_drawn_together(
   [
     ({'norms': ('none', 'instance')}, r'norms: expected some of .*instance'),
     ({'epochs': (1, 0)}, r'epochs: expected rising numbers from 0'),
-    ({'seeds': (1, 1)}, r'seeds: expected no value twice'),
+    ({'seeds': (1, 1)}, r'seeds: expected seeds from 0, none twice'),
   ],
 )
 def test_keys_of_blocks_are_checked(section: Any, words: str) -> None:
   with pytest.raises(refusals.ConfigError, match=words):
-    validation.validate(with_blocks(**section))
+    study.COMMAND.validate(with_blocks(**section))
 
 
 def test_what_blocks_cannot_use_is_refused() -> None:
@@ -151,7 +151,7 @@ def test_what_only_one_normalisation_reads_stays_there() -> None:
 
 
 def placed(**model: Any) -> ml_collections.ConfigDict:
-  config = digits.get_config('sgd')
+  config = placement.COMMAND.get_config(digits.get_config('sgd'))
   config.model.update({'widths': (2, 3), 'norm': 'none', **model})
   config.update(batch_size=256, epochs=1)
   config.placement.update(seeds=(0, 1, 2), rates=(0.1,))
@@ -170,7 +170,8 @@ class FakeStudy:
   def check(self, run: trainings.Run) -> None:
     """All of them can be built."""
 
-  def train(self, form: Any, setting: Any, seed: int) -> Any:
+  def train(self, form: Any, setting: Any, seed: int, advice: str) -> Any:
+    del advice
     loss = 0.1 * seed + setting['learning_rate']
     if self.place == 'fork' and form.title == 'coupled':
       loss -= 0.05 + 0.01 * seed
@@ -185,7 +186,7 @@ def test_a_study_of_placement_goes_on_where_it_stopped(
 ) -> None:
   monkeypatch.setattr(trainings, 'Study', FakeStudy)
   config = placed()
-  folder = run_folder.create(tmp_path, config, overwrite=True)
+  folder = run_folder.create(tmp_path, config, True, placement.FILES)
   placement.work(config, folder)
   lines = folder.file('metrics.jsonl').read_text().splitlines()
   assert len(lines) == 4 * 2 * 3
@@ -238,4 +239,4 @@ def test_the_place_is_a_key_that_some_networks_read() -> None:
     ({'name': 'mlp', 'projection': 'fork'}, r'because mlp does not read it'),
   ):
     with pytest.raises(refusals.ConfigError, match=words):
-      validation.validate(placed(**model))
+      placement.COMMAND.validate(placed(**model))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import pathlib
@@ -9,22 +10,25 @@ import pathlib
 import ml_collections
 import optax
 import pytest
-from absl import flags
 
 import gtddp_jax as gt
-from configs import default
 from experiments import refusals
 from experiments.data import splits
 from experiments.optimizers import registry
-from experiments.runs import cli, command_line, run_folder
+from experiments.runs import cli, run_folder
 from experiments.studies import outcomes, trainings, value_recursions
+from experiments.studies.costs import benchmark, scaling
+from experiments.studies.methods import study
 from experiments.training import loop, programs
 
 pytestmark = pytest.mark.once
 
 
+compared = dataclasses.replace(study.COMMAND, unread=registry.COMPARED)
+
+
 def small() -> ml_collections.ConfigDict:
-  config = default.get_config()
+  config = value_recursions.COMMAND.get_config()
   config.model.update(name='mlp', widths=(8,))
   config.update(batch_size=256, epochs=1, log_every=2, eval_every=2)
   config.optimizer.base.name = 'sgd'
@@ -41,7 +45,9 @@ def test_the_levels_go_on_and_mark_what_diverged(
   )
   monkeypatch.setattr(value_recursions, 'FORMS', forms)
   config = small()
-  folder = run_folder.create(tmp_path, config, overwrite=True)
+  folder = run_folder.create(
+    tmp_path, config, overwrite=True, files=value_recursions.COMMAND.files
+  )
   value_recursions.work(config, folder)
   rows = folder.rows()
   assert [(row['form'], row['rate']) for row in rows] == [
@@ -70,12 +76,12 @@ def test_the_levels_go_on_and_mark_what_diverged(
 
 def test_the_base_of_the_levels_is_the_one_that_train_uses() -> None:
   config = small()
-  study = trainings.Study(config, value_recursions.FORMS, target=0.1)
+  trained = trainings.Study(config, value_recursions.FORMS, target=0.1)
   config.optimizer.update(name='sgd')
   config.optimizer.base.learning_rate = 0.1
-  program = programs.build(study.network, config, study.dataset)
-  rows = list(loop.Loop(program, config, study.dataset, seed=3).rows())
-  row = study.train(value_recursions.FORMS[0], {'learning_rate': 0.1}, seed=3)
+  program = programs.build(trained.network, config, trained.dataset)
+  rows = list(loop.Loop(program, config, trained.dataset, seed=3).rows())
+  row = trained.train(value_recursions.FORMS[0], {'learning_rate': 0.1}, seed=3)
   assert row['test_accuracy'] == rows[-1]['test_accuracy']
   expected = sum(
     part['batch_loss'] * (part['step'] - before['step'])
@@ -188,12 +194,12 @@ def test_steps_to_the_target_are_compared_by_seed() -> None:
 
 def test_a_clipped_base_takes_no_longer_step_than_its_norm() -> None:
   config = small()
-  study = trainings.Study(config, value_recursions.FORMS, target=0.1)
-  params = study.network.init(0)
-  batch = splits.batch(study.dataset.train, config.batch_size, 0, 0)
+  trained = trainings.Study(config, value_recursions.FORMS, target=0.1)
+  params = trained.network.init(0)
+  batch = splits.batch(trained.dataset.train, config.batch_size, 0, 0)
   norms = {}
   for form in value_recursions.FORMS[:3]:
-    tx = study.optimizer(form, {'learning_rate': 2.0})
+    tx = trained.optimizer(form, {'learning_rate': 2.0})
     updates, _ = tx.update(None, tx.init(params), params, batch=batch)
     norms[form.clip] = float(optax.tree.norm(updates)) / 2
   assert norms[None] > 1
@@ -208,7 +214,9 @@ def test_kfac_is_not_clipped_from_outside(
   config = small()
   config.optimizer.base.name = 'kfac'
   config.value_recursions.rates = (0.1,)
-  folder = run_folder.create(tmp_path, config, overwrite=True)
+  folder = run_folder.create(
+    tmp_path, config, overwrite=True, files=value_recursions.COMMAND.files
+  )
   value_recursions.work(config, folder)
   assert [row['form'] for row in folder.rows()] == ['base alone']
 
@@ -217,7 +225,9 @@ def test_the_levels_refuse_what_they_do_not_read(
   tmp_path: pathlib.Path,
 ) -> None:
   config = small()
-  folder = run_folder.create(tmp_path, config, overwrite=False)
+  folder = run_folder.create(
+    tmp_path, config, overwrite=False, files=value_recursions.COMMAND.files
+  )
   config.optimizer.accumulate = 2
   with pytest.raises(refusals.ConfigError, match=r'optimizer\.accumulate'):
     value_recursions.work(config, folder)
@@ -227,25 +237,30 @@ def test_the_levels_refuse_what_they_do_not_read(
     value_recursions.work(config, folder)
 
 
-@pytest.mark.filterwarnings('ignore:the load_module:DeprecationWarning')
 @pytest.mark.parametrize(
-  ('unread', 'argument'),
+  ('command', 'argument'),
   [
-    (registry.CHOSEN, '--config.optimizer.trust_region=0.1'),
-    (registry.CHOSEN, '--config.seed=7'),
-    (registry.COMPARED, '--config.optimizer.base.learning_rate=0.5'),
-    (command_line.others('benchmark'), '--config.optimizer.base.eps=0.1'),
-    (command_line.others('scaling'), '--config.batch_size=8'),
+    (value_recursions.COMMAND, '--config.optimizer.trust_region=0.1'),
+    (value_recursions.COMMAND, '--config.seed=7'),
+    (compared, '--config.optimizer.base.learning_rate=0.5'),
+    (benchmark.COMMAND, '--config.optimizer.base.eps=0.1'),
+    (scaling.COMMAND, '--config.batch_size=8'),
   ],
 )
 def test_what_a_study_chooses_itself_is_refused(
-  unread: tuple[str, ...], argument: str, capsys: pytest.CaptureFixture[str]
+  command: cli.Command,
+  argument: str,
+  tmp_path: pathlib.Path,
+  capsys: pytest.CaptureFixture[str],
 ) -> None:
+  argv = ['study', f'--workdir={tmp_path}']
   with pytest.raises(SystemExit) as caught:
-    cli.parse(['study', argument], flags.FlagValues(), unread=unread)
+    cli.parse(command, [*argv, argument])
   assert caught.value.code == 2
   key = argument[2:].split('=')[0]
   assert f'{key}: expected no value' in capsys.readouterr().err
-  for own in ('benchmark.rounds=9', 'scaling.rounds=9'):
-    if own.split('.')[0] not in unread:
-      cli.parse(['study', f'--config.{own}'], flags.FlagValues(), unread=unread)
+  (section,) = command.sections
+  own = {'benchmark': 'rounds=9', 'scaling': 'rounds=9'}
+  cli.parse(
+    command, [*argv, f'--config.{section}.{own.get(section, "seeds=(9,)")}']
+  )

@@ -6,10 +6,9 @@ import pathlib
 import shutil
 from typing import Any
 
-from absl import flags
-
 from experiments import sweep
 from experiments.data import splits
+from experiments.runs import cli
 
 ROOT = pathlib.Path(splits.__file__).parents[2]
 RATE = 'optimizer.base.learning_rate'
@@ -40,8 +39,8 @@ def written(folder: pathlib.Path, **keys: Any) -> pathlib.Path:
 
 
 def command(*arguments: object) -> int:
-  values = flags.FlagValues()
-  sweep.parse(['sweep', *map(str, arguments)], values)
+  with cli.refusing():
+    values = sweep.parse(['sweep', *map(str, arguments)])
   return sweep.run(values)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import pathlib
 import re
@@ -11,7 +12,6 @@ import sys
 import time
 
 import pytest
-from absl import flags
 
 from configs import reproduce as plans
 from experiments import reproduce
@@ -45,17 +45,16 @@ def fake(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def reproduced(*arguments: str) -> int:
-  values = flags.FlagValues()
   defaults = '--workdir=w', '--report=r'
-  reproduce.parse(['program', *defaults, *arguments], values)
+  with cli.refusing():
+    values = reproduce.parse(['program', *defaults, *arguments])
   return reproduce.run(values)
 
 
 def test_each_budget_has_folders_of_its_own() -> None:
   found = set()
   for budget in plans.BUDGETS:
-    values = flags.FlagValues()
-    reproduce.parse(['program', f'--budget={budget}'], values)
+    values = reproduce.parse(['program', f'--budget={budget}'])
     session = reproduce.Session(values)
     found |= {str(session.path), str(session.report)}
   assert {'runs/reproduce', 'docs/results', 'docs/results/accuracy'} <= found
@@ -63,8 +62,7 @@ def test_each_budget_has_folders_of_its_own() -> None:
 
 
 def test_a_part_alone_leaves_the_whole_report_alone() -> None:
-  values = flags.FlagValues()
-  reproduce.parse(['program', '--only=training'], values)
+  values = reproduce.parse(['program', '--only=training'])
   assert str(reproduce.Session(values).report) == 'runs/reproduce'
 
 
@@ -212,13 +210,12 @@ def test_what_fails_stops_no_other_and_is_retried(
 
 
 COMMAND = (
-  'import sys; from absl import flags; from experiments import reproduce; '
+  'import sys; from experiments import reproduce; '
   'from configs import reproduce as plans; '
   'from configs.reproduce import Budget, Part; '
   f'reproduce._COMMAND = {FAKE!r}; '
   'plans.PARTS = %r; '
-  'values = flags.FlagValues(); reproduce.parse(sys.argv, values); '
-  'sys.exit(reproduce.run(values))'
+  'sys.exit(reproduce.run(reproduce.parse(sys.argv)))'
 )
 
 
@@ -296,7 +293,7 @@ def test_refusals(
     (('--workdir=large',), 'got large, of the budget full'),
     (('--report=file',), '--report: expected a folder that can be written'),
     (('--report=mine',), '--report: expected a folder without a README.md of'),
-    (('--what',), 'command line: '),
+    (('--what',), '--what: expected a flag that there is'),
     (('word',), 'word: expected only flags'),
   ):
     with pytest.raises(SystemExit) as caught:
@@ -309,7 +306,6 @@ def test_refusals(
   assert (tmp_path / 'mine' / 'README.md').read_text() == '# Mine\n'
 
 
-@pytest.mark.filterwarnings('ignore:.*load_module:DeprecationWarning')
 @pytest.mark.parametrize('budget', plans.BUDGETS)
 def test_the_plan_can_be_used(
   budget: str, monkeypatch: pytest.MonkeyPatch
@@ -318,9 +314,14 @@ def test_the_plan_can_be_used(
   parts = plans.get_plan(budget)
   assert len({one.name for one in parts}) == len(parts)
   for one in parts:
-    assert (ROOT / f'{one.module.replace(".", "/")}.py').exists(), one.module
+    module = one.module
+    if (ROOT / module.replace('.', '/')).is_dir():
+      module += '.study'
+    own = importlib.import_module(module).COMMAND
+    assert f'experiments.{own.name}' == one.module
+    assert {*one.figures} <= {*own.files}
     assert one.source in ('', *(p.name for p in parts[: parts.index(one)]))
     if not one.source:
       words = reproduction.command(one, budget, 'w')[2:]
       monkeypatch.setattr('experiments.data.catalog.check', lambda *_: None)
-      cli.parse(['program', *words], flags.FlagValues(), resume=True)
+      cli.parse(own, ['program', *words])

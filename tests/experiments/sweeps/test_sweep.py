@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from sweep_case import RATE, ROOT, TINY, swept, written
 
-from experiments import sweep
+from configs import sweeps
 from experiments.sweeps import pool
 
 # How ml_collections loads a configuration file.
@@ -100,9 +100,9 @@ def test_a_signal_stops_the_runs_and_the_command_goes_on(
   path = written(tmp_path, grid=((RATE, (0.125, 0.25)),), seeds=(0,), workers=2)
   code = (
     'import sys; from experiments import sweep; '
-    'from experiments.sweeps import pool; from absl import flags; '
-    f'pool._COMMAND = {FAKE!r}; v = flags.FlagValues(); '
-    'sweep.parse(sys.argv, v); sys.exit(sweep.run(v))'
+    'from experiments.sweeps import pool; '
+    f'pool._COMMAND = {FAKE!r}; '
+    'sys.exit(sweep.run(sweep.parse(sys.argv)))'
   )
   arguments = [f'--config={path}', f'--workdir={tmp_path / "s"}']
   process = subprocess.Popen(
@@ -156,7 +156,7 @@ def test_real_runs(tmp_path: pathlib.Path) -> None:
     result = json.loads((folder / 'result.json').read_text())
     assert row['metrics']['test_accuracy'] == result['test_accuracy']
     # Every metric that a sweep can show is one that runs have.
-    assert set(row['metrics']) == set(sweep.plan.METRICS)
+    assert set(row['metrics']) == set(sweeps.METRICS)
 
 
 def test_a_file_that_cannot_be_written_is_named(

@@ -17,7 +17,6 @@ from experiments.sweeps import axes, plan
 # How ml_collections loads a configuration file.
 pytestmark = [
   pytest.mark.once,
-  pytest.mark.filterwarnings('ignore:the load_module:DeprecationWarning'),
 ]
 
 
@@ -105,7 +104,7 @@ BAD = [
   ),
   ({'grid': (('lr', (None,)),)}, 'config.lr: expected a key that may be None'),
   ({'grid': (('config', ('none.py',)),)}, '--config: expected a Python file'),
-  ({'grid': 'epochs'}, 'get_config() returns a sweep, got TypeError'),
+  ({'grid': 'epochs'}, 'returns a configuration, got '),
   ({'random': ((RATE, 'log', 0.0, 1.0),), 'draws': 1}, 'sweep.random: expec'),
   (
     {'random': ((RATE, 'normal', 0.1, 1.0),), 'draws': 1},
@@ -120,13 +119,13 @@ BAD = [
   ({'draws': 2}, 'sweep.draws: expected a number from 1 with random axes'),
   ({'draws': -1}, 'sweep.draws: expected an integer from 0'),
   ({'workers': 0}, 'sweep.workers: expected an integer from 1'),
-  ({'workers': '2'}, 'get_config() returns a sweep, got TypeError'),
-  ({'seeds': ()}, 'sweep.seeds: expected seeds from 0'),
+  ({'workers': '2'}, 'returns a configuration, got '),
+  ({'seeds': ()}, 'sweep.seeds: expected a tuple of at least one int'),
   ({'seeds': (0, 0)}, 'sweep.seeds: expected seeds from 0'),
   ({'seeds': (-1,)}, 'sweep.seeds: expected seeds from 0'),
   ({'fixed': (('epochs',),)}, 'sweep.fixed: expected pairs'),
   ({'fixed': ((RATE, 0.1),), 'grid': ((RATE, (0.2,)),)}, 'sweep.fixed: expec'),
-  ({'metrics': ('accuracy',)}, 'sweep.metrics: expected one of test_accuracy'),
+  ({'metrics': ('accuracy',)}, 'sweep.metrics: expected some of test_accuracy'),
   ({'plot.metric': 'loss'}, 'sweep.plot.metric: expected one of'),
   ({'plot.x': 'width'}, 'sweep.plot.x: expected one of seed'),
   ({'plot.x': 'seed', 'plot.lines': 'seed'}, 'each once'),
@@ -168,8 +167,8 @@ def test_bad_files_flags_and_folders(
   (tmp_path / 'full' / 'notes.txt').write_text('mine')
   for arguments, line in (
     ((), '--config: expected the file of a sweep, got none'),
-    (('--config=absent.py',), 'got no such file; start from'),
-    ((f'--config={tmp_path}/empty.py',), 'got none in it'),
+    (('--config=absent.py',), 'got absent.py (no such file)'),
+    ((f'--config={tmp_path}/empty.py',), 'get_config'),
     ((f'--config={tmp_path}/broken.py',), 'ZeroDivisionError'),
     ((f'--config={tmp_path}/key.py',), 'sweep.worker: expected one of'),
     ((f'--config={tmp_path}/none.py',), 'sweep: expected a ConfigDict'),
@@ -178,7 +177,7 @@ def test_bad_files_flags_and_folders(
     ((f'--config={good}', '--workers=0'), 'sweep.workers: expected'),
     ((f'--config={good}', '--workers=x'), 'command line: '),
     ((f'--config={good}', '--metric=loss'), 'sweep.plot.metric: expected'),
-    ((f'--config={good}', '--what'), 'command line: '),
+    ((f'--config={good}', '--what'), '--what: expected a flag'),
     ((f'--config={good}', 'word'), 'word: expected only flags'),
   ):
     with pytest.raises(SystemExit) as caught:
@@ -215,5 +214,5 @@ def test_a_config_of_a_run_is_a_config(tmp_path: pathlib.Path) -> None:
   with pytest.raises(ValueError, match='another version'):
     held.get_config(str(path))
   path.write_text('{')
-  with pytest.raises(ValueError, match='correct the path'):
+  with pytest.raises(ValueError, match='after the colon'):
     held.get_config(str(path))
