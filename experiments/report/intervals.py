@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -37,9 +38,14 @@ def difference(own: Values, base: Values) -> Interval | None:
   if pairs is None:
     return None
   differences = [a - b for a, b in pairs]
-  n = len(differences)
-  half = _quantile(n - 1) * statistics.stdev(differences) / math.sqrt(n)
-  return {'mean': statistics.fmean(differences), 'half_width': half}
+  mean = statistics.fmean(differences)
+  if not statistics.pstdev(differences):  # of which SciPy makes no interval
+    return {'mean': mean, 'half_width': 0.0}
+  with warnings.catch_warnings(
+    action='ignore'
+  ):  # of differences that are close
+    found = stats.ttest_rel(*zip(*pairs, strict=True)).confidence_interval()
+  return {'mean': mean, 'half_width': float(found.high - found.low) / 2}
 
 
 def ratio(own: Values, base: Values) -> Interval | None:
@@ -81,7 +87,8 @@ def deviation_ratio(own: Values, base: Values) -> Interval | None:
   if not ours or not theirs:
     return None
   n, r = len(pairs), statistics.correlation(*columns)
-  spread = 2 * max(0.0, 1 - r * r) * _quantile(n - 2) ** 2 / (n - 2)
+  quantile = float(stats.t.ppf(0.975, n - 2))
+  spread = 2 * max(0.0, 1 - r * r) * quantile**2 / (n - 2)
   # With k = 1 + spread: k + sqrt(k^2 - 1), whose inverse is k - sqrt(k^2 - 1).
   factor = math.sqrt(1 + spread + math.sqrt(spread * (2 + spread)))
   middle = ours / theirs
@@ -234,7 +241,3 @@ def _pairs(own: Values, base: Values) -> list[tuple[float, float]] | None:
     if a is not None and b is not None
   ]
   return pairs if len(pairs) == len(own) >= LEAST else None
-
-
-def _quantile(freedom: int) -> float:
-  return float(stats.t.ppf(0.975, freedom))

@@ -301,7 +301,7 @@ def finish(
   kinds = {(study(run), run.form.title): run for run in rest}
   for (trainer, _), run in kinds.items():
     trainer.check(run)
-  with progress.Progress(len(rest) * study(asked[0]).steps) as bar:
+  with progress.bar(len(rest) * study(asked[0]).steps) as bar:
     for count, run in enumerate(rest, start=1):
       trainer = study(run)
       row = trainer.train(run.form, run.setting, run.seed, advice(run))
@@ -309,8 +309,8 @@ def finish(
       folder.log(row)
       rows.append(row)
       if text := note(row, rest[count:]):
-        bar.say(text)
-      bar.advance(trainer.steps)
+        progress.say(text)
+      bar.update(trainer.steps)
   return rows
 
 

@@ -157,22 +157,23 @@ def _train(
   ):
     position = _restored(saved, start, program)
     folder.log_anew(position.rows)
+    say = progress.say if hosts.is_first() else lambda text: None
     run = loop.Loop(program, config, dataset, config.seed, position, stop)
     with (
       tensorboard.Events(folder.folder('tensorboard'), position.rows) as board,
-      progress.Progress(program.steps, shown=hosts.is_first()) as bar,
+      progress.bar(program.steps, hosts.is_first()) as bar,
     ):
-      bar.reach(position.step)
+      bar.update(position.step)
       if position.step:
-        bar.say(f'{title}: goes on from step {position.step}')
+        say(f'{title}: goes on from step {position.step}')
       keeper = _Keeper(saved, config.checkpoint_seconds)
       try:
         for row in run.rows():
           folder.log(row)
           board.log(row)
-          bar.reach(row['step'])
+          bar.update(row['step'] - bar.n)
           if 'test_loss' in row:
-            bar.say(f'{title}: {tables.line(row)}')
+            say(f'{title}: {tables.line(row)}')
           run.check()
           keeper.keep(run.position, row['step'] == program.steps)
       except signals.Stopped:

@@ -82,7 +82,7 @@ def work(
   done = {(row['norm'], row['seed']) for row in rows}
   steps = _step(config, dataset, section.epochs[-1])
   runs_left = len(section.norms) * len(section.seeds) - len(done)
-  with progress.Progress(runs_left * steps) as bar:
+  with progress.bar(runs_left * steps) as bar:
     for norm in section.norms:
       seeds = [seed for seed in section.seeds if (norm, seed) not in done]
       if not seeds:
@@ -182,7 +182,7 @@ class _Trained:
       terminal: self._compiled(terminal) for terminal in page.TERMINALS
     }
 
-  def run(self, seed: int, bar: progress.Progress) -> Row:
+  def run(self, seed: int, bar: Any) -> Row:
     """Trains on one seed and looks at every moment."""
     config = self._config
     training = loop.Loop(self._program, config, self._dataset, seed)
@@ -190,7 +190,7 @@ class _Trained:
     for epoch in config.blocks.epochs:
       last = _step(config, self._dataset, epoch)
       training.advance(last)
-      bar.advance(last - done)
+      bar.update(last - done)
       done = last
       at = jax.device_get(training.position[:2])
       found = [

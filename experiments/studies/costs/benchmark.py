@@ -194,7 +194,7 @@ def measure(
 
   titles = list(forms(own.base))
   turns = range(done, own.rounds + 1)
-  with progress.Progress(len(titles) + len(turns)) as bar:
+  with progress.bar(len(titles) + len(turns)) as bar:
     calls = {}
     problem = Problem(own)
     for title in titles:
@@ -207,15 +207,15 @@ def measure(
             'memory': made.memory,
           }
         )
-      bar.say(f'compiled {title} in {made.seconds:.1f} s')
-      bar.advance(1)
+      progress.say(f'compiled {title} in {made.seconds:.1f} s')
+      bar.update(1)
     calls[INPUT] = reading(own.batch)
     for turn in turns:
       seconds = {title: timing.second(call) for title, call in calls.items()}
       problem.check()
       if turn > done:  # the first turn warms up
         log({'round': turn, 'seconds': seconds})
-      bar.advance(1)
+      bar.update(1)
   return rows
 
 

@@ -136,15 +136,15 @@ def measure(
   found = {(cost.form, cost.batch): cost for cost in known}
   forms = ['plain SGD', *FORMS, *([DIRECT] if network == 'mlp' else [])]
   live = list(forms)  # those that fitted so far
-  with progress.Progress(len(forms) * len(sizes)) as bar:
+  with progress.bar(len(forms) * len(sizes)) as bar:
     for place, size in enumerate(sizes, 1):
       left = [form for form in live if (form, size) not in found]
       for cost in _costs(left, network, size, rounds, most):
         found[cost.form, size] = cost
         log(cost)
-        bar.say(_line(cost))
+        progress.say(_line(cost))
       live = [form for form in live if found[form, size].seconds is not None]
-      bar.reach(place * len(forms))
+      bar.update(place * len(forms) - bar.n)
   costs = (found.get((form, size)) for form in forms for size in sizes)
   return [cost for cost in costs if cost and cost.seconds is not None]
 
