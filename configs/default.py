@@ -328,6 +328,7 @@ def get_sweep() -> ml_collections.ConfigDict:
 _RENAMED = {
   'compare.learning_rate': 'learning_rates',
   'levels': 'value_recursions',
+  'methods.forms': 'methods.variants',
 }
 
 

@@ -57,8 +57,13 @@ def _present(
     found['learning_rates'] = compared['learning_rate']
   for name, value in found.items():
     if name not in config and isinstance(value, dict):
-      config[name] = ml_collections.ConfigDict(_tuples(value))
+      own = {_last(f'{name}.{key}'): item for key, item in value.items()}
+      config[name] = ml_collections.ConfigDict(_tuples(own))
   return found
+
+
+def _last(path: str) -> str:
+  return default.renamed(path).rpartition('.')[2]
 
 
 def _tuples(value: Any) -> Any:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 BUDGETS = {
   'small': 'CPU cores, in minutes: fewer seeds, rates and epochs',
-  'accuracy': 'CPU cores, in minutes: long trainings of one GT-DDP form each',
+  'accuracy': 'CPU cores, in minutes: long trainings of one GT-DDP variant',
   'extended': 'CPU cores, in minutes: learning rates; cooperation on MNIST',
   'full': 'a GPU, in hours: the settings of the paper, and all data sets',
 }
@@ -64,10 +64,10 @@ _METHODS = {
   'variance.png': 'Spread over seeds, with and without GT-DDP',
   'targets.png': 'Steps and seconds to the target',
 }
-_GAMES = {'games.png': 'Train loss of the forms over that of EKFAC'}
+_GAMES = {'games.png': 'Train loss of the variants over that of EKFAC'}
 _TABLE = (
   'Table 2 and Fig. 6a, 6b, 8, and the time to a target: every base optimizer '
-  'and its GT-DDP forms.'
+  'and its GT-DDP variants.'
 )
 
 
@@ -86,7 +86,7 @@ def _methods(name: str, title: str, config: str, **budgets: Budget) -> Part:
 
 
 def _accuracy(name: str, title: str, goal: str, **budgets: Budget) -> Part:
-  """One long training of a GT-DDP form."""
+  """One long training of a GT-DDP variant."""
   short = name.removesuffix('_mnist')
   return Part(
     f'{short}-accuracy',
@@ -112,7 +112,7 @@ def _accuracy(name: str, title: str, goal: str, **budgets: Budget) -> Part:
 def _value_recursions(
   name: str, title: str, minutes: float, *arguments: str
 ) -> Part:
-  """Every form of SGD at every rate."""
+  """Every variant of SGD at every rate."""
   return Part(
     f'recursions-{name}',
     f'Learning rates on {title}',
@@ -121,7 +121,7 @@ def _value_recursions(
     'experiments.studies.value_recursions',
     arguments,
     {'extended': Budget(minutes)},
-    {'value_recursions.png': 'Train loss by form and rate, and the target'},
+    {'value_recursions.png': 'Train loss by variant and rate, and the target'},
     name,
   )
 
@@ -153,7 +153,7 @@ PARTS = (
           '--config.epochs=4',
           '--config.log_every=15',
           '--config.methods.bases=("sgd","rmsprop","adam")',
-          '--config.methods.forms=("frozen","bellman")',
+          '--config.methods.variants=("frozen","bellman")',
         ),
       ),
     },
@@ -174,7 +174,7 @@ PARTS = (
         '--config.log_every=5',
         '--config.eval_every=125',
         '--config.methods.bases=("sgd","adam","ekfac")',
-        '--config.methods.forms=("frozen","bellman","coupled")',
+        '--config.methods.variants=("frozen","bellman","coupled")',
         '--config.methods.seeds=(0,1,2)',
         # Around the best of each base here.
         '--config.methods.rates.sgd=(0.01,0.03,0.1)',
@@ -195,8 +195,8 @@ PARTS = (
     Part(
       f'step-{base}',
       f'Time of a step with {title}',
-      'Step time, compilation and memory of every form beside the base alone, '
-      'with the goals of this project, and the cost of reading a batch.',
+      'Step time, compilation and memory of every variant beside the base '
+      'alone, with the goals of this project, and the cost of reading a batch.',
       'experiments.studies.costs.benchmark',
       ('--config=configs/default.py', f'--config.benchmark.base={base}'),
       {

@@ -28,7 +28,7 @@ from experiments.runs import cli, flags
 PARAMS = {'first': {'u': 0.5}, 'last': {'u': 2.0}}
 INPUT, TARGET = 2.0, 1.0
 
-FORMS: dict[str, dict[str, Any]] = {
+VARIANTS: dict[str, dict[str, Any]] = {
   'SGD': {'feedback': False},
   'frozen': {'value': 'frozen'},
   'bellman': {'value': 'bellman'},
@@ -59,7 +59,7 @@ def losses(form: str, rates: Sequence[float] | np.ndarray) -> np.ndarray:
   """Returns the loss after one step of the example at each rate.
 
   Args:
-    form: a key of ``FORMS``.
+    form: a key of ``VARIANTS``.
     rates: learning rates of SGD.
 
   Returns:
@@ -71,7 +71,7 @@ def losses(form: str, rates: Sequence[float] | np.ndarray) -> np.ndarray:
   loss = gt.losses.squared_error
 
   def after(rate: jax.Array) -> jax.Array:
-    tx = gt.gt_ddp(graph, loss, gt.sgd(rate), **FORMS[form])
+    tx = gt.gt_ddp(graph, loss, gt.sgd(rate), **VARIANTS[form])
     updates, _ = tx.update(None, tx.init(params), params, batch=(x, y))
     return loss(_network(optax.apply_updates(params, updates), x), y)[0]
 
@@ -130,7 +130,7 @@ def _example(panel: axes.Axes) -> None:
   panel.annotate('before the step', (0.0105, 0.515), fontsize=9)
   styles = ('--', '-', '-', '-')
   for form, colour, style in zip(
-    FORMS, (charts.BASE, *charts.PALETTE[1:]), styles, strict=False
+    VARIANTS, (charts.BASE, *charts.PALETTE[1:]), styles, strict=False
   ):
     panel.plot(_RATES, losses(form, _RATES), style, color=colour, label=form)
   panel.axvline(0.1, color=charts.PALETTE[0], linewidth=1, alpha=0.4)

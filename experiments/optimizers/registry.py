@@ -1,6 +1,6 @@
 """One door for every optimizer: a baseline is `gt_ddp` without feedback.
 
-So a base and its GT-DDP form differ in the feedback alone, and the same
+So a base and its GT-DDP variant differ in the feedback alone, and the same
 metrics are there for both.
 """
 
@@ -19,8 +19,8 @@ from experiments.optimizers import accumulation, schedules
 Loss = Callable[[jax.Array, jax.Array], jax.Array]
 
 BOUND = 0.3  # trust region of the studies
-# What the studies call a form of feedback: options of ``gt_ddp``.
-FORMS: dict[str, dict[str, Any]] = {
+# What the studies call a variant of feedback: options of ``gt_ddp``.
+VARIANTS: dict[str, dict[str, Any]] = {
   'frozen': {'terminal': 'gradient', 'trust_region': BOUND},
   'bellman': {
     'terminal': 'gradient',
@@ -155,7 +155,7 @@ _OF_FEEDBACK = ('terminal', 'value', 'trust_region')
 # What a study of many trainings does not read: seeds and rates are its own.
 OF_ONE_RUN = ('seed', 'checkpoint_seconds')
 RATE = 'optimizer.base.learning_rate'
-# What one that runs several forms of a base chooses itself.
+# What one that runs several variants of a base chooses itself.
 CHOSEN = (
   *OF_ONE_RUN,
   RATE,

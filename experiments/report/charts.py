@@ -15,7 +15,7 @@ from experiments.report import tables
 
 _LARGEST = 10.0  # nats; what is above has the same colour
 _WIDE = 20  # ratio of bars from which the axis is logarithmic
-BASE, OURS = '#8C8C8C', '#0072B2'  # a base alone, its GT-DDP forms
+BASE, OURS = '#8C8C8C', '#0072B2'  # a base alone, its GT-DDP variants
 # Okabe and Ito's, which the colour-blind tell apart.
 PALETTE = (
   '#000000',
@@ -36,7 +36,7 @@ _APART = 0.02  # whiskers, of the width of the lines
 
 
 class Bars(NamedTuple):
-  """One bar per form.
+  """One bar per variant.
 
   Attributes:
     title: of the panel.
@@ -44,7 +44,7 @@ class Bars(NamedTuple):
     means: None for no bar.
     ranges: ends of the whiskers; None for no whisker.
     notes: written at the ends of the bars.
-    bases: places of the forms without feedback, in another colour.
+    bases: places of the variants without feedback, in another colour.
   """
 
   title: str
@@ -57,23 +57,23 @@ class Bars(NamedTuple):
 
 def levels(
   path: pathlib.Path,
-  forms: Sequence[str],
+  variants: Sequence[str],
   rates: Sequence[str],
   losses: Sequence[Sequence[float | None]],
   bars: Sequence[Bars],
 ) -> None:
-  """Draws losses by form and rate as a coloured table, and bars beside it.
+  """Draws losses by variant and rate as a coloured table, and bars beside it.
 
   Args:
     path: of the PNG.
-    forms: names of the rows; the first is the base.
+    variants: names of the rows; the first is the base.
     rates: names of the columns.
-    losses: nats, one row per form; None, for diverged, stays white.
+    losses: nats, one row per variant; None, for diverged, stays white.
     bars: a panel each.
   """
   with matplotlib.rc_context(tables.STYLE):
     drawing = figure.Figure(
-      figsize=(7.6 + 3.2 * len(bars), 1.4 + 0.34 * len(forms)),
+      figsize=(7.6 + 3.2 * len(bars), 1.4 + 0.34 * len(variants)),
       layout='constrained',
     )
     panels = drawing.subplots(
@@ -82,8 +82,8 @@ def levels(
     _heat(panels[0], rates, losses)
     for panel, series in zip(panels[1:], bars, strict=True):
       draw_bars(panel, series)
-    panels[0].set_yticks(range(len(forms)), forms)
-    panels[0].set_ylim(len(forms) - 0.5, -0.5)
+    panels[0].set_yticks(range(len(variants)), variants)
+    panels[0].set_ylim(len(variants) - 0.5, -0.5)
     drawing.savefig(path, dpi=150)
 
 
@@ -160,7 +160,7 @@ def curves(
   every: int,
   label: str,
 ) -> None:
-  """Draws one number of many forms against steps.
+  """Draws one number of many variants against steps.
 
   Args:
     path: of the PNG.

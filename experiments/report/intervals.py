@@ -13,9 +13,11 @@ from scipy import stats
 Values = Sequence[float | None]
 Interval = dict[str, float]
 
-BETTER, WORSE, OPEN = 'better', 'worse', 'not told apart'
-VERDICTS = BETTER, WORSE, OPEN
-NONE = '-'  # no verdict
+LOWER, HIGHER = 'significantly lower', 'significantly higher'
+OPEN = 'no significant difference'
+DIVERGED = 'diverged'  # where the base did not; no number can say by how much
+OUTCOMES = LOWER, HIGHER, OPEN, DIVERGED
+NONE = '-'  # nothing to compare
 LEAST = 3  # seeds; two that happen to agree tell nothing
 # Of deviations: the interval of three pairs has one degree of freedom, and
 # rests on the losses being normal alone.
@@ -109,42 +111,31 @@ def text(found: Mapping[str, Any] | None, scale: float, form: str) -> str:
   return f'{mean:+{form}} ± {half:{form}}'
 
 
-def verdict(
-  low: float, high: float, neutral: float = 0.0, less: bool = True
-) -> str:
-  """Returns what an interval says: it must leave out what is neutral.
+def significance(low: float, high: float, neutral: float = 0.0) -> str:
+  """Returns what a 95 % interval says: it must leave out what is neutral.
 
   Args:
     low: its lower end.
     high: its upper end.
     neutral: 0 for a difference, 1 for a ratio.
-    less: whether less is better.
 
   Returns:
-    ``BETTER``, ``WORSE`` or ``OPEN``; ``NONE`` where the interval has no width,
+    ``LOWER``, ``HIGHER`` or ``OPEN``; ``NONE`` where the interval has no width,
     as that of equal differences.
   """
   if math.isclose(low, high, rel_tol=_EQUAL):
     return NONE
   if low <= neutral <= high:
     return OPEN
-  return BETTER if (high < neutral) is less else WORSE
+  return LOWER if high < neutral else HIGHER
 
 
-def gain(found: Mapping[str, Any] | None, less: bool = True) -> str:
-  """Returns the verdict on a difference.
-
-  Args:
-    found: of ``difference``; None where there is none.
-    less: whether less is better.
-
-  Returns:
-    See ``verdict``; ``NONE`` where there is no difference.
-  """
+def of_difference(found: Mapping[str, Any] | None) -> str:
+  """Returns the ``significance`` of a difference; ``NONE`` for none."""
   if found is None:
     return NONE
   mean, half = found['mean'], found['half_width']
-  return verdict(mean - half, mean + half, less=less)
+  return significance(mean - half, mean + half)
 
 
 def of_runs(rows: Sequence[Mapping[str, Any]], key: str) -> list[float | None]:
@@ -157,58 +148,58 @@ def of_runs(rows: Sequence[Mapping[str, Any]], key: str) -> list[float | None]:
   return [None if row['diverged'] else row[key] for row in rows]
 
 
-def judged(own: Values, base: Values, *, less: bool) -> dict[str, Any] | None:
-  """Returns a difference with its verdict.
+def compared(own: Values, base: Values) -> dict[str, Any] | None:
+  """Returns a difference with its significance.
 
   Args:
     own: by seed; None where a run diverged.
     base: on the same seeds.
-    less: whether less is better.
 
   Returns:
-    ``difference`` and ``verdict``. Where a run diverged and none of the base,
-    the verdict alone, ``WORSE``; no number can say by how much. Else None.
+    ``difference`` and ``significance``. Where a run diverged and none of the
+    base, the latter alone, ``DIVERGED``. Else None.
   """
   found = difference(own, base)
   if found is None:
-    worse = None in own and None not in base and len(own) >= LEAST
-    return {'verdict': WORSE} if worse else None
-  return {**found, 'verdict': gain(found, less)}
+    lost = None in own and None not in base and len(own) >= LEAST
+    return {'significance': DIVERGED} if lost else None
+  return {**found, 'significance': of_difference(found)}
 
 
-def judged_ratio(
+def compared_ratio(
   own: Values, base: Values, *, whole: bool = False
 ) -> dict[str, Any] | None:
-  """Returns a ratio with its verdict; less is better.
+  """Returns a ratio with its significance.
 
   Args:
     own: by seed, above 0; None where there is no number.
     base: on the same seeds.
     whole: whether both count steps, of which one less on every seed may be
-      less than one: values that differ by one at most are not told apart.
+      less than one: values that differ by one at most have no significant
+      difference.
 
   Returns:
-    ``ratio`` and ``verdict``; None where there is none.
+    ``ratio`` and ``significance``; None where there is none.
   """
   found = ratio(own, base)
   if found is None:
     return None
-  word = verdict(found['low'], found['high'], 1.0)
+  word = significance(found['low'], found['high'], 1.0)
   pairs = zip(own, base, strict=True)
   if (
     whole and word != NONE and all(abs(a - b) <= 1 for a, b in pairs if a and b)
   ):
     word = OPEN
-  return {**found, 'verdict': word}
+  return {**found, 'significance': word}
 
 
 def ratio_text(found: Mapping[str, Any] | None) -> str:
-  """Returns a ratio with its interval, of ``judged_ratio``; '-' for none."""
+  """Returns a ratio with its interval, of ``compared_ratio``; '-' for none."""
   if found is None or found['ratio'] is None:
     return '-'
   digits = 2
   # An interval that leaves out 1 shows that it does.
-  while digits < 6 and found['verdict'] in (BETTER, WORSE):
+  while digits < 6 and found['significance'] in (LOWER, HIGHER):
     if 1 not in (round(found['low'], digits), round(found['high'], digits)):
       break
     digits += 1
@@ -218,16 +209,17 @@ def ratio_text(found: Mapping[str, Any] | None) -> str:
   return f'{middle} [{low}, {high}]'
 
 
-def verdict_of(found: Mapping[str, Any] | None) -> str:
-  """Returns that of ``judged`` or ``judged_ratio``; ``NONE`` for none."""
-  return NONE if found is None else found.get('verdict', NONE)
+def word(found: Mapping[str, Any] | None) -> str:
+  """Returns the significance in a comparison; ``NONE`` for none."""
+  return NONE if found is None else found.get('significance', NONE)
 
 
 def counts(words: Sequence[str]) -> str:
-  """Returns how many verdicts are which, in words; ``NONE`` is not counted."""
-  if not any(word in VERDICTS for word in words):
+  """Returns how many are which; ``NONE`` is not counted."""
+  if not any(word in OUTCOMES for word in words):
     return 'none could be compared'
-  return ', '.join(f'{words.count(word)} {word}' for word in VERDICTS)
+  shown = OUTCOMES if DIVERGED in words else OUTCOMES[:-1]
+  return ', '.join(f'{words.count(word)} {word}' for word in shown)
 
 
 def _logs(values: Values) -> list[float | None]:

@@ -1,7 +1,7 @@
 """Tables and figures, in one style.
 
 A base and its GT-DDP form share a colour: dashed for the base, solid for
-GT-DDP. The colours are Okabe and Ito's, told apart by all kinds of eyes.
+GT-DDP. The colours are Okabe and Ito's, which the colour-blind distinguish.
 """
 
 from __future__ import annotations

@@ -1,13 +1,14 @@
-r"""What players gain by deciding together: EKFAC, GT-EKFAC, GT-DDP-EKFAC.
+r"""What joint updates of players gain: EKFAC, GT-EKFAC, GT-DDP-EKFAC.
 
   python -m experiments.studies.games --config=configs/cgb.py:ekfac \
     --workdir=runs/g
 
-Trains every form of a Kronecker base (``config.optimizer.base``: ekfac or kfac)
-at every rate and damping of ``config.games`` and on each of its seeds, and
-compares them each at its own best setting and all at the base's (results.md,
-result.json, games.png). Differences are paired by seed, with 95 % intervals.
-The forms take turns, so that whatever else the machine does slows all alike.
+Trains every variant of a Kronecker base (``config.optimizer.base``: ekfac or
+kfac) at every rate and damping of ``config.games`` and on each of its seeds,
+and compares them each at its own best setting and all at the base's
+(results.md, result.json, games.png). Differences are paired by seed, with 95 %
+intervals. The variants take turns, so that whatever else the machine does slows
+all alike.
 
 A finished run is one line of metrics.jsonl, and the same command goes on where
 it stopped: --workdir may hold a study of the same configuration.
@@ -44,34 +45,34 @@ Row = outcomes.Row
 Setting = tuple[float, float]  # rate, damping
 
 _TUNED = (
-  'Each form at its own best setting against the first at its. Settings were '
-  'chosen on the same seeds, so these intervals are rather too narrow. Of all '
-  'verdicts here and above, each has an error of 5 % of its own.'
+  'Each variant at its own best setting against the first at its. Settings '
+  'were chosen on the same seeds, so these intervals are rather too narrow. Of '
+  'all comparisons here and above, each has an error of 5 % of its own.'
 )
 _GRID = 'Mean train loss (nats) over the last epoch, by rate / damping.'
 
 
-def forms(title: str) -> list[trainings.Form]:
+def variants(title: str) -> list[trainings.Variant]:
   """Returns what is compared; the first is the base alone.
 
   Args:
     title: of the base.
 
   Returns:
-    The forms.
+    The variants.
   """
   ddp = f'GT-DDP-{title}'
-  feedback: dict[str, Any] = registry.FORMS['frozen']
+  feedback: dict[str, Any] = registry.VARIANTS['frozen']
   return [
-    trainings.Form(title),
-    trainings.Form(f'GT-{title}, kronecker', cooperation='kronecker'),
-    trainings.Form(f'GT-{title}, schur', cooperation='schur'),
-    trainings.Form(ddp, **feedback),
-    trainings.Form(f'{ddp}, kronecker', **feedback, cooperation='kronecker'),
-    trainings.Form(f'{ddp}, schur', **feedback, cooperation='schur'),
-    trainings.Form(
+    trainings.Variant(title),
+    trainings.Variant(f'GT-{title}, kronecker', cooperation='kronecker'),
+    trainings.Variant(f'GT-{title}, schur', cooperation='schur'),
+    trainings.Variant(ddp, **feedback),
+    trainings.Variant(f'{ddp}, kronecker', **feedback, cooperation='kronecker'),
+    trainings.Variant(f'{ddp}, schur', **feedback, cooperation='schur'),
+    trainings.Variant(
       f'{ddp}, bellman, schur',
-      **registry.FORMS['bellman'],
+      **registry.VARIANTS['bellman'],
       cooperation='schur',
     ),
   ]
@@ -96,18 +97,20 @@ def work(
   """Runs what is left of the study and prints the table."""
   check(config)
   title = registry.BASES[config.optimizer.base.name].title
-  study = trainings.Study(config, forms(title), config.games.target_loss)
+  study = trainings.Study(config, variants(title), config.games.target_loss)
   if not study.network.graph.games:
-    study.forms = [form for form in study.forms if form.cooperation == 'none']
+    study.variants = [
+      form for form in study.variants if form.cooperation == 'none'
+    ]
   asked = [
     trainings.Run(form, seed, {'rate': rate, 'damping': damping})
     for seed in config.games.seeds
     for rate in config.games.rates
     for damping in config.games.dampings
-    for form in study.forms
+    for form in study.variants
   ]
   rows = trainings.finish(folder, asked, lambda run: study)
-  found = summaries(rows, [form.title for form in study.forms])
+  found = summaries(rows, [form.title for form in study.variants])
   folder.write_json('result.json', found)
   caption = _caption(config)
   shown = [
@@ -126,14 +129,14 @@ def work(
 
 
 def summaries(rows: Sequence[Row], titles: Sequence[str]) -> list[Row]:
-  """Returns how the forms stand.
+  """Returns how the variants stand.
 
   Args:
-    rows: of all runs; every form, setting and seed is there.
-    titles: of the forms; the first is the base.
+    rows: of all runs; every variant, setting and seed is there.
+    titles: of the variants; the first is the base.
 
   Returns:
-    One summary per form: its best setting, the runs there and at the base's
+    One summary per variant: its best setting, the runs there and at the base's
     best, and the paired differences from the base at both; of the base, none.
   """
   best = {title: _best(rows, title) for title in titles}
@@ -144,7 +147,7 @@ def summaries(rows: Sequence[Row], titles: Sequence[str]) -> list[Row]:
     if own[0]['form'] == base:
       return None
     values = (intervals.of_runs(part, key) for part in (own, reference))
-    return intervals.judged(*values, less=key == 'final_loss')
+    return intervals.compared(*values)
 
   found = []
   for title in titles:
@@ -185,7 +188,7 @@ def _standings(found: Sequence[Row]) -> list[tables.Column]:
     return tables.accuracies(intervals.of_runs(rows, 'test_accuracy'))
 
   return [
-    tables.Column('form', '', [s['form'] for s in found]),
+    tables.Column('variant', '', [s['form'] for s in found]),
     tables.Column(
       'best', 'rate / damping', [f'{r:g} / {d:g}' for r, d in _bests(found)]
     ),
@@ -205,7 +208,7 @@ def _standings(found: Sequence[Row]) -> list[tables.Column]:
 def _tuned(found: Sequence[Row]) -> list[tables.Column]:
   others = found[1:]
   return [
-    tables.Column('form', '', [s['form'] for s in others]),
+    tables.Column('variant', '', [s['form'] for s in others]),
     *_differences(others, 'tuned_', ''),
   ]
 
@@ -220,18 +223,18 @@ def _differences(
       'nats',
       [intervals.text(s[loss], 1, '.2g') for s in found],
     ),
-    tables.Column('verdict', '', _verdicts(found, loss)),
+    tables.Column('significance', '', _words(found, loss)),
     tables.Column(
       f'difference of accuracy{where}',
       'points',
       [intervals.text(s[accuracy], 100, '.2f') for s in found],
     ),
-    tables.Column('verdict', '', _verdicts(found, accuracy)),
+    tables.Column('significance', '', _words(found, accuracy)),
   ]
 
 
-def _verdicts(found: Sequence[Row], key: str) -> list[str]:
-  return [intervals.verdict_of(s[key]) for s in found]
+def _words(found: Sequence[Row], key: str) -> list[str]:
+  return [intervals.word(s[key]) for s in found]
 
 
 def _short(found: Sequence[Row]) -> list[str]:
@@ -242,22 +245,23 @@ def _short(found: Sequence[Row]) -> list[str]:
     for part in ('equal', 'own')
   )
   losses, accuracies = (
-    intervals.counts(_verdicts(others, key))
+    intervals.counts(_words(others, key))
     for key in ('loss_gain', 'accuracy_gain')
   )
   return [
-    f'The {len(others)} forms against {base["form"]}, all at the best rate and '
-    f'damping of {base["form"]}, train loss: {losses}; accuracy: {accuracies}.',
+    f'The {len(others)} variants against {base["form"]}, all at the best rate '
+    f'and damping of {base["form"]}, train loss: {losses}; accuracy: '
+    f'{accuracies}.',
     f'The best of them there is {_named(best, "loss_gain")}.',
     f'Each at its own best, it is {_named(tuned, "tuned_loss_gain")}.',
   ]
 
 
 def _named(form: Row, key: str) -> str:
-  """A form, its difference of loss and its step."""
+  """A variant, its difference of loss and its step."""
   return (
     f'{form["form"]}, with a difference of loss of '
-    f'{intervals.text(form[key], 1, ".2g")} nats ({_verdicts([form], key)[0]}) '
+    f'{intervals.text(form[key], 1, ".2g")} nats ({_words([form], key)[0]}) '
     f'and a step of {form["step_ratio"]:.2f} × that of the base'
   )
 
@@ -268,12 +272,12 @@ def _caption(config: ml_collections.ConfigDict) -> str:
     f'{config.dataset.name}, {config.model.name}, {config.epochs} epochs, '
     f'batch {config.batch_size}, {seeds} seeds. Train loss: mean over the last '
     f'epoch, ± sample standard deviation over seeds. Best: least mean loss. '
-    f'Equal: at the best setting of the first form; differences from it are '
+    f'Equal: at the best setting of the first variant; differences from it are '
     f'paired by seed, with 95 % intervals over seeds, for one test split; '
-    f'*better* and *worse* stand where the interval leaves out zero. The equal '
-    f'setting is the best of the first form, which is in its favour. GT-DDP '
-    f'forms have the terminal `gradient`, the value `frozen` unless another is '
-    f'named, and the trust region {registry.BOUND}.'
+    f'significant where the interval leaves out zero. The equal '
+    f'setting is the best of the first variant, which is in its favour. GT-DDP '
+    f'variants have the terminal `gradient`, the value `frozen` unless another '
+    f'is named, and the trust region {registry.BOUND}.'
   )
 
 
@@ -284,7 +288,7 @@ def _bests(found: Sequence[Row]) -> list[Setting]:
 def _grid(rows: Sequence[Row], found: Sequence[Row]) -> list[tables.Column]:
   settings = sorted({(row['rate'], row['damping']) for row in rows})
   titles = [s['form'] for s in found]
-  columns = [tables.Column('form', '', titles)]
+  columns = [tables.Column('variant', '', titles)]
   for setting in settings:
     means = [
       outcomes.mean_loss(outcomes.at(rows, title, *setting)) for title in titles

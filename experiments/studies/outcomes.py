@@ -1,4 +1,4 @@
-"""What a run of the study of the levels came to, and how the forms stand."""
+"""What a run of the study of the levels came to, and how the variants stand."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def mean_loss(rows: Sequence[Row]) -> float:
 
 
 def step_ratio(rows: Sequence[Row], form: str, base: str) -> float:
-  """Returns the time of a step of a form in units of that of its base.
+  """Returns the time of a step of a variant in units of that of its base.
 
   Args:
     rows: of all runs.
@@ -81,7 +81,7 @@ def step_ratio(rows: Sequence[Row], form: str, base: str) -> float:
     base: that of its base.
 
   Returns:
-    The median of the ratios run by run, as the forms took turns.
+    The median of the ratios run by run, as the variants took turns.
   """
   times = {
     (row['form'], row['rate'], row.get('damping'), row['seed']): row[
@@ -98,24 +98,24 @@ def step_ratio(rows: Sequence[Row], form: str, base: str) -> float:
 
 def summaries(
   rows: Sequence[Row],
-  forms: Sequence[str],
+  variants: Sequence[str],
   rates: Sequence[float],
   classes: int,
 ) -> list[Row]:
-  """Returns how the forms stand.
+  """Returns how the variants stand.
 
   Args:
-    rows: of all runs; every form, rate and seed is there.
-    forms: their titles; the first is the base, to which times are compared.
+    rows: of all runs; every variant, rate and seed is there.
+    variants: their titles; the first is the base, to which times are compared.
     rates: in the order of the columns.
     classes: of the data set; half of chance is half the log of it.
 
   Returns:
-    One summary per form, ready for JSON.
+    One summary per variant, ready for JSON.
   """
   found: list[Row] = []
   base: list[Row] = []
-  for form in forms:
+  for form in variants:
     own = [row for row in rows if row['form'] == form]
     at_rates = [_at_rate(at(own, form, rate), rate, classes) for rate in rates]
     best = min(at_rates, key=_rank)
@@ -134,7 +134,7 @@ def summaries(
           f'{unit}_ratio': target_ratio(at_best, base, unit) if found else None
           for unit in UNITS
         },
-        'step_ratio': step_ratio(rows, form, forms[0]),
+        'step_ratio': step_ratio(rows, form, variants[0]),
         'rates': at_rates,
       }
     )
@@ -144,7 +144,7 @@ def summaries(
 def at(
   rows: Sequence[Row], form: str, rate: float, damping: float | None = None
 ) -> list[Row]:
-  """Returns the runs of a form at a setting, by seed."""
+  """Returns the runs of a variant at a setting, by seed."""
   setting = form, rate, damping
   own = [r for r in rows if (r['form'], r['rate'], r.get('damping')) == setting]
   return sorted(own, key=lambda row: row['seed'])
@@ -161,14 +161,14 @@ def target_ratio(
     unit: one of ``UNITS``.
 
   Returns:
-    See ``intervals.judged_ratio``.
+    See ``intervals.compared_ratio``.
   """
   values = ([row[f'{unit}_to_target'] for row in part] for part in (own, base))
-  return intervals.judged_ratio(*values, whole=unit == 'steps')
+  return intervals.compared_ratio(*values, whole=unit == 'steps')
 
 
 def _at_rate(rows: Sequence[Row], rate: float, classes: int) -> Row:
-  """One form at one rate, over the seeds."""
+  """One variant at one rate, over the seeds."""
   losses = [row['final_loss'] for row in rows]
   accuracies = [row['test_accuracy'] for row in rows]
   done = [row for row in rows if row['steps_to_target']]
@@ -193,9 +193,9 @@ def _rank(part: Row) -> tuple[float, ...]:
 
 
 def standings(found: Sequence[Row]) -> list[tables.Column]:
-  """Returns the forms at their best rates as a table."""
+  """Returns the variants at their best rates as a table."""
   heads = (
-    ('form', ''),
+    ('variant', ''),
     ('best rate', ''),
     ('reached', 'runs'),
     ('to target', 'steps'),
@@ -239,7 +239,7 @@ def caption(config: ml_collections.ConfigDict) -> str:
   return (
     f'{config.dataset.name}, {config.optimizer.base.name}, {config.epochs} '
     f'epochs, batch {config.batch_size}, {len(own.seeds)} seeds; the '
-    f'number after a form is its trust region, or the norm of the gradient '
+    f'number after a variant is its trust region, or the norm of the gradient '
     f'that the base is clipped at. Target: a train loss of '
     f'{own.target_loss:g} nats, as an exponential average of batch losses '
     f'(0.9). The best rate is that at which most seeds, then in the '
@@ -254,8 +254,8 @@ def caption(config: ml_collections.ConfigDict) -> str:
 
 
 def final_losses(found: Sequence[Row]) -> list[tables.Column]:
-  """Returns the mean train loss of the last epoch, by form and rate."""
-  columns = [tables.Column('form', '', [s['form'] for s in found])]
+  """Returns the mean train loss of the last epoch, by variant and rate."""
+  columns = [tables.Column('variant', '', [s['form'] for s in found])]
   for parts in zip(*(s['rates'] for s in found), strict=True):
     cells = [
       f'diverged {part["diverged"]}/{part["runs"]}'
@@ -272,27 +272,25 @@ def short(found: Sequence[Row], alone: Sequence[str]) -> list[str]:
 
   Args:
     found: of ``summaries``.
-    alone: titles of the forms without feedback; the first is the base.
+    alone: titles of the variants without feedback; the first is the base.
   """
   ours = [s for s in found if s['form'] not in alone]
 
   def counts(unit: str) -> str:
-    return intervals.counts(
-      [intervals.verdict_of(s[f'{unit}_ratio']) for s in ours]
-    )
+    return intervals.counts([intervals.word(s[f'{unit}_ratio']) for s in ours])
 
   every = '; '.join(f'{unit} to the target: {counts(unit)}' for unit in UNITS)
   return [
-    f'The {len(ours)} forms with feedback against the {alone[0]}, each at the '
-    f'best of {len(found[0]["rates"])} rates, chosen on the seeds that they '
-    f'are compared on; {every}.',
+    f'The {len(ours)} variants with feedback against the {alone[0]}, each at '
+    f'the best of {len(found[0]["rates"])} rates, chosen on the seeds that '
+    f'they are compared on; {every}.',
     *(line for unit in UNITS for line in _fewest(ours, unit)),
     _stable(found),
   ]
 
 
 def _fewest(ours: Sequence[Row], unit: str) -> list[str]:
-  """The form that takes the least of the base's steps or seconds, if any."""
+  """The variant that takes the least of the base's steps or seconds, if any."""
   ratios = {n: s[f'{unit}_ratio'] for n, s in enumerate(ours)}
   known = [n for n, found in ratios.items() if found]
   if not known:
@@ -301,23 +299,23 @@ def _fewest(ours: Sequence[Row], unit: str) -> list[str]:
   form, found = ours[least], ratios[least]
   return [
     f'The fewest {unit}: *{form["form"]}* at rate {form["best"]["rate"]:g}, '
-    f'× {intervals.ratio_text(found)} ({found["verdict"]}), with a step of '
-    f'{form["step_ratio"]:.2f} × that of the base.'
+    f'× {intervals.ratio_text(found)} ({intervals.word(found)}), with a step '
+    f'of {form["step_ratio"]:.2f} × that of the base.'
   ]
 
 
 def _stable(found: Sequence[Row]) -> str:
-  """How far the forms are stable, the furthest first."""
-  forms: dict[float, list[str]] = {}
+  """How far the variants are stable, the furthest first."""
+  variants: dict[float, list[str]] = {}
   for summary in found:
     if summary['largest_stable_rate'] is not None:
-      own = forms.setdefault(summary['largest_stable_rate'], [])
+      own = variants.setdefault(summary['largest_stable_rate'], [])
       own.append(f'*{summary["form"]}*')
-  if not forms:
+  if not variants:
     return 'No rate lets all seeds end below half of chance.'
   parts = '; '.join(
-    f'{rate:g} of {" and ".join(forms[rate])}'
-    for rate in sorted(forms, reverse=True)
+    f'{rate:g} of {" and ".join(variants[rate])}'
+    for rate in sorted(variants, reverse=True)
   )
   return (
     f'The largest rate at which all seeds end below half of chance: {parts}.'
@@ -327,12 +325,12 @@ def _stable(found: Sequence[Row]) -> str:
 def bars(
   found: Sequence[Row], target: float, alone: Sequence[str]
 ) -> list[charts.Bars]:
-  """Returns what the figure shows of the forms at their best rates.
+  """Returns what the figure shows of the variants at their best rates.
 
   Args:
     found: of ``summaries``.
     target: nats.
-    alone: titles of the forms without feedback.
+    alone: titles of the variants without feedback.
   """
   best = [summary['best'] for summary in found]
   made = []

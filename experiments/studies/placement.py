@@ -44,14 +44,14 @@ FILES = ('placement.png',)
 
 Row = outcomes.Row
 PLACES = models.PROJECTIONS
-FORMS = (
-  trainings.Form('base alone'),
-  trainings.Form('frozen', **registry.FORMS['frozen']),
-  trainings.Form('bellman', **registry.FORMS['bellman']),
-  trainings.Form('coupled', 'gauss_newton', 'coupled'),
+VARIANTS = (
+  trainings.Variant('base alone'),
+  trainings.Variant('frozen', **registry.VARIANTS['frozen']),
+  trainings.Variant('bellman', **registry.VARIANTS['bellman']),
+  trainings.Variant('coupled', 'gauss_newton', 'coupled'),
 )
 
-_PLACED = {intervals.BETTER: 'fork better', intervals.WORSE: 'merge better'}
+_PLACED = {intervals.LOWER: 'fork lower', intervals.HIGHER: 'fork higher'}
 
 
 class _Measure(NamedTuple):
@@ -62,13 +62,12 @@ class _Measure(NamedTuple):
   unit: str
   scale: float
   form: str
-  less_is_better: bool
 
 
 _MEASURES = (
-  _Measure('final_loss', 'train loss', 'nats', 1, '.2g', True),
-  _Measure('test_accuracy', 'accuracy', 'points', 100, '.2f', False),
-  _Measure('steps_to_target', 'to target', 'steps', 1, '.1f', True),
+  _Measure('final_loss', 'train loss', 'nats', 1, '.2g'),
+  _Measure('test_accuracy', 'accuracy', 'points', 100, '.2f'),
+  _Measure('steps_to_target', 'to target', 'steps', 1, '.1f'),
 )
 
 
@@ -79,14 +78,14 @@ def work(
   check(config)
   section = config.placement
   built = {
-    place: trainings.Study(at(config, place), FORMS, section.target_loss)
+    place: trainings.Study(at(config, place), VARIANTS, section.target_loss)
     for place in PLACES
   }
   asked = [
     trainings.Run(form, seed, {'place': place, 'rate': rate})
     for seed in section.seeds
     for rate in section.rates
-    for form in FORMS
+    for form in VARIANTS
     for place in PLACES
   ]
   rows = trainings.finish(folder, asked, lambda run: built[run.labels['place']])
@@ -140,14 +139,14 @@ def at(
 
 
 def summaries(rows: Sequence[Row], rates: Sequence[float]) -> list[Row]:
-  """Returns how the places differ, by form and rate.
+  """Returns how the places differ, by variant and rate.
 
   Args:
-    rows: of all runs; every form, place, rate and seed is there.
+    rows: of all runs; every variant, place, rate and seed is there.
     rates: in the order of the table.
 
   Returns:
-    One summary per form and rate: the numbers of both places by seed, and of
+    One summary per variant and rate: the numbers of both places by seed, and of
     each the paired difference, fork less merge. A run that diverged has none.
   """
   found = []
@@ -191,7 +190,7 @@ def _conclude(
     [
       charts.Intervals(
         f'{m.head}, fork − merge',
-        f'{m.unit} ({"less" if m.less_is_better else "more"} is better)',
+        m.unit,
         [_scaled(s[m.key]['difference'], m.scale) for s in found],
       )
       for m in _MEASURES
@@ -210,7 +209,7 @@ def _scaled(
 
 def _standings(found: Sequence[Row]) -> list[tables.Column]:
   columns = [
-    tables.Column('form', '', [s['form'] for s in found]),
+    tables.Column('variant', '', [s['form'] for s in found]),
     tables.Column('rate', '', [f'{s["rate"]:g}' for s in found]),
   ]
   loss = _MEASURES[0]
@@ -230,20 +229,20 @@ def _standings(found: Sequence[Row]) -> list[tables.Column]:
         m.unit,
         [intervals.text(part, m.scale, m.form) for part in parts],
       ),
-      tables.Column('verdict', '', [_verdict(part, m) for part in parts]),
+      tables.Column('significance', '', [_word(part) for part in parts]),
     ]
   return columns
 
 
-def _verdict(part: dict[str, float] | None, measure: _Measure) -> str:
-  """Which place is better, if that is certain."""
-  word = intervals.gain(part, measure.less_is_better)
+def _word(part: dict[str, float] | None) -> str:
+  """Whether the fork differs significantly from the merge."""
+  word = intervals.of_difference(part)
   return _PLACED.get(word, word)
 
 
 def _short(found: Sequence[Row]) -> list[str]:
   """What came out, in a sentence."""
-  ours = [s for s in found if s['form'] != FORMS[0].title]
+  ours = [s for s in found if s['form'] != VARIANTS[0].title]
   counts = [
     f'{m.head}: '
     + ', '.join(
@@ -251,11 +250,11 @@ def _short(found: Sequence[Row]) -> list[str]:
       for word in (*_PLACED.values(), intervals.OPEN)
     )
     for m in _MEASURES[:2]
-    for words in [[_verdict(s[m.key]['difference'], m) for s in ours]]
+    for words in [[_word(s[m.key]['difference']) for s in ours]]
   ]
   return [
-    f'The fork against the merge in {len(ours)} pairs of a form with feedback '
-    f'and a rate, {"; ".join(counts)}.'
+    f'The fork against the merge in {len(ours)} pairs of a variant with '
+    f'feedback and a rate, {"; ".join(counts)}.'
   ]
 
 
@@ -267,9 +266,9 @@ def _caption(config: ml_collections.ConfigDict) -> str:
     f'epochs, batch {config.batch_size}, {len(section.seeds)} seeds. Train '
     f'loss: mean over the last epoch, ± sample standard deviation over seeds. '
     f'Differences are paired by seed, with 95 % intervals over seeds, for one '
-    f'test split; one place is called better only where the interval leaves '
-    f'out zero, which of 20 differences of nothing one does; there is a dash '
-    f'where a run diverged or did not reach the target of '
+    f'test split; the fork is called lower or higher only where the interval '
+    f'leaves out zero, which of 20 differences of nothing one does; there is a '
+    f'dash where a run diverged or did not reach the target of '
     f'{section.target_loss:g} nats (smoothed), or all '
     f'differences are equal. The base knows no places. '
     f'`frozen` and `bellman` have the terminal `gradient` and the trust region '

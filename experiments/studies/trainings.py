@@ -1,8 +1,8 @@
-"""Trainings of many forms, each compiled once.
+"""Trainings of many variants, each compiled once.
 
-What a study varies are the form (a base and options of ``gt_ddp``), a setting
-of numbers of the base (rates, dampings) and the seed. Its commands are
-``levels``, ``games``, ``methods`` and ``placement``.
+What a study varies are the variant (a base and options of ``gt_ddp``), a
+setting of numbers of the base (rates, dampings) and the seed. Its commands are
+``value_recursions``, ``games``, ``methods`` and ``placement``.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from experiments.training import devices, loop, programs
 _NUMBERS = {'rate': 'learning_rate', 'damping': 'damping'}
 
 
-class Form(NamedTuple):
-  """What differs between the forms of a study.
+class Variant(NamedTuple):
+  """What differs between the variants of a study.
 
   Attributes:
     title: for tables and figures.
@@ -64,7 +64,7 @@ class Run(NamedTuple):
       are numbers of the base.
   """
 
-  form: Form
+  form: Variant
   seed: int
   labels: dict[str, Any]
 
@@ -88,7 +88,7 @@ class Study:
   def __init__(
     self,
     config: ml_collections.ConfigDict,
-    forms: Sequence[Form],
+    variants: Sequence[Variant],
     target: float,
     sparse: bool = True,
   ):
@@ -96,7 +96,7 @@ class Study:
 
     Args:
       config: of the study.
-      forms: that will be trained.
+      variants: that will be trained.
       target: a smoothed train loss to reach (nats).
       sparse: whether runs are evaluated at their end alone.
     """
@@ -105,19 +105,19 @@ class Study:
     self.dataset = splits.from_config(config.dataset)
     self.network = programs.build_network(config, self.dataset)
     self.steps = programs.step_count(config, self.dataset)
-    # A subset that would be the whole batch is the form without it.
-    self.forms = [
+    # A subset that would be the whole batch is the variant without it.
+    self.variants = [
       form
-      for form in forms
+      for form in variants
       if getattr(form.terminal, 'samples', 0) < config.batch_size
     ]
     self.compile_seconds: dict[str, float] = {}  # by title
     self._compiled: dict[str, Any] = {}
 
   def optimizer(
-    self, form: Form, setting: Mapping[str, Any]
+    self, form: Variant, setting: Mapping[str, Any]
   ) -> optax.GradientTransformationExtraArgs:
-    """Returns the optimizer of a form; the numbers may be traced."""
+    """Returns the optimizer of a variant; the numbers may be traced."""
     section = self.config.optimizer.base
     base = registry.BASES[form.base or section.name].build(
       ml_collections.ConfigDict({**section, **setting})
@@ -136,10 +136,10 @@ class Study:
     )
 
   def check(self, run: Run) -> None:
-    """Refuses a form that cannot be built, in a second and without a step.
+    """Refuses a variant that cannot be built, in a second and without a step.
 
     Args:
-      run: its form is built on its base.
+      run: its variant is built on its base.
 
     Raises:
       ConfigError: if the library refuses it.
@@ -155,7 +155,7 @@ class Study:
         'change it; a number of Statistics is a key of it',
       ) from error
 
-  def step(self, form: Form, keys: Sequence[str]) -> Any:
+  def step(self, form: Variant, keys: Sequence[str]) -> Any:
     """Returns ``(setting, *arguments of Program.step)``, compiled once."""
     if form.title not in self._compiled:
       ones = {key: np.float32(1) for key in keys}
@@ -185,9 +185,9 @@ class Study:
     return self._compiled[form.title]
 
   def program(
-    self, form: Form, setting: Mapping[str, float]
+    self, form: Variant, setting: Mapping[str, float]
   ) -> programs.Program:
-    """Returns what ``loop.Loop`` trains: a form at a setting."""
+    """Returns what ``loop.Loop`` trains: a variant at a setting."""
     compiled = self.step(form, [*setting])
     numbers = {key: np.float32(value) for key, value in setting.items()}
 
@@ -208,7 +208,11 @@ class Study:
     )
 
   def train(
-    self, form: Form, setting: Mapping[str, float], seed: int, advice: str = ''
+    self,
+    form: Variant,
+    setting: Mapping[str, float],
+    seed: int,
+    advice: str = '',
   ) -> outcomes.Row:
     """Trains one network; stops at what is not finite.
 
@@ -294,7 +298,7 @@ def finish(
     The rows of all runs.
 
   Raises:
-    ConfigError: for a form that cannot be built, before the first training.
+    ConfigError: for a variant that cannot be built, before the first training.
   """
   rows = folder.rows()
   rest = left(asked, rows)

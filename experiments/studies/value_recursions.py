@@ -3,14 +3,14 @@ r"""What the value recursions buy: steps, seconds and learning rates.
   python -m experiments.studies.value_recursions \
     --config=configs/digits.py:sgd --workdir=runs/a
 
-Trains every form of one base (``config.optimizer.base``) at every rate of
+Trains every variant of one base (``config.optimizer.base``) at every rate of
 ``config.value_recursions``, on each of its seeds, and writes the steps and the
 time to a train loss, the largest stable rate and the cost of a step
-(results.md, result.json, value_recursions.png). A form is compiled once, with
-the rate as an argument.
+(results.md, result.json, value_recursions.png). A variant is compiled once,
+with the rate as an argument.
 The base alone is there with clipped gradients too, the usual bound on a step
-(but for kfac and ekfac, which have one of their own). The forms take turns, so
-that whatever else the machine does slows all alike.
+(but for kfac and ekfac, which have one of their own). The variants take turns,
+so that whatever else the machine does slows all alike.
 
 A finished run is one line of metrics.jsonl, and the same command goes on where
 it stopped: --workdir may hold a study of the same configuration.
@@ -40,22 +40,22 @@ SECTION: Section = {
 }
 FILES = ('value_recursions.png',)
 
-FORMS = (
-  trainings.Form('base alone'),
-  trainings.Form('base alone, clipped at 1', clip=1.0),
-  trainings.Form('base alone, clipped at 0.1', clip=0.1),
-  trainings.Form('frozen, gradient', 'gradient'),
-  trainings.Form('frozen, gradient, 0.3', 'gradient', trust_region=0.3),
-  trainings.Form('frozen, gauss_newton', 'gauss_newton'),
-  trainings.Form('frozen, sampled 1', gt.sampled(1)),
-  trainings.Form('bellman, gradient, 0.3', 'gradient', 'bellman', 0.3),
-  trainings.Form('bellman, gauss_newton', 'gauss_newton', 'bellman'),
-  trainings.Form('coupled, gradient', 'gradient', 'coupled'),
-  trainings.Form(
+VARIANTS = (
+  trainings.Variant('base alone'),
+  trainings.Variant('base alone, clipped at 1', clip=1.0),
+  trainings.Variant('base alone, clipped at 0.1', clip=0.1),
+  trainings.Variant('frozen, gradient', 'gradient'),
+  trainings.Variant('frozen, gradient, 0.3', 'gradient', trust_region=0.3),
+  trainings.Variant('frozen, gauss_newton', 'gauss_newton'),
+  trainings.Variant('frozen, sampled 1', gt.sampled(1)),
+  trainings.Variant('bellman, gradient, 0.3', 'gradient', 'bellman', 0.3),
+  trainings.Variant('bellman, gauss_newton', 'gauss_newton', 'bellman'),
+  trainings.Variant('coupled, gradient', 'gradient', 'coupled'),
+  trainings.Variant(
     'coupled, gauss_newton on 32', gt.subset('gauss_newton', 32), 'coupled'
   ),
-  trainings.Form('coupled, gauss_newton', 'gauss_newton', 'coupled'),
-  trainings.Form('coupled, sampled 1', gt.sampled(1), 'coupled'),
+  trainings.Variant('coupled, gauss_newton', 'gauss_newton', 'coupled'),
+  trainings.Variant('coupled, sampled 1', gt.sampled(1), 'coupled'),
 )
 
 
@@ -73,13 +73,13 @@ def work(
   """Runs what is left of the study and prints the table."""
   check(config)
   clips = config.optimizer.base.name not in registry.KRONECKER
-  forms = [form for form in FORMS if clips or form.clip is None]
-  study = trainings.Study(config, forms, config.value_recursions.target_loss)
+  variants = [form for form in VARIANTS if clips or form.clip is None]
+  study = trainings.Study(config, variants, config.value_recursions.target_loss)
   asked = [
     trainings.Run(form, seed, {'rate': rate})
     for seed in config.value_recursions.seeds
     for rate in config.value_recursions.rates
-    for form in study.forms
+    for form in study.variants
   ]
   rows = trainings.finish(
     folder, asked, lambda run: study, lambda row, rest: _line(row)
@@ -99,7 +99,7 @@ def _conclude(
   study: trainings.Study, folder: run_folder.RunFolder, rows: list[outcomes.Row]
 ) -> None:
   """Writes the tables and the figure."""
-  config, titles = study.config, [form.title for form in study.forms]
+  config, titles = study.config, [form.title for form in study.variants]
   rates, target = (
     config.value_recursions.rates,
     config.value_recursions.target_loss,
@@ -108,7 +108,7 @@ def _conclude(
   folder.write_json('result.json', found)
   columns, losses = outcomes.standings(found), outcomes.final_losses(found)
   caption = outcomes.caption(config)
-  alone = [form.title for form in study.forms if form.terminal is None]
+  alone = [form.title for form in study.variants if form.terminal is None]
   second = 'Mean train loss (nats) over the last epoch, by learning rate.'
   folder.write_report(
     f'{tables.markdown(columns, caption)}\n{tables.markdown(losses, second)}',

@@ -16,8 +16,8 @@ from experiments.runs import provenance
 
 MARK = '<!-- written by experiments.reproduce; changes are lost -->'
 _WORDS = (
-  '*Better*, *worse*: the 95 % interval of the difference by seed leaves out '
-  'zero; *not told apart*: it does not. *Tuned*: each method at the best of as '
+  '*Significantly* lower or higher: the 95 % interval of the difference by '
+  'seed leaves out zero. *Tuned*: each method at the best of as '
   'many rates; *equal*: at those of the base.'
 )
 DONE, FAILED, UNPREPARED, LEFT = 'done', 'failed', 'not run', 'not yet run'

@@ -16,7 +16,7 @@ from experiments.training import devices, programs
 _PARTS = {
   'argument': 'parameters, state and batch',
   'output': 'new parameters and state',
-  'temp': 'in between',
+  'temp': 'temporaries',
   'generated_code': 'program',
 }
 

@@ -21,7 +21,7 @@ BY_HAND = {
 }
 
 
-@pytest.mark.parametrize('form', method_figure.FORMS)
+@pytest.mark.parametrize('form', method_figure.VARIANTS)
 def test_the_losses_are_those_by_hand(form: str) -> None:
   first, last = BY_HAND[form]
   output = (0.5 - first) * 2 * (2 - last)

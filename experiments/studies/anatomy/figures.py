@@ -19,7 +19,7 @@ Found = Sequence[gt.analysis.Decision]
 
 _BASE, _OURS = charts.PALETTE[4], charts.PALETTE[5]
 _MANY = 'cividis'  # stages that are more than the palette has colours
-_SIGNED = 'PuOr'  # both are told apart by all kinds of eyes
+_SIGNED = 'PuOr'  # the colour-blind distinguish both
 _COLUMNS = 8
 _LONGEST = 26  # letters of a name
 
@@ -94,7 +94,7 @@ def gains(path: pathlib.Path, found: Found) -> None:
 
   Args:
     path: of the PNG.
-    found: the stages; the first, which answers nothing, is left out.
+    found: the stages; the first, which has no feedback, is left out.
   """
   with matplotlib.rc_context(tables.STYLE):
     drawing, (panel,) = _panels(found, 1)
@@ -206,7 +206,7 @@ def pairs(
       panel.set_ylabel(f'eigenvector {number}')
     _bar(drawing, signed, grid)
     drawing.suptitle(
-      'Feedback of convolutions in the image; classes told apart'
+      'Feedback of convolutions in the image; classes separated'
       + _scale(signed)
     )
     drawing.savefig(path, dpi=150)

@@ -74,7 +74,7 @@ _STAGES = (
   'bends where it bends most. Gain: Frobenius norm of the part of K = -Q_uu⁻¹ '
   'Q_ux that belongs to a sample: how far the update moves, at most, per unit '
   'that the state of this sample has moved. The first stage has no state '
-  'before it, and answers nothing.'
+  'before it, and no feedback.'
 )
 
 
@@ -299,7 +299,7 @@ def _pair_columns(
 
 
 def _columns(found: Sequence[gt.analysis.Decision]) -> list[tables.Column]:
-  def answers(numbers: Sequence[Any]) -> list[str]:
+  def after_first(numbers: Sequence[Any]) -> list[str]:
     """Of the stages that have a state before them."""
     return cells([None, *numbers[1:]])
 
@@ -314,11 +314,13 @@ def _columns(found: Sequence[gt.analysis.Decision]) -> list[tables.Column]:
       'without feedback', '', cells([d.open_update for d in found])
     ),
     tables.Column('feedback', '%', ['-', *map(_percent, shares[1:])]),
-    tables.Column('λ₁', '', answers([d.spectrum[0] for d in found])),
+    tables.Column('λ₁', '', after_first([d.spectrum[0] for d in found])),
     tables.Column(
-      'median gain', '', answers([np.median(d.gains) for d in found])
+      'median gain', '', after_first([np.median(d.gains) for d in found])
     ),
-    tables.Column('largest gain', '', answers([d.gains.max() for d in found])),
+    tables.Column(
+      'largest gain', '', after_first([d.gains.max() for d in found])
+    ),
   ]
 
 

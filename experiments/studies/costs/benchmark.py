@@ -4,14 +4,14 @@ r"""What a GT-DDP step costs, beside the same base alone.
   python -m experiments.studies.costs.benchmark --base=ekfac --every=50 \
     --workdir=runs/b
 
-Times one step of each form on a residual CNN (28x28x1, 16 and 32 channels,
+Times one step of each variant on a residual CNN (28x28x1, 16 and 32 channels,
 projection shortcut) on random samples, and writes its ratio to the base, with
 quartiles over the rounds, beside the goal that it has; compilation and compiled
 memory; and what a batch of MNIST's size costs to read (results.md, result.json,
 ratios.png). Close other programs.
 
-The forms take turns. Each steps twice in its turn and the second step counts,
-so that none pays for the memory that the one before it used. Forms with
+The variants take turns. Each steps twice in its turn and the second step
+counts, so that none pays for the memory that the one before it used. Forms with
 feedback have the trust region of the studies. One that skips a step, as one
 that diverges does, ends the measurement: skipped steps do not count, and may
 renew factors again and again. A Kronecker base renews its factors at steps 0,
@@ -70,7 +70,7 @@ _BATCH_GOAL = 0.05
 Call = Callable[[], Any]
 
 
-class Form(NamedTuple):
+class Variant(NamedTuple):
   """What is timed.
 
   Attributes:
@@ -83,58 +83,58 @@ class Form(NamedTuple):
 
   @property
   def feedback(self) -> bool:
-    """Whether it is a form of GT-DDP."""
+    """Whether it is a variant of GT-DDP."""
     return self.options is not None and self.options.get('feedback', True)
 
 
-FORMS = {
-  'plain optax': Form(None),
-  'feedback=False': Form({'feedback': False}),
-  'frozen, gradient': Form({}, 1.4),
-  'bellman, gradient': Form({'value': 'bellman'}, 2.0),
-  'coupled, gradient': Form({'value': 'coupled'}, 2.0),
-  'coupled, gauss_newton': Form(
+VARIANTS = {
+  'plain optax': Variant(None),
+  'feedback=False': Variant({'feedback': False}),
+  'frozen, gradient': Variant({}, 1.4),
+  'bellman, gradient': Variant({'value': 'bellman'}, 2.0),
+  'coupled, gradient': Variant({'value': 'coupled'}, 2.0),
+  'coupled, gauss_newton': Variant(
     {'terminal': 'gauss_newton', 'value': 'coupled'}
   ),
-  'coupled, gauss_newton of 32': Form(
+  'coupled, gauss_newton of 32': Variant(
     {'terminal': gt.subset('gauss_newton', 32), 'value': 'coupled'}
   ),
-  'frozen, gauss_newton': Form({'terminal': 'gauss_newton'}),
-  'bellman, gauss_newton': Form(
+  'frozen, gauss_newton': Variant({'terminal': 'gauss_newton'}),
+  'bellman, gauss_newton': Variant(
     {'terminal': 'gauss_newton', 'value': 'bellman'}
   ),
 }
 
 
-def forms(base: str) -> dict[str, Form]:
+def variants(base: str) -> dict[str, Variant]:
   """Returns what is timed of a base.
 
   Args:
     base: one of ``registry.EXPLICIT``.
 
   Returns:
-    The forms by title; see ``reference``.
+    The variants by title; see ``reference``.
   """
   if base not in registry.KRONECKER:
-    return FORMS
+    return VARIANTS
   title = registry.BASES[base].title
   ddp = f'GT-DDP-{title}'
   alone: dict[str, Any] = {'feedback': False}
   return {
-    'plain optax sgd': Form(None),
-    title: Form(alone),
-    f'GT-{title}, kronecker': Form({**alone, 'cooperation': 'kronecker'}),
-    f'GT-{title}, schur': Form({**alone, 'cooperation': 'schur'}),
-    ddp: Form({}, 1.35),
-    f'{ddp}, kronecker': Form({'cooperation': 'kronecker'}, 1.35),
-    f'{ddp}, schur': Form({'cooperation': 'schur'}, 1.35),
-    f'{ddp}, bellman': Form({'value': 'bellman'}, 2.0),
-    f'{ddp}, coupled': Form({'value': 'coupled'}, 2.0),
+    'plain optax sgd': Variant(None),
+    title: Variant(alone),
+    f'GT-{title}, kronecker': Variant({**alone, 'cooperation': 'kronecker'}),
+    f'GT-{title}, schur': Variant({**alone, 'cooperation': 'schur'}),
+    ddp: Variant({}, 1.35),
+    f'{ddp}, kronecker': Variant({'cooperation': 'kronecker'}, 1.35),
+    f'{ddp}, schur': Variant({'cooperation': 'schur'}, 1.35),
+    f'{ddp}, bellman': Variant({'value': 'bellman'}, 2.0),
+    f'{ddp}, coupled': Variant({'value': 'coupled'}, 2.0),
   }
 
 
 def reference(base: str) -> str:
-  """Returns the title of the form that ratios are to: the base alone."""
+  """Returns the title of the variant that ratios are to: the base alone."""
   return (
     registry.BASES[base].title if base in registry.KRONECKER else 'plain optax'
   )
@@ -172,15 +172,15 @@ def work(
 def measure(
   config: ml_collections.ConfigDict, folder: run_folder.RunFolder
 ) -> list[dict[str, Any]]:
-  """Compiles every form, then times them in turn; logs each round.
+  """Compiles every variant, then times them in turn; logs each round.
 
   Args:
     config: of the study.
     folder: with the rounds that have been timed.
 
   Returns:
-    The lines of metrics.jsonl: what compiling the forms costs, and the seconds
-    of each form in each round.
+    The lines of metrics.jsonl: what compiling the variants costs, and the
+    seconds of each variant in each round.
   """
   own, rows = config.benchmark, folder.rows()
   known = {row['form'] for row in rows if 'form' in row}
@@ -192,7 +192,7 @@ def measure(
     folder.log(row)
     rows.append(row)
 
-  titles = list(forms(own.base))
+  titles = list(variants(own.base))
   turns = range(done, own.rounds + 1)
   with progress.bar(len(titles) + len(turns)) as bar:
     calls = {}
@@ -230,14 +230,14 @@ class Problem:
     self.batch = inputs, jnp.arange(own.batch) % 10
     self.params: Any = self.network.init(jax.random.key(1), inputs)
     self.graph = gt.trace(self.network.apply, self.params, inputs)
-    self._held: dict[str, list[Any]] = {}  # of forms of gt_ddp
+    self._held: dict[str, list[Any]] = {}  # of variants of gt_ddp
 
   def build(self, title: str) -> tuple[timing.Compiled, Call]:
     """Returns a form's step and what takes one more of them in a training."""
     tx, step = self._step(title)
     held = [self.params, tx.init(self.params)]
     made = timing.compiled(step, (*held, self.batch))
-    if forms(self.own.base)[title].options is not None:
+    if variants(self.own.base)[title].options is not None:
       self._held[title] = held
 
     def call() -> Any:
@@ -247,7 +247,7 @@ class Problem:
     return made, call
 
   def check(self) -> None:
-    """Raises ConfigError if a form has skipped a step."""
+    """Raises ConfigError if a variant has skipped a step."""
     for title, (_, state) in self._held.items():
       if skipped := int(gt.metrics(state)['skipped_steps']):
         raise refusals.ConfigError(
@@ -258,10 +258,10 @@ class Problem:
         )
 
   def _step(self, title: str) -> tuple[Any, Callable[..., Any]]:
-    """The transformation of a form, and its training step."""
+    """The transformation of a variant, and its training step."""
     own, loss = self.own, gt.losses.softmax_cross_entropy
     kronecker = own.base in registry.KRONECKER
-    form = forms(own.base)[title]
+    form = variants(own.base)[title]
     if form.options is None:
       tx = getattr(optax, 'sgd' if kronecker else own.base)(own.rate)
 
@@ -312,20 +312,20 @@ def reading(batch: int) -> Call:
 def summaries(
   rows: Sequence[Mapping[str, Any]], base: str
 ) -> list[dict[str, Any]]:
-  """Returns what each form costs.
+  """Returns what each variant costs.
 
   Args:
     rows: of ``measure``.
     base: one of ``registry.EXPLICIT``.
 
   Returns:
-    One per form: the median step (s); the ratio to the base, round by round,
+    One per variant: the median step (s); the ratio to the base, round by round,
     by median and quartiles; the goal, and in how many rounds it was met;
     seconds of the compilation and bytes of memory.
   """
   turns = [row['seconds'] for row in rows if 'seconds' in row]
   costs = {row['form']: row for row in rows if 'form' in row}
-  own = {**forms(base), INPUT: Form(None, _BATCH_GOAL)}
+  own = {**variants(base), INPUT: Variant(None, _BATCH_GOAL)}
   found = []
   for title in turns[0]:
     ratios = [turn[title] / turn[reference(base)] for turn in turns]

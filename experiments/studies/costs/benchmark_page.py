@@ -18,19 +18,19 @@ _TICKS = (0.5, 0.7, 1, 1.4, 2, 3, 5, 7, 10, 15, 20, 30, 50)
 
 
 def columns(found: Sequence[Mapping[str, Any]]) -> list[tables.Column]:
-  """Returns a table of what each form costs.
+  """Returns a table of what each variant costs.
 
   Args:
     found: of ``benchmark.summaries``.
   """
   return [
-    tables.Column('form', '', [s['form'] for s in found]),
+    tables.Column('variant', '', [s['form'] for s in found]),
     tables.Column('step', 'ms', [f'{1e3 * s["seconds"]:.3g}' for s in found]),
     tables.Column('step', '× base', [_ratio(s) for s in found]),
     tables.Column(
       'goal', '× base', [_cell(s['goal'], '≤ {:g}') for s in found]
     ),
-    tables.Column('verdict', '', [_verdict(s) for s in found]),
+    tables.Column('goal met', '', [_goal(s) for s in found]),
     tables.Column(
       'compilation', 's', [_cell(s['compile_seconds'], '{:.1f}') for s in found]
     ),
@@ -47,7 +47,7 @@ def short(found: Sequence[Mapping[str, Any]], base: str) -> list[str]:
 
   Args:
     found: of ``benchmark.summaries``.
-    base: the form that ratios are to.
+    base: the variant that ratios are to.
   """
   goals = [
     f'{part["form"]} {part["ratio"]:.3g} (goal ≤ {part["goal"]:g}: '
@@ -67,7 +67,7 @@ def _ratio(part: Mapping[str, Any]) -> str:
   return f'{part["ratio"]:.3g} [{low:.3g}, {high:.3g}]'
 
 
-def _verdict(part: Mapping[str, Any]) -> str:
+def _goal(part: Mapping[str, Any]) -> str:
   if part['goal'] is None:
     return '-'
   return f'{_met(part)} ({part["met_in"]}/{part["rounds"]} rounds)'
@@ -82,7 +82,7 @@ def caption(config: ml_collections.ConfigDict, base: str) -> str:
 
   Args:
     config: of the study.
-    base: the form that ratios are to.
+    base: the variant that ratios are to.
   """
   own = config.benchmark
   renewals = ''
@@ -95,10 +95,10 @@ def caption(config: ml_collections.ConfigDict, base: str) -> str:
     f'{own.base}, residual CNN (28x28x1, 16 and 32 channels), batch '
     f'{own.batch}, float32, random samples, trust region '
     f'{registry.BOUND} where there is feedback. {own.rounds} rounds in which '
-    f'the forms take turns. Step: median. × base: the ratio to {base} within a '
-    f'round, median and quartiles over the rounds; a goal is met where the '
-    f'median is.{renewals} Memory: of the compiled step, arguments and '
-    f'temporary. Reading a batch: the input pipeline, random samples of '
+    f'the variants take turns. Step: median. × base: the ratio to {base} '
+    f'within a round, median and quartiles over the rounds; a goal is met '
+    f'where the median is.{renewals} Memory: of the compiled step, arguments '
+    f'and temporary. Reading a batch: the input pipeline, random samples of '
     f'60,000 images of that size, until they are on the device.'
   )
 
@@ -111,7 +111,7 @@ def draw(
   Args:
     path: of the PNG.
     found: of ``benchmark.summaries``; those without a step are left out.
-    base: the form that ratios are to.
+    base: the variant that ratios are to.
   """
   shown = [part for part in found if part['memory'] is not None]
   ends = [end for part in shown for end in part['quartiles']]
@@ -145,7 +145,7 @@ def draw(
 
 
 def _bar(panel: axes.Axes, place: int, part: Mapping[str, Any]) -> None:
-  """One form: its ratio, quartiles and goal."""
+  """One variant: its ratio, quartiles and goal."""
   ratio, (low, high), goal = part['ratio'], part['quartiles'], part['goal']
   panel.barh(
     place,

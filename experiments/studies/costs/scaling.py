@@ -3,10 +3,10 @@ r"""What a step costs against the batch size, in time and in memory.
   python -m experiments.studies.costs.scaling --config.scaling.network=mlp \
     --workdir=runs/s
 
-Measures every form of GT-DDP over SGD, plain SGD, and batch-augmented DDP
+Measures every variant of GT-DDP over SGD, plain SGD, and batch-augmented DDP
 computed directly (``dense_ddp``; for 'mlp' alone) at the batch sizes of
 ``config.scaling``, on random samples (results.md, result.json, scaling.png). A
-form whose compiled memory is above ``most_memory`` is not run, nor at larger
+variant whose compiled memory is above ``most_memory`` is not run, nor at larger
 batches. The exponents are slopes of cost over batch size between the last two
 sizes, in double logarithmic scale. No other section of the config is read.
 
@@ -62,7 +62,7 @@ RATE = 0.01
 DIRECT = 'batch-augmented DDP'
 _LEAST = 0.05  # seconds of steps in a round; one alone may be too short
 _MARKERS = 'os^vDPX'  # lines may lie on each other
-FORMS: dict[str, dict[str, Any]] = {
+VARIANTS: dict[str, dict[str, Any]] = {
   'frozen, gradient': {},
   'bellman, gradient': {'value': 'bellman'},
   'coupled, gradient': {'value': 'coupled'},
@@ -75,7 +75,7 @@ FORMS: dict[str, dict[str, Any]] = {
 
 
 class Cost(NamedTuple):
-  """Of one form at one batch size."""
+  """Of one variant at one batch size."""
 
   form: str
   batch: int
@@ -120,7 +120,7 @@ def measure(
   known: Sequence[Cost] = (),
   log: Callable[[Cost], None] = lambda cost: None,
 ) -> list[Cost]:
-  """Measures every form at every size that fits.
+  """Measures every variant at every size that fits.
 
   Args:
     network: 'mlp' or 'resnet'.
@@ -134,9 +134,9 @@ def measure(
     The costs of steps that were run.
   """
   found = {(cost.form, cost.batch): cost for cost in known}
-  forms = ['plain SGD', *FORMS, *([DIRECT] if network == 'mlp' else [])]
-  live = list(forms)  # those that fitted so far
-  with progress.bar(len(forms) * len(sizes)) as bar:
+  variants = ['plain SGD', *VARIANTS, *([DIRECT] if network == 'mlp' else [])]
+  live = list(variants)  # those that fitted so far
+  with progress.bar(len(variants) * len(sizes)) as bar:
     for place, size in enumerate(sizes, 1):
       left = [form for form in live if (form, size) not in found]
       for cost in _costs(left, network, size, rounds, most):
@@ -144,8 +144,8 @@ def measure(
         log(cost)
         progress.say(_line(cost))
       live = [form for form in live if found[form, size].seconds is not None]
-      bar.update(place * len(forms) - bar.n)
-  costs = (found.get((form, size)) for form in forms for size in sizes)
+      bar.update(place * len(variants) - bar.n)
+  costs = (found.get((form, size)) for form in variants for size in sizes)
   return [cost for cost in costs if cost and cost.seconds is not None]
 
 
@@ -157,13 +157,13 @@ def _line(cost: Cost) -> str:
 
 
 def _costs(
-  forms: Sequence[str], network: str, size: int, rounds: int, most: float
+  variants: Sequence[str], network: str, size: int, rounds: int, most: float
 ) -> list[Cost]:
-  """Of all forms at one size; they take turns, so that noise slows all."""
+  """Of all variants at one size; they take turns, so that noise slows all."""
   calls: dict[str, Callable[[], Any]] = {}
   memories: dict[str, int] = {}
-  seconds: dict[str, list[float]] = {form: [] for form in forms}
-  for form in forms:
+  seconds: dict[str, list[float]] = {form: [] for form in variants}
+  for form in variants:
     step, arguments = build(form, network, size)
     made = timing.compiled(step, arguments)
     memories[form] = made.memory
@@ -179,7 +179,7 @@ def _costs(
       statistics.median(seconds[form]) if form in calls else None,
       memories[form],
     )
-    for form in forms
+    for form in variants
   ]
 
 
@@ -206,7 +206,7 @@ def build(
 
     return direct, (params, batch)
   graph = gt.trace(module.apply, params, inputs)
-  options = FORMS.get(form, {'feedback': False})
+  options = VARIANTS.get(form, {'feedback': False})
   tx = gt.gt_ddp(graph, loss, gt.sgd(RATE), **options)
 
   def step(params: Any, batch: Any) -> Any:
@@ -226,8 +226,8 @@ def exponent(costs: Sequence[Cost], of: str) -> float:
 
 
 def columns(costs: Sequence[Cost]) -> list[tables.Column]:
-  """A row per form: cost at each size, then the exponents."""
-  forms = list(dict.fromkeys(cost.form for cost in costs))
+  """A row per variant: cost at each size, then the exponents."""
+  variants = list(dict.fromkeys(cost.form for cost in costs))
   sizes = sorted({cost.batch for cost in costs})
   found = {(cost.form, cost.batch): cost for cost in costs}
 
@@ -244,14 +244,14 @@ def columns(costs: Sequence[Cost]) -> list[tables.Column]:
     )
 
   return [
-    tables.Column('form', '', forms),
-    *(tables.Column(str(b), '', [cell(f, b) for f in forms]) for b in sizes),
-    tables.Column('exponents', '', [growth(form) for form in forms]),
+    tables.Column('variant', '', variants),
+    *(tables.Column(str(b), '', [cell(f, b) for f in variants]) for b in sizes),
+    tables.Column('exponents', '', [growth(form) for form in variants]),
   ]
 
 
 def _short(costs: Sequence[Cost]) -> list[str]:
-  """What came out, in a sentence for each form."""
+  """What came out, in a sentence for each variant."""
   sentences = []
   for form in dict.fromkeys(cost.form for cost in costs):
     own = [cost for cost in costs if cost.form == form]
@@ -276,8 +276,8 @@ def draw(path: pathlib.Path, costs: Sequence[Cost]) -> None:
       (panels[0], 'seconds', 1e3, 'time per step (ms)'),
       (panels[1], 'memory', 1e-6, 'memory (MB)'),
     ):
-      forms = dict.fromkeys(cost.form for cost in costs)
-      looks = zip(charts.PALETTE, _MARKERS, forms, strict=False)
+      variants = dict.fromkeys(cost.form for cost in costs)
+      looks = zip(charts.PALETTE, _MARKERS, variants, strict=False)
       for colour, marker, form in looks:
         own = [cost for cost in costs if cost.form == form]
         growth = round(exponent(own, of), 1) + 0.0  # no -0.0
@@ -296,7 +296,7 @@ def draw(path: pathlib.Path, costs: Sequence[Cost]) -> None:
       panel.set_xlabel('batch size')
       panel.set_ylabel(unit)
       panel.legend(
-        title='form (exponent)',
+        title='variant (exponent)',
         fontsize=8,
         loc='upper center',
         bbox_to_anchor=(0.5, -0.15),

@@ -21,7 +21,7 @@ _COLUMNS = 3
 def curves(
   path: pathlib.Path, found: Sequence[Row], rows: Sequence[Row], every: int
 ) -> None:
-  """Draws training curves: each base and its forms, then all bases (Fig. 6a).
+  """Draws each base and its variants, then all bases (Fig. 6a).
 
   Args:
     path: of the PNG.
@@ -153,14 +153,14 @@ def targets(path: pathlib.Path, found: Sequence[Row], target: float) -> None:
 
 
 def _groups(found: Sequence[Row]) -> list[list[Row]]:
-  """Each base that has forms with feedback, and these."""
+  """Each base that has variants with feedback, and these."""
   bases = [s['method'] for s in found if s['method'] == s['base']]
   groups = [[s for s in found if s['base'] == base] for base in bases]
   return [group for group in groups if len(group) > 1]
 
 
 def _short(summary: Row) -> str:
-  """The name of a form beside those of the same base."""
+  """The name of a variant beside those of the same base."""
   if summary['method'] == summary['base']:
     return 'base alone'
   return str(summary['method']).rsplit(', ', maxsplit=1)[-1]
@@ -229,7 +229,7 @@ def _ratios(panel: axes.Axes, group: Sequence[Row]) -> None:
 
 
 def _by_rate(panel: axes.Axes, group: Sequence[Row]) -> None:
-  """Deviations of a base and its forms at every rate."""
+  """Deviations of a base and its variants at every rate."""
   for place, summary in enumerate(group):
     colour, style = charts.look(place)
     parts = summary['deviations']

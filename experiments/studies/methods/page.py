@@ -14,17 +14,22 @@ Row = dict[str, Any]
 
 
 class _Comparison(NamedTuple):
-  """One question asked of every form with feedback, against its base."""
+  """One question asked of every variant with feedback, against its base."""
 
   title: str
   part: str
   key: str
   unit: str
 
-  def of(self, summary: Row) -> Row | None:
-    """The interval and its verdict; None where there is none.
+  @property
+  def worse(self) -> str:
+    """What is said of a difference to the variant's disadvantage."""
+    return intervals.LOWER if self.unit == 'points' else intervals.HIGHER
 
-    A form that is best at the rate of its base has been compared there.
+  def of(self, summary: Row) -> Row | None:
+    """The interval and its significance; None where there is none.
+
+    A variant that is best at the rate of its base has been compared there.
     """
     if self.part == 'tuned' and not standings.elsewhere([summary]):
       return None
@@ -102,19 +107,17 @@ def short(found: Sequence[Row], against: Sequence[Row]) -> list[str]:
   ours = [s for s in found if s['method'] != s['base']]
 
   def counts(key: str) -> str:
-    return intervals.counts(
-      [intervals.verdict_of(s['equal'][key]) for s in ours]
-    )
+    return intervals.counts([intervals.word(s['equal'][key]) for s in ours])
 
   rivals = {part['criterion']: _rival(part)[2:] for part in against}
   absent = 'no comparison, as no method of one kind got there on every seed.'
   said = [rivals.get(name, f'{name}: {absent}') for name in rankings.CRITERIA]
   return [
-    f'The best GT-DDP form against the best of {_named(found)} alone, each '
+    f'The best GT-DDP variant against the best of {_named(found)} alone, each '
     f'tuned, and picked on the seeds that they are compared on (by the train '
     f'loss for loss and accuracy).',
     *(f'{one[0].upper()}{one[1:]}' for one in said),
-    f'The {len(ours)} forms against their bases at equal hyper-parameters, '
+    f'The {len(ours)} variants against their bases at equal hyper-parameters, '
     f'train loss: {counts("loss_gain")}; accuracy: {counts("accuracy_gain")}.',
     f'The standard deviation of the train loss over the seeds, at every rate: '
     f'{intervals.counts(_spreads(ours))}.',
@@ -122,8 +125,8 @@ def short(found: Sequence[Row], against: Sequence[Row]) -> list[str]:
 
 
 def _spreads(ours: Sequence[Row]) -> list[str]:
-  """The verdicts on deviations over the seeds."""
-  return [intervals.verdict_of(p) for s in ours for p in s['deviations']]
+  """What intervals say of deviations over the seeds."""
+  return [intervals.word(p) for s in ours for p in s['deviations']]
 
 
 def _named(found: Sequence[Row]) -> str:
@@ -150,29 +153,24 @@ def _tuned(config: ml_collections.ConfigDict, found: Sequence[Row]) -> str:
 
 
 def _losses(found: Sequence[Row], against: Sequence[Row]) -> list[str]:
-  """The verdicts in words; the first table counts them."""
+  """What the intervals say in words; the first table counts them."""
   ours = [s for s in found if s['method'] != s['base']]
   asked: list[tuple[str, list[str]]] = [
-    (c.title, [intervals.verdict_of(c.of(s)) for s in ours])
-    for c in _COMPARISONS
+    (c.title, [intervals.word(c.of(s)) for s in ours]) for c in _COMPARISONS
   ]
   asked.append(('standard deviation, every rate', _spreads(ours)))
   columns = [tables.Column('against the base', '', [name for name, _ in asked])]
   columns += [
-    tables.Column(
-      word, '', [str(verdicts.count(word)) for _, verdicts in asked]
-    )
-    for word in intervals.VERDICTS
+    tables.Column(word, '', [str(words.count(word)) for _, words in asked])
+    for word in intervals.OUTCOMES
   ]
-  decided = sum(
-    v in intervals.VERDICTS for _, verdicts in asked for v in verdicts
-  )
+  decided = sum(v in intervals.OUTCOMES for _, words in asked for v in words)
   note = (
     f'{decided} comparisons, each with an error of 5 % of its own: about '
-    f'{decided / 20:.0f} would be told apart by chance if no two differed. '
-    f'A form that diverged where its base did not is worse. Missing ones: the '
+    f'{decided / 20:.0f} would be significant by chance if no two differed. '
+    f'Diverged: where the base alone did not. Missing ones: the '
     f'base diverged, or a run did not get to the target, or, for deviations, '
-    f'did not learn; or a form is best at the rate of its base, and counted '
+    f'did not learn; or a variant is best at the rate of its base, and counted '
     f'among the equal ones alone; or there are less than {intervals.LEAST} '
     f'seeds (of deviations {intervals.LEAST_SPREAD}), or differences that are '
     f'all equal.'
@@ -183,7 +181,7 @@ def _losses(found: Sequence[Row], against: Sequence[Row]) -> list[str]:
     if (parts := _worse(summary))
   ]
   if not lines and decided:
-    lines = ['- No form is told apart from its base to its disadvantage.']
+    lines = ['- No variant is significantly worse than its base.']
   elif not lines:
     lines = ['- Nothing could be compared.']
   rivals = [_rival(part) for part in against]
@@ -193,7 +191,7 @@ def _losses(found: Sequence[Row], against: Sequence[Row]) -> list[str]:
     '',
     *lines,
     '',
-    f'The best of {len(ours)} forms with feedback against the best of '
+    f'The best of {len(ours)} variants with feedback against the best of '
     f'{len(found) - len(ours)} methods without, each tuned. Both are picked on '
     f'the seeds that they are compared on, which is in favour of the larger '
     f'group; loss and accuracy are those of the least train loss:',
@@ -203,17 +201,18 @@ def _losses(found: Sequence[Row], against: Sequence[Row]) -> list[str]:
 
 
 def _worse(summary: Row) -> list[str]:
-  """What a form loses against its base, with the number."""
+  """What a variant loses against its base, with the number."""
   parts = []
   for comparison in _COMPARISONS:
     gain = comparison.of(summary)
-    if gain is None or gain['verdict'] != intervals.WORSE:
+    bad = comparison.worse, intervals.DIVERGED
+    if gain is None or gain['significance'] not in bad:
       continue
     parts.append(f'{comparison.title} ({_amount(gain, comparison.unit)})')
   wide = [
     f'{part["rate"]:g}'
     for part in summary['deviations']
-    if part.get('verdict') == intervals.WORSE
+    if part.get('significance') == intervals.HIGHER
   ]
   if wide:
     parts.append(f'standard deviation of the loss at rate {", ".join(wide)}')
@@ -251,7 +250,9 @@ def _rival(part: Row) -> str:
     f'- {part["criterion"]}: {part["ours"]} ({show(part["our_value"])}) is '
   )
   tail = f'{part["plain"]} ({show(part["plain_value"])})'
-  if gain is None or gain['verdict'] == intervals.NONE:
-    return f'{head}beside {tail}; too few seeds, or equal ones, for a verdict.'
-  between = 'from' if gain['verdict'] == intervals.OPEN else 'than'
-  return f'{head}**{gain["verdict"]}** {between} {tail}: {_amount(gain, unit)}.'
+  if gain is None or gain['significance'] == intervals.NONE:
+    return f'{head}beside {tail}; too few seeds, or equal ones.'
+  amount = _amount(gain, unit)
+  if gain['significance'] == intervals.OPEN:
+    return f'{head}**not significantly different** from {tail}: {amount}.'
+  return f'{head}**{gain["significance"]}** than {tail}: {amount}.'

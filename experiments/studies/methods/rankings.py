@@ -20,12 +20,12 @@ Row = dict[str, Any]
 
 # Of the loss of guessing: from here on, a method has not learned.
 CHANCE = 0.95
-# What methods are judged by: part of a summary, values, whether less is better.
+# What methods are compared by: part of a summary, values.
 CRITERIA = {
-  'train loss': ('tuned', 'losses', True),
-  'test accuracy': ('tuned', 'accuracies', False),
-  'steps to the target': ('targets', 'steps', True),
-  'seconds to the target': ('targets', 'seconds', True),
+  'train loss': ('tuned', 'losses'),
+  'test accuracy': ('tuned', 'accuracies'),
+  'steps to the target': ('targets', 'steps'),
+  'seconds to the target': ('targets', 'seconds'),
 }
 
 
@@ -91,12 +91,12 @@ def champions(found: Sequence[Row]) -> list[Row]:
     found: of ``summaries``.
 
   Returns:
-    Per criterion the two methods, their values, and the interval and verdict
-    on ours against the other; none where one of the two has no method that got
+    Per criterion the two methods, their values, and the interval of
+    ours against the other; none where one of the two has no method that got
     there on every seed.
   """
   made = []
-  for name, (part, key, less) in CRITERIA.items():
+  for name, (part, key) in CRITERIA.items():
     # The test split chooses nothing: accuracies are those of the least loss.
     chosen = 'losses' if part == 'tuned' else key
     sides = []
@@ -120,9 +120,9 @@ def champions(found: Sequence[Row]) -> list[Row]:
         'ours': ours['method'],
         'plain_value': _middle(plain, part, key),
         'our_value': _middle(ours, part, key),
-        'gain': intervals.judged_ratio(*values, whole=key == 'steps')
+        'gain': intervals.compared_ratio(*values, whole=key == 'steps')
         if part == 'targets'
-        else intervals.judged(*values, less=less),
+        else intervals.compared(*values),
       }
     )
   return made
@@ -173,12 +173,10 @@ def _standing(own: Sequence[Row], base: Sequence[Row], alone: bool) -> Row:
     'diverged': sum(row['diverged'] for row in own),
     'losses': losses,
     'accuracies': accuracies,
-    'loss_gain': None
-    if alone
-    else intervals.judged(losses, their_losses, less=True),
+    'loss_gain': None if alone else intervals.compared(losses, their_losses),
     'accuracy_gain': None
     if alone
-    else intervals.judged(accuracies, their_accuracies, less=False),
+    else intervals.compared(accuracies, their_accuracies),
   }
 
 
@@ -229,8 +227,8 @@ def _deviations(
     if found is None:
       part['ratio'] = None
     else:
-      word = intervals.verdict(found['low'], found['high'], 1.0)
-      part |= {**found, 'verdict': word}
+      word = intervals.significance(found['low'], found['high'], 1.0)
+      part |= {**found, 'significance': word}
     made.append(part)
   return made
 

@@ -43,14 +43,14 @@ def caption(config: ml_collections.ConfigDict) -> str:
     f'batches of the last epoch (nats); values are means ± sample standard '
     f'deviations over seeds. Differences are from the base alone, paired by '
     f'seed, with 95 % intervals over seeds, that is over initial values and '
-    f'orders of the samples, for one test split; *better* and *worse* stand '
-    f'where the interval leaves out zero, and no verdict from less than '
-    f'{intervals.LEAST} seeds or from equal differences. The best rate has the '
-    f'least mean train loss; the test split chooses nothing. {_FORMS}'
+    f'orders of the samples, for one test split; significant where the '
+    f'interval leaves out zero, with no comparison of less than '
+    f'{intervals.LEAST} seeds or of equal differences. The best rate has the '
+    f'least mean train loss; the test split chooses nothing. {_VARIANTS}'
   )
 
 
-_FORMS = (
+_VARIANTS = (
   '`frozen`, `bellman` and `coupled` have that value and the terminal '
   f'`gradient`, with the trust region {registry.BOUND}; `gauss_newton` has '
   'that terminal, and the value `frozen`.'
@@ -87,7 +87,7 @@ def standings(found: Sequence[Row], part: str) -> list[tables.Column]:
     tables.Column(
       'difference', 'nats', [intervals.text(g, 1, '.2g') for g in losses]
     ),
-    tables.Column('verdict', '', [intervals.verdict_of(g) for g in losses]),
+    tables.Column('significance', '', [intervals.word(g) for g in losses]),
     tables.Column(
       'accuracy', '%', [tables.accuracies(row['accuracies']) for row in rows]
     ),
@@ -96,7 +96,7 @@ def standings(found: Sequence[Row], part: str) -> list[tables.Column]:
       'points',
       [intervals.text(g, 100, '.2f') for g in accuracies],
     ),
-    tables.Column('verdict', '', [intervals.verdict_of(g) for g in accuracies]),
+    tables.Column('significance', '', [intervals.word(g) for g in accuracies]),
   ]
 
 
@@ -186,7 +186,7 @@ def benchmark(found: Sequence[Row]) -> list[tables.Column]:
       'steps', '× base', [intervals.ratio_text(r['steps_ratio']) for r in rows]
     ),
     tables.Column(
-      'verdict', '', [intervals.verdict_of(r['steps_ratio']) for r in rows]
+      'significance', '', [intervals.word(r['steps_ratio']) for r in rows]
     ),
     tables.Column(
       'median', 's', [tables.number(r['median_seconds'], '.3g') for r in rows]
@@ -195,7 +195,7 @@ def benchmark(found: Sequence[Row]) -> list[tables.Column]:
       'time', '× base', [intervals.ratio_text(r['seconds_ratio']) for r in rows]
     ),
     tables.Column(
-      'verdict', '', [intervals.verdict_of(r['seconds_ratio']) for r in rows]
+      'significance', '', [intervals.word(r['seconds_ratio']) for r in rows]
     ),
     tables.Column('step', '× base', [f'{s["step_ratio"]:.2f}' for s in found]),
     tables.Column(
@@ -213,8 +213,8 @@ def target_caption(config: ml_collections.ConfigDict) -> str:
     f'counting as the slowest; time is steps times the median step of the '
     f'run, without compilation. Ratios are geometric means of pairs by seed '
     f'with 95 % intervals, where every run of both got there; steps that '
-    f'differ by at most one on every seed are not told apart. The time of a '
-    f'step: median of the ratios run by run.'
+    f'differ by at most one on every seed do not differ significantly. The '
+    f'time of a step: median of the ratios run by run.'
   )
 
 
@@ -265,6 +265,6 @@ def deviations(found: Sequence[Row]) -> list[tables.Column]:
       ],
     ),
     tables.Column(
-      'verdict', '', [intervals.verdict_of(part) for _, part in rows]
+      'significance', '', [intervals.word(part) for _, part in rows]
     ),
   ]

@@ -8,13 +8,13 @@ r"""The methods side by side: the paper's Table 2, and a fair benchmark.
     --config.methods.bases='("sgd","adam")' --config.methods.seeds='(0,1,2)'
 
 Trains every base of ``config.methods.bases`` alone and in each of
-``config.methods.forms``, at every rate of ``config.methods.rates``, on each
+``config.methods.variants``, at every rate of ``config.methods.rates``, on each
 seed. What else a base reads is in ``config.optimizer.base``: to change what
 only some read, such as the damping, name one of them after the colon of
 --config. Writes into the run folder
 
-  results.md    each form against its base at equal hyper-parameters (Table 2)
-                and each tuned; steps and time to ``target_loss``; standard
+  results.md    each variant against its base at equal hyper-parameters (Table
+                2) and each tuned; steps and time to ``target_loss``; standard
                 deviations over seeds; where GT-DDP loses
   result.json   the same as numbers
   curves.png    training curves (Fig. 6a)
@@ -26,9 +26,9 @@ only some read, such as the damping, name one of them after the colon of
 learning rates, alone and with the options of ``config.optimizer``, evaluated
 every ``eval_every`` steps. What is given on the command line stays.
 
-A form is compiled once, with the rate as an argument. The forms take turns, so
-that whatever else the machine does slows all alike. A finished run is one line
-of metrics.jsonl, and the same command goes on where it stopped.
+A variant is compiled once, with the rate as an argument. The variants take
+turns, so that whatever else the machine does slows all alike. A finished run is
+one line of metrics.jsonl, and the same command goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -76,11 +76,11 @@ SECTION: Section = {
     'those without an explicit curvature (adamw, lion, muon) run alone',
     schema.some_of(*registry.BASES),
   ),
-  'forms': Key(
-    tuple(registry.FORMS),
+  'variants': Key(
+    tuple(registry.VARIANTS),
     "frozen, bellman, coupled (terminal 'gradient', trust region 0.3), and "
     'gauss_newton (that terminal, frozen)',
-    schema.some_of(*registry.FORMS, OWN),
+    schema.some_of(*registry.VARIANTS, OWN),
   ),
   'target_loss': schema.TARGET_LOSS,
   'target_accuracy': Key(
@@ -110,20 +110,20 @@ SECTION: Section = {
 FILES = ('curves.png', 'variance.png', 'targets.png', 'accuracy.png')
 
 
-def forms(config: ml_collections.ConfigDict) -> list[trainings.Form]:
-  """Returns the methods; each base alone stands before its forms."""
+def variants(config: ml_collections.ConfigDict) -> list[trainings.Variant]:
+  """Returns the methods; each base alone stands before its variants."""
   found = []
   own = registry.options(config.optimizer)
   for name in config.methods.bases:
     title = registry.BASES[name].title
-    found.append(trainings.Form(title, base=name))
-    for form in config.methods.forms:
+    found.append(trainings.Variant(title, base=name))
+    for form in config.methods.variants:
       if form == OWN:
-        found.append(trainings.Form(f'GT-DDP {title}', **own, base=name))
+        found.append(trainings.Variant(f'GT-DDP {title}', **own, base=name))
       elif name in registry.EXPLICIT:
-        options = registry.FORMS[form]
+        options = registry.VARIANTS[form]
         found.append(
-          trainings.Form(f'GT-DDP {title}, {form}', **options, base=name)
+          trainings.Variant(f'GT-DDP {title}, {form}', **options, base=name)
         )
   return found
 
@@ -137,7 +137,7 @@ def preset(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   values: dict[str, Any] = {
     'seeds': (0, 1, 2),
     'bases': ('sgd', 'rmsprop', 'adam'),
-    'forms': (OWN,),
+    'variants': (OWN,),
     'target_accuracy': TARGETS[made.dataset.name],
   }
   for key, value in values.items():
@@ -153,15 +153,15 @@ def check(config: ml_collections.ConfigDict) -> None:
   """Raises ConfigError for bases, or keys, that the study cannot use."""
   trainings.check(config)
   own, able = preset(config).methods, registry.EXPLICIT
-  if OWN not in own.forms and not {*own.bases} & {*able}:
+  if OWN not in own.variants and not {*own.bases} & {*able}:
     raise refusals.ConfigError(
       'config.methods.bases',
-      f'at least one that has forms with feedback ({", ".join(able)})',
+      f'at least one that has variants with feedback ({", ".join(able)})',
       own.bases,
       'add one',
     )
   value = config.optimizer.value
-  if OWN in own.forms and value != 'frozen' and not {*own.bases} <= {*able}:
+  if OWN in own.variants and value != 'frozen' and not {*own.bases} <= {*able}:
     raise refusals.ConfigError(
       'config.methods.bases',
       f'some of {", ".join(able)} for optimizer.value={value!r}',
@@ -178,8 +178,8 @@ def work(
   config = preset(config)
   own = config.methods
   sparse = own.target_accuracy is None
-  study = trainings.Study(config, forms(config), own.target_loss, sparse)
-  asked = plan(config, study.forms)
+  study = trainings.Study(config, variants(config), own.target_loss, sparse)
+  asked = plan(config, study.variants)
   total = len(trainings.left(asked, folder.rows()))
   cli.say(f'{total} of {len(asked)} runs left, {study.steps} steps each')
   begin = time.monotonic()
@@ -208,13 +208,13 @@ def _advice(config: ml_collections.ConfigDict, run: trainings.Run) -> str:
 
 
 def plan(
-  config: ml_collections.ConfigDict, methods: list[trainings.Form]
+  config: ml_collections.ConfigDict, methods: list[trainings.Variant]
 ) -> list[trainings.Run]:
-  """Returns all runs in their order: the forms take turns, and seed by seed.
+  """Returns all runs in their order: the variants take turns, and seed by seed.
 
   Args:
     config: of the study.
-    methods: of ``forms``.
+    methods: of ``variants``.
 
   Returns:
     The runs.
@@ -235,10 +235,10 @@ def _conclude(
 ) -> None:
   """Writes the tables and the figures."""
   config = study.config
-  alone = {f.base: f.title for f in study.forms if f.terminal is None}
+  alone = {f.base: f.title for f in study.variants if f.terminal is None}
   found = rankings.summaries(
     rows,
-    {form.title: alone[form.base] for form in study.forms},
+    {form.title: alone[form.base] for form in study.variants},
     study.dataset.classes,
   )
   against = rankings.champions(found)

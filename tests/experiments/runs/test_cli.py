@@ -399,7 +399,7 @@ def test_help_lists_every_flag_and_key() -> None:
     check=False,
   )
   assert done.returncode == 0
-  assert 'What players gain' in done.stdout
+  assert 'What joint updates of players gain' in done.stdout
   for flag in ('workdir', 'overwrite', 'config.seed=0', 'config.games.seeds='):
     assert f'--{flag}' in done.stdout
   assert 'per step (finite rates above 0, none twice)' in done.stdout

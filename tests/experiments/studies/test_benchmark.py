@@ -61,8 +61,8 @@ def test_ratios_are_of_one_round_and_goals_of_their_median() -> None:
 
 
 def only(monkeypatch: pytest.MonkeyPatch, *titles: str) -> None:
-  forms = {title: benchmark.FORMS[title] for title in titles}
-  monkeypatch.setattr(benchmark, 'FORMS', forms)
+  variants = {title: benchmark.VARIANTS[title] for title in titles}
+  monkeypatch.setattr(benchmark, 'VARIANTS', variants)
 
 
 def test_a_study_goes_on_where_it_stopped(
@@ -113,11 +113,11 @@ def test_a_form_that_skips_steps_is_not_timed(
 
 @pytest.mark.parametrize('base', registry.EXPLICIT)
 def test_every_goal_is_beside_the_base_alone(base: str) -> None:
-  forms = benchmark.forms(base)
-  assert next(iter(forms.values())).options is None
-  alone = forms[benchmark.reference(base)]
+  variants = benchmark.variants(base)
+  assert next(iter(variants.values())).options is None
+  alone = variants[benchmark.reference(base)]
   assert alone.options in (None, {'feedback': False}) and alone.goal is None
-  assert all(form.feedback for form in forms.values() if form.goal)
+  assert all(form.feedback for form in variants.values() if form.goal)
 
 
 def test_short_flags_are_keys() -> None:

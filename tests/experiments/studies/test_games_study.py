@@ -11,6 +11,7 @@ import pytest
 
 from configs import cgb
 from experiments import refusals
+from experiments.report import intervals
 from experiments.runs import run_folder
 from experiments.studies import games, trainings
 
@@ -52,29 +53,30 @@ def test_forms_are_compared_at_their_own_best_and_at_the_base_s() -> None:
   assert ours['step_ratio'] == 2
 
 
-def test_tables_have_verdicts() -> None:
+def test_tables_say_what_is_significant() -> None:
   found = games.summaries(ROWS, ['base', 'ours'])
   columns = games._standings(found)
-  verdicts = [column.cells for column in columns if column.head == 'verdict']
-  assert verdicts == [['-', 'better'], ['-', 'better']]
+  words = [column.cells for column in columns if column.head == 'significance']
+  assert words == [['-', intervals.LOWER], ['-', intervals.HIGHER]]
   assert games._short(found)[0] == (
-    'The 1 forms against base, all at the best rate and damping of base, train '
-    'loss: 1 better, 0 worse, 0 not told apart; accuracy: 1 better, 0 worse, 0 '
-    'not told apart.'
+    'The 1 variants against base, all at the best rate and damping of base, '
+    'train loss: 1 significantly lower, 0 significantly higher, 0 no '
+    'significant difference; accuracy: 0 significantly lower, 1 significantly '
+    'higher, 0 no significant difference.'
   )
   assert games._short(found)[2].startswith('Each at its own best, it is ours')
 
 
-def test_a_form_that_diverges_is_worse() -> None:
+def test_a_variant_that_diverges_is_said_to() -> None:
   lost = row('ours', 0.1, 1, 300.0) | {'diverged': True}
   rows = [r for r in ROWS if r['rate'] == 0.1 and r['form'] == 'base']
   rows += [row('ours', 0.1, 0, 0.1), lost, row('ours', 0.1, 2, 0.1)]
   found = games.summaries(rows, ['base', 'ours'])
-  assert found[1]['loss_gain'] == {'verdict': 'worse'}
+  assert found[1]['loss_gain'] == {'significance': 'diverged'}
   columns = {column.head: column.cells for column in games._standings(found)}
   assert columns['train loss'][1] == 'diverged 1/3'
   assert columns['accuracy'][1] == '-'
-  assert '0 better, 1 worse' in games._short(found)[0]
+  assert '0 no significant difference, 1 diverged' in games._short(found)[0]
 
 
 def small(base: str = 'ekfac') -> ml_collections.ConfigDict:
@@ -88,11 +90,11 @@ def small(base: str = 'ekfac') -> ml_collections.ConfigDict:
 def test_a_study_goes_on_where_it_stopped(
   tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-  forms = [
-    trainings.Form('EKFAC'),
-    trainings.Form('GT-EKFAC', cooperation='schur'),
+  variants = [
+    trainings.Variant('EKFAC'),
+    trainings.Variant('GT-EKFAC', cooperation='schur'),
   ]
-  monkeypatch.setattr(games, 'forms', lambda title: forms)
+  monkeypatch.setattr(games, 'variants', lambda title: variants)
   config = small()
   folder = run_folder.create(
     tmp_path, config, overwrite=True, files=games.COMMAND.files

@@ -90,11 +90,11 @@ def test_forms_stand_beside_their_base_at_equal_rates_and_tuned(
   assert ours['step_ratio'] == 2
   # Differences 0.1, 0.11, 0.1, of which the interval leaves out zero.
   assert ours['equal']['losses'] == [0.5, 0.31, 0.4]
-  assert ours['equal']['loss_gain']['verdict'] == intervals.WORSE
-  assert ours['equal']['accuracy_gain']['verdict'] == intervals.BETTER
+  assert ours['equal']['loss_gain']['significance'] == intervals.HIGHER
+  assert ours['equal']['accuracy_gain']['significance'] == intervals.HIGHER
   # -0.3, 0, -0.2
   assert ours['tuned']['loss_gain']['mean'] == pytest.approx(-0.5 / 3)
-  assert ours['tuned']['loss_gain']['verdict'] == intervals.OPEN
+  assert ours['tuned']['loss_gain']['significance'] == intervals.OPEN
   assert base['at_edge'] and not lion['at_edge']
 
 
@@ -113,7 +113,7 @@ def test_a_run_without_a_number_is_lost_and_not_left_out(
     {'SGD': 'SGD', 'GT': 'SGD'},
     10,
   )[1]
-  assert lost['equal']['loss_gain'] == {'verdict': intervals.WORSE}
+  assert lost['equal']['loss_gain'] == {'significance': intervals.DIVERGED}
   assert lost['targets']['steps_ratio'] is None
   assert lost['targets']['median_steps'] is None
   ours = found[1]['targets']
@@ -153,45 +153,45 @@ def test_one_step_on_every_seed_tells_nothing() -> None:
   base = [51, 52, 50]
   for steps, word in (
     ([50, 51, 49], intervals.OPEN),
-    ([49, 50, 48], intervals.BETTER),
+    ([49, 50, 48], intervals.LOWER),
   ):
-    found = intervals.judged_ratio(steps, base, whole=True)
-    assert found is not None and found['verdict'] == word
-  found = intervals.judged_ratio([50, 51, 49], base)
-  assert found is not None and found['verdict'] == intervals.BETTER
+    found = intervals.compared_ratio(steps, base, whole=True)
+    assert found is not None and found['significance'] == word
+  found = intervals.compared_ratio([50, 51, 49], base)
+  assert found is not None and found['significance'] == intervals.LOWER
 
 
-def test_verdicts() -> None:
-  assert intervals.verdict(-2, -1) == intervals.BETTER
-  assert intervals.verdict(-2, -1, less=False) == intervals.WORSE
-  assert intervals.verdict(-1, 0) == intervals.OPEN
-  assert intervals.verdict(1.1, 2, neutral=1) == intervals.WORSE
+def test_significance() -> None:
+  assert intervals.significance(-2, -1) == intervals.LOWER
+  assert intervals.significance(-1, 0) == intervals.OPEN
+  assert intervals.significance(1.1, 2, neutral=1) == intervals.HIGHER
 
 
-def test_no_verdict_from_two_seeds_or_from_equal_differences() -> None:
+def test_no_significance_from_two_seeds_or_from_equal_differences() -> None:
   # Two images of 360 more on each seed, but for rounding.
   base = [count / 360 for count in (30, 59, 117)]
   ours = [count / 360 for count in (32, 61, 119)]
   assert intervals.difference(ours[:2], base[:2]) is None
   assert intervals.ratio(ours[:2], base[:2]) is None
   assert (
-    intervals.gain(intervals.difference(ours, base), less=False)
-    == intervals.NONE
+    intervals.of_difference(intervals.difference(ours, base)) == intervals.NONE
   )
-  assert intervals.gain(intervals.difference(base, base)) == intervals.NONE
-  assert intervals.gain(None) == intervals.NONE
+  assert (
+    intervals.of_difference(intervals.difference(base, base)) == intervals.NONE
+  )
+  assert intervals.of_difference(None) == intervals.NONE
   ours[0] += 1e-4
   assert (
-    intervals.gain(intervals.difference(ours, base), less=False)
-    == intervals.BETTER
+    intervals.of_difference(intervals.difference(ours, base))
+    == intervals.HIGHER
   )
-  forms = ('SGD', 'GT')
+  variants = ('SGD', 'GT')
   rows = [
     row(form, 0.1, seed, loss)
     for form, loss in (('SGD', 0.4), ('GT', None))
     for seed in range(2)
   ]
-  (_, lost) = rankings.summaries(rows, dict.fromkeys(forms, 'SGD'), 10)
+  (_, lost) = rankings.summaries(rows, dict.fromkeys(variants, 'SGD'), 10)
   assert lost['equal']['loss_gain'] is None
 
 
@@ -207,8 +207,8 @@ def test_deviations_of_what_did_not_learn_are_not_compared(last: str) -> None:
   ]
   found = rankings.summaries(rows, dict.fromkeys(losses, 'SGD'), 10)
   good, lost = found[1]['deviations']
-  assert good['verdict'] == intervals.OPEN
-  assert lost['ratio'] is None and 'verdict' not in lost
+  assert good['significance'] == intervals.OPEN
+  assert lost['ratio'] is None and 'significance' not in lost
   columns = standings.deviations(found)
   assert columns[4].cells[0].startswith('1.00 [')
   assert [column.cells[1] for column in columns[4:]] == ['not trained', '-']
@@ -233,8 +233,8 @@ def test_a_method_that_is_best_at_the_rate_of_its_base_is_shown_once(
 def test_in_short(found: list[Any]) -> None:
   against = rankings.champions(found)
   assert [s.split(' (')[0] for s in page.short(found, against)] == [
-    'The best GT-DDP form against the best of SGD and Lion alone, each tuned, '
-    'and picked on the seeds that they are compared on',
+    'The best GT-DDP variant against the best of SGD and Lion alone, each '
+    'tuned, and picked on the seeds that they are compared on',
     'Train loss: GT-DDP SGD, frozen',
     'Test accuracy: GT-DDP SGD, frozen',
     *(
@@ -242,9 +242,10 @@ def test_in_short(found: list[Any]) -> None:
       f'there on every seed.'
       for unit in ('Steps', 'Seconds')
     ),
-    'The 1 forms against their bases at equal hyper-parameters, train loss: '
-    '0 better, 1 worse, 0 not told apart; accuracy: 1 better, 0 worse, 0 not '
-    'told apart.',
+    'The 1 variants against their bases at equal hyper-parameters, train loss: '
+    '0 significantly lower, 1 significantly higher, 0 no significant '
+    'difference; accuracy: 0 significantly lower, 1 significantly higher, 0 no '
+    'significant difference.',
     'The standard deviation of the train loss over the seeds, at every rate: '
     'none could be compared.',
   ]
@@ -293,12 +294,12 @@ def test_the_report_says_where_ours_lose(found: list[Any]) -> None:
   assert '- GT-DDP SGD, frozen: train loss, equal (+0.1 ±' in end
   assert 'target reached by 2 of 3 runs, with the base alone by 3' in end
   assert '| train loss, equal | 0 | 1 | 0 |' in end
-  assert '| train loss, tuned | 0 | 0 | 0 |' not in end
+  assert '| train loss, tuned | 0 | 0 | 0 | 0 |' not in end
   same = [{**s, 'best_rate': s['base_rate']} for s in found]
   again = page.text(
     study.COMMAND.get_config(digits.get_config()), same, against
   )
-  assert '| train loss, tuned | 0 | 0 | 0 |' in again
+  assert '| train loss, tuned | 0 | 0 | 0 | 0 |' in again
   assert 'The budgets are' not in text  # three rates each, in the config
   assert '0.0050, accuracy 96.10 %' in text
 
@@ -309,7 +310,7 @@ def small() -> ml_collections.ConfigDict:
   config.dataset.update(train_samples=64, test_samples=20)
   config.update(batch_size=16, epochs=1, log_every=1, eval_every=1)
   config.methods.update(
-    seeds=(0, 1), bases=('sgd', 'muon'), forms=('frozen',), target_loss=9.0
+    seeds=(0, 1), bases=('sgd', 'muon'), variants=('frozen',), target_loss=9.0
   )
   config.methods.rates.update(sgd=(0.1, 1e30), muon=(0.01,))
   return config
@@ -358,7 +359,7 @@ def test_the_study_goes_on_where_it_stopped(tmp_path: pathlib.Path) -> None:
   [
     ({'bases': ('lion', 'muon')}, r'methods\.bases.*feedback.*sgd'),
     ({'bases': ('shampoo',)}, r'methods\.bases.*some of'),
-    ({'forms': ('newton',)}, r'methods\.forms.*some of frozen'),
+    ({'variants': ('newton',)}, r'methods\.variants.*some of frozen'),
     ({'seeds': (0, 0)}, r'methods\.seeds.*twice'),
     ({'target_loss': 0.0}, r'methods\.target_loss'),
     ({'rates.lion': (0.1, -0.1)}, r'methods\.rates\.lion.*above 0'),
@@ -374,11 +375,11 @@ def test_what_it_cannot_use_is_refused(changes: Any, message: str) -> None:
 
 
 def test_figures_of_runs_that_all_diverged(tmp_path: pathlib.Path) -> None:
-  forms = ('SGD', 'GT')
-  lost = [row(form, 0.1, seed, None) for form in forms for seed in range(3)]
+  variants = ('SGD', 'GT')
+  lost = [row(form, 0.1, seed, None) for form in variants for seed in range(3)]
   for part in lost:
     part['smoothed_losses'] = [2.0, None]  # as JSON has what is not finite
-  got = rankings.summaries(lost, dict.fromkeys(forms, 'SGD'), 10)
+  got = rankings.summaries(lost, dict.fromkeys(variants, 'SGD'), 10)
   figures.curves(tmp_path / 'curves.png', got, lost, 1)
   figures.deviations(tmp_path / 'variance.png', got)
   figures.targets(tmp_path / 'targets.png', got, 0.1)
@@ -460,8 +461,8 @@ def test_the_preset_leaves_what_was_given() -> None:
   assert made.rates.adam == (0.5,)
   assert made.rates.sgd == (config.learning_rates.sgd,)
   assert made.target_accuracy == 0.97
-  forms = {form.title: form for form in study.forms(study.preset(config))}
-  assert forms['GT-DDP SGD'].terminal == config.optimizer.terminal
+  variants = {form.title: form for form in study.variants(study.preset(config))}
+  assert variants['GT-DDP SGD'].terminal == config.optimizer.terminal
   config.optimizer.value = 'bellman'
   config.methods.bases = ('adamw',)
   with pytest.raises(refusals.ConfigError, match=r'methods\.bases'):

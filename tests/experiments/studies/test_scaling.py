@@ -42,7 +42,7 @@ def test_the_direct_recursion_takes_the_step_of_coupled() -> None:
 def test_costs_are_measured_and_drawn(
   tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-  monkeypatch.setattr(scaling, 'FORMS', {'frozen, gradient': {}})
+  monkeypatch.setattr(scaling, 'VARIANTS', {'frozen, gradient': {}})
   costs = scaling.measure('mlp', [2, 4], rounds=1, most=1e9)
   assert [cost.form for cost in costs[::2]] == [
     'plain SGD',
@@ -61,7 +61,7 @@ def test_costs_are_measured_and_drawn(
 def test_a_study_goes_on_where_it_stopped(
   tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-  monkeypatch.setattr(scaling, 'FORMS', {})
+  monkeypatch.setattr(scaling, 'VARIANTS', {})
   config = scaling.COMMAND.get_config()
   config.scaling.update(batches=(4, 2, 8), rounds=1)
   folder = run_folder.create(

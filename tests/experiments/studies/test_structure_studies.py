@@ -163,8 +163,8 @@ class FakeStudy:
 
   steps = 1
 
-  def __init__(self, config: Any, forms: Any, target: float):
-    del forms, target
+  def __init__(self, config: Any, variants: Any, target: float):
+    del variants, target
     self.place = config.model.projection
 
   def check(self, run: trainings.Run) -> None:
@@ -195,11 +195,11 @@ def test_a_study_of_placement_goes_on_where_it_stopped(
   assert folder.file('metrics.jsonl').read_text().splitlines() == lines
   text = folder.file('results.md').read_text()
   (coupled,) = [x for x in text.splitlines() if x.startswith('| coupled')]
-  assert '| -0.06 ± 0.025 | fork better |' in coupled
+  assert '| -0.06 ± 0.025 | fork lower |' in coupled
   assert coupled.rstrip(' |').endswith('| -')
   (base,) = [x for x in text.splitlines() if x.startswith('| base alone')]
-  assert '+0 ± 0 | - |' in base and 'better' not in base
-  assert 'train loss: 1 fork better, 0 merge better, 0 not told' in text
+  assert '+0 ± 0 | - |' in base and 'lower' not in base
+  assert 'train loss: 1 fork lower, 0 fork higher, 0 no sig' in text
   assert folder.file('placement.png').stat().st_size > 10_000
 
 

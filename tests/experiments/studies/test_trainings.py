@@ -15,6 +15,7 @@ import gtddp_jax as gt
 from experiments import refusals
 from experiments.data import splits
 from experiments.optimizers import registry
+from experiments.report import intervals
 from experiments.runs import cli, run_folder
 from experiments.studies import outcomes, trainings, value_recursions
 from experiments.studies.costs import benchmark, scaling
@@ -39,11 +40,11 @@ def small() -> ml_collections.ConfigDict:
 def test_the_levels_go_on_and_mark_what_diverged(
   tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-  forms = (
-    *value_recursions.FORMS[:1],
-    trainings.Form('ours', gt.sampled(1), 'coupled'),
+  variants = (
+    *value_recursions.VARIANTS[:1],
+    trainings.Variant('ours', gt.sampled(1), 'coupled'),
   )
-  monkeypatch.setattr(value_recursions, 'FORMS', forms)
+  monkeypatch.setattr(value_recursions, 'VARIANTS', variants)
   config = small()
   folder = run_folder.create(
     tmp_path, config, overwrite=True, files=value_recursions.COMMAND.files
@@ -51,7 +52,7 @@ def test_the_levels_go_on_and_mark_what_diverged(
   value_recursions.work(config, folder)
   rows = folder.rows()
   assert [(row['form'], row['rate']) for row in rows] == [
-    (form.title, rate) for rate in (0.1, 1e30) for form in forms
+    (form.title, rate) for rate in (0.1, 1e30) for form in variants
   ]
   assert [row['diverged'] for row in rows[:3]] == [False, False, True]
   assert rows[0]['steps_to_target'] == 1
@@ -76,12 +77,14 @@ def test_the_levels_go_on_and_mark_what_diverged(
 
 def test_the_base_of_the_levels_is_the_one_that_train_uses() -> None:
   config = small()
-  trained = trainings.Study(config, value_recursions.FORMS, target=0.1)
+  trained = trainings.Study(config, value_recursions.VARIANTS, target=0.1)
   config.optimizer.update(name='sgd')
   config.optimizer.base.learning_rate = 0.1
   program = programs.build(trained.network, config, trained.dataset)
   rows = list(loop.Loop(program, config, trained.dataset, seed=3).rows())
-  row = trained.train(value_recursions.FORMS[0], {'learning_rate': 0.1}, seed=3)
+  row = trained.train(
+    value_recursions.VARIANTS[0], {'learning_rate': 0.1}, seed=3
+  )
   assert row['test_accuracy'] == rows[-1]['test_accuracy']
   expected = sum(
     part['batch_loss'] * (part['step'] - before['step'])
@@ -161,10 +164,12 @@ def test_steps_to_the_target_are_compared_by_seed() -> None:
     for seed, steps in steps_by_seed.items()
   ]
   found = outcomes.summaries(rows, ['base', 'half', 'close'], [0.1], 10)
-  assert [s['steps_ratio'] and s['steps_ratio']['verdict'] for s in found] == [
+  assert [
+    s['steps_ratio'] and s['steps_ratio']['significance'] for s in found
+  ] == [
     None,
-    'better',
-    'not told apart',
+    intervals.LOWER,
+    intervals.OPEN,
   ]
   assert found[1]['steps_ratio']['ratio'] == pytest.approx(0.504, abs=1e-3)
   bars = outcomes.bars(found, 0.1, ['base', 'close'])
@@ -173,14 +178,15 @@ def test_steps_to_the_target_are_compared_by_seed() -> None:
   assert table['seconds', '× base'][1] == table['steps', '× base'][1]
   said = outcomes.short(found, ['base'])
   assert said == [
-    'The 2 forms with feedback against the base, each at the best of 1 rates, '
-    'chosen on the seeds that they are compared on; steps to the target: '
-    '1 better, 0 worse, 1 not told apart; seconds to the target: '
-    '1 better, 0 worse, 1 not told apart.',
-    'The fewest steps: *half* at rate 0.1, × 0.50 [0.49, 0.52] (better), with '
-    'a step of 1.00 × that of the base.',
-    'The fewest seconds: *half* at rate 0.1, × 0.50 [0.49, 0.52] (better), '
-    'with a step of 1.00 × that of the base.',
+    'The 2 variants with feedback against the base, each at the best of 1 '
+    'rates, chosen on the seeds that they are compared on; steps to the '
+    'target: 1 significantly lower, 0 significantly higher, 1 no significant '
+    'difference; seconds to the target: 1 significantly lower, 0 significantly '
+    'higher, 1 no significant difference.',
+    'The fewest steps: *half* at rate 0.1, × 0.50 [0.49, 0.52] (significantly '
+    'lower), with a step of 1.00 × that of the base.',
+    'The fewest seconds: *half* at rate 0.1, × 0.50 [0.49, 0.52] '
+    '(significantly lower), with a step of 1.00 × that of the base.',
     'The largest rate at which all seeds end below half of chance: 0.1 of '
     '*base* and *half* and *close*.',
   ]
@@ -194,11 +200,11 @@ def test_steps_to_the_target_are_compared_by_seed() -> None:
 
 def test_a_clipped_base_takes_no_longer_step_than_its_norm() -> None:
   config = small()
-  trained = trainings.Study(config, value_recursions.FORMS, target=0.1)
+  trained = trainings.Study(config, value_recursions.VARIANTS, target=0.1)
   params = trained.network.init(0)
   batch = splits.batch(trained.dataset.train, config.batch_size, 0, 0)
   norms = {}
-  for form in value_recursions.FORMS[:3]:
+  for form in value_recursions.VARIANTS[:3]:
     tx = trained.optimizer(form, {'learning_rate': 2.0})
     updates, _ = tx.update(None, tx.init(params), params, batch=batch)
     norms[form.clip] = float(optax.tree.norm(updates)) / 2
@@ -210,7 +216,9 @@ def test_a_clipped_base_takes_no_longer_step_than_its_norm() -> None:
 def test_kfac_is_not_clipped_from_outside(
   tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-  monkeypatch.setattr(value_recursions, 'FORMS', value_recursions.FORMS[:2])
+  monkeypatch.setattr(
+    value_recursions, 'VARIANTS', value_recursions.VARIANTS[:2]
+  )
   config = small()
   config.optimizer.base.name = 'kfac'
   config.value_recursions.rates = (0.1,)
