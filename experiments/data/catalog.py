@@ -139,7 +139,7 @@ def folder(name: str, data_dir: str | None) -> pathlib.Path:
 
 def check(name: str, data_dir: str | None) -> None:
   """Raises NotPreparedError if a set has yet to be prepared."""
-  if SPECS[name].files:  # DIGITS needs none; see experiments/digits.py
+  if SPECS[name].files:  # DIGITS needs none; see ``digits``
     folder(name, data_dir)
 
 

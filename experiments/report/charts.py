@@ -7,9 +7,8 @@ import pathlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import matplotlib
 import numpy as np
-from matplotlib import axes, axis, figure, ticker
+from matplotlib import axes, axis, ticker
 
 from experiments.report import tables
 
@@ -71,11 +70,9 @@ def levels(
     losses: nats, one row per variant; None, for diverged, stays white.
     bars: a panel each.
   """
-  with matplotlib.rc_context(tables.STYLE):
-    drawing = figure.Figure(
-      figsize=(7.6 + 3.2 * len(bars), 1.4 + 0.34 * len(variants)),
-      layout='constrained',
-    )
+  with tables.drawing(
+    path, 7.6 + 3.2 * len(bars), 1.4 + 0.34 * len(variants)
+  ) as drawing:
     panels = drawing.subplots(
       1, 1 + len(bars), sharey=True, width_ratios=[2.0, *[1.0] * len(bars)]
     )
@@ -84,7 +81,6 @@ def levels(
       draw_bars(panel, series)
     panels[0].set_yticks(range(len(variants)), variants)
     panels[0].set_ylim(len(variants) - 0.5, -0.5)
-    drawing.savefig(path, dpi=150)
 
 
 def _heat(
@@ -172,10 +168,7 @@ def curves(
     every: steps between points.
     label: of the other axis.
   """
-  with matplotlib.rc_context(tables.STYLE):
-    drawing = figure.Figure(
-      figsize=(4.8 * len(panels), 4.6), layout='constrained'
-    )
+  with tables.drawing(path, 4.8 * len(panels), 4.6) as drawing:
     places = drawing.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for panel, title, lines in zip(places, panels, series, strict=True):
       draw_curves(panel, names, lines, every, band=False)
@@ -189,7 +182,6 @@ def curves(
       ncols=3,
       title=WHISKERS,
     )
-    drawing.savefig(path, dpi=150)
 
 
 def draw_curves(
@@ -297,11 +289,9 @@ def intervals(
     panels: from left to right. A mark is filled where its interval leaves out
       zero.
   """
-  with matplotlib.rc_context(tables.STYLE):
-    drawing = figure.Figure(
-      figsize=(2.0 + 3.2 * len(panels), 1.4 + 0.3 * len(names)),
-      layout='constrained',
-    )
+  with tables.drawing(
+    path, 2.0 + 3.2 * len(panels), 1.4 + 0.3 * len(names)
+  ) as drawing:
     places = drawing.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for place, panel in zip(places, panels, strict=True):
       place.axvline(0, color=BASE, linewidth=1)
@@ -330,4 +320,3 @@ def intervals(
     places[0].set_yticks(range(len(names)), names)
     places[0].set_ylim(len(names) - 0.5, -0.5)
     drawing.supxlabel('filled: the 95 % interval leaves out zero', fontsize=9)
-    drawing.savefig(path, dpi=150)

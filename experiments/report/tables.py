@@ -6,9 +6,10 @@ GT-DDP. The colours are Okabe and Ito's, which the colour-blind distinguish.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -143,6 +144,17 @@ def markdown(columns: Sequence[Column], caption: str) -> str:
   return '\n'.join([*lines, '', caption, ''])
 
 
+@contextlib.contextmanager
+def drawing(
+  path: pathlib.Path, width: float, height: float
+) -> Iterator[figure.Figure]:
+  """Yields a figure in the one style, and writes it as a PNG at the end."""
+  with matplotlib.rc_context(STYLE):
+    made = figure.Figure(figsize=(width, height), layout='constrained')
+    yield made
+    made.savefig(path, dpi=150)
+
+
 def curves(path: pathlib.Path, all_curves: Sequence[Curve]) -> None:
   """Draws train loss and test error against epochs.
 
@@ -151,9 +163,8 @@ def curves(path: pathlib.Path, all_curves: Sequence[Curve]) -> None:
     all_curves: one per optimizer; with several seeds, the median is drawn and
       a band from least to largest.
   """
-  with matplotlib.rc_context(STYLE):
-    drawing = figure.Figure(figsize=(10, 4.4), layout='constrained')
-    left, right = drawing.subplots(1, 2)
+  with drawing(path, 10, 4.4) as made:
+    left, right = made.subplots(1, 2)
     for curve in all_curves:
       _draw(left, curve, lambda row: row['train_loss'])
       _draw(right, curve, lambda row: 100 * (1 - row['test_accuracy']))
@@ -169,14 +180,13 @@ def curves(path: pathlib.Path, all_curves: Sequence[Curve]) -> None:
     title = None
     if max(len(curve.runs) for curve in all_curves) > 1:
       title = 'line: median over seeds; band: from least to largest'
-    drawing.legend(
+    made.legend(
       handles,
       labels,
       loc='outside lower center',
       ncols=min(6, len(labels)),
       title=title,
     )
-    drawing.savefig(path, dpi=150)
 
 
 def _draw(

@@ -21,7 +21,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import ml_collections
-import rich.console
 
 from configs import schema
 from configs.schema import Key, Section
@@ -125,7 +124,7 @@ def work(
   )
   charts.curves(folder.file('games.png'), *_curves(rows, found, config))
   short = [_standings(found)[place] for place in (0, 1, 2, 6, 7, 10)]
-  rich.console.Console().print(tables.table(short, caption))
+  tables.show(short, caption)
 
 
 def summaries(rows: Sequence[Row], titles: Sequence[str]) -> list[Row]:

@@ -20,7 +20,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import ml_collections
-import rich.console
 
 from configs import schema
 from configs.schema import Key, Section
@@ -196,7 +195,7 @@ def _conclude(
       for m in _MEASURES
     ],
   )
-  rich.console.Console(width=150).print(tables.table(columns, caption))
+  tables.show(columns, caption)
 
 
 def _scaled(

@@ -19,7 +19,6 @@ it stopped: --workdir may hold a study of the same configuration.
 from __future__ import annotations
 
 import ml_collections
-import rich.console
 
 import gtddp_jax as gt
 from configs import schema
@@ -122,9 +121,8 @@ def _conclude(
     [[part['final_loss'] for part in s['rates']] for s in found],
     outcomes.bars(found, target, alone),
   )
-  console = rich.console.Console(width=140)
-  console.print(tables.table(columns, caption))
-  console.print(tables.table(losses, second))
+  tables.show(columns, caption)
+  tables.show(losses, second)
 
 
 COMMAND = cli.Command(

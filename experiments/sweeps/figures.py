@@ -6,10 +6,9 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import matplotlib
 import ml_collections
 import numpy as np
-from matplotlib import axes, figure
+from matplotlib import axes
 
 from configs import sweeps
 from experiments import refusals
@@ -100,10 +99,7 @@ def draw(
     if chosen.metric in one.metrics
   ]
   panels = _values(outcomes, chosen.panels)
-  with matplotlib.rc_context(tables.STYLE):
-    drawing = figure.Figure(
-      figsize=(1.5 + 4.5 * len(panels), 4.4), layout='constrained'
-    )
+  with tables.drawing(path, 1.5 + 4.5 * len(panels), 4.4) as drawing:
     grid = drawing.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for panel, value in zip(grid, panels, strict=True):
       own = [p for p in points if p[0].get(chosen.panels) == value]
@@ -121,7 +117,6 @@ def draw(
       ncols=min(6, len(labels) or 1),
       title=_explanation(outcomes, chosen),
     )
-    drawing.savefig(path, dpi=150)
 
 
 def _panel(

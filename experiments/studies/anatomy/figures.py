@@ -60,8 +60,7 @@ def spectra(path: pathlib.Path, found: Found) -> None:
     path: of the PNG.
     found: the stages; the first, which has no state before it, is left out.
   """
-  with matplotlib.rc_context(tables.STYLE):
-    drawing = figure.Figure(figsize=(7.4, 4.4), layout='constrained')
+  with tables.drawing(path, 7.4, 4.4) as drawing:
     panel = drawing.subplots()
     shown = found[1:]
     for n, decision in enumerate(shown):
@@ -86,7 +85,6 @@ def spectra(path: pathlib.Path, found: Found) -> None:
     )
     if shown:
       drawing.legend(loc='outside right upper', fontsize=8)
-    drawing.savefig(path, dpi=150)
 
 
 def gains(path: pathlib.Path, found: Found) -> None:
@@ -131,15 +129,11 @@ def feedback(path: pathlib.Path, found: Found) -> None:
     found: the stages; convolutions are drawn, spread evenly if they are many.
   """
   numbered = convolutions(found)
-  with matplotlib.rc_context(tables.STYLE):
-    drawing = figure.Figure(
-      figsize=(_width(numbered), 5.4), layout='constrained'
-    )
+  with tables.drawing(path, _width(numbered), 5.4) as drawing:
     if not numbered:
       drawing.text(
         0.5, 0.5, 'no convolution has a stage before it', ha='center'
       )
-      drawing.savefig(path, dpi=150)
       return
     grid = drawing.subplots(2, len(numbered), squeeze=False)
     for (n, decision), top, bottom in zip(numbered, *grid, strict=True):
@@ -161,7 +155,6 @@ def feedback(path: pathlib.Path, found: Found) -> None:
     drawing.suptitle(
       f'Leading eigenvector of the feedback of convolutions{_scale(signed)}'
     )
-    drawing.savefig(path, dpi=150)
 
 
 def pairs(
@@ -176,16 +169,11 @@ def pairs(
   """
   shown = [(n, d) for n, d in convolutions(found) if n in separated]
   rows = max((len(separated[n]) for n, _ in shown), default=1)
-  with matplotlib.rc_context(tables.STYLE):
-    drawing = figure.Figure(
-      figsize=(_width(shown), 2.5 * rows + 0.9),
-      layout='constrained',
-    )
+  with tables.drawing(path, _width(shown), 2.5 * rows + 0.9) as drawing:
     if not shown:
       drawing.text(
         0.5, 0.5, 'no convolution has a stage before it', ha='center'
       )
-      drawing.savefig(path, dpi=150)
       return
     grid = drawing.subplots(rows, len(shown), squeeze=False)
     for (n, decision), panels in zip(shown, grid.T, strict=True):
@@ -209,7 +197,6 @@ def pairs(
       'Feedback of convolutions in the image; classes separated'
       + _scale(signed)
     )
-    drawing.savefig(path, dpi=150)
 
 
 def convolutions(found: Found) -> list[tuple[int, gt.analysis.Decision]]:

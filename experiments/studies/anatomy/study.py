@@ -31,7 +31,6 @@ from typing import Any
 import jax
 import ml_collections
 import numpy as np
-import rich.console
 
 import gtddp_jax as gt
 from configs import held
@@ -125,7 +124,7 @@ def analyse(
     columns = _pair_columns(found, separated)
     text += '\n' + tables.markdown(columns, _PAIRS)
   folder.write_report(text, [config.seed], _short(found))
-  rich.console.Console(width=120).print(tables.table(_columns(found), caption))
+  tables.show(_columns(found), caption)
   return found
 
 

@@ -71,11 +71,9 @@ def masses(path: pathlib.Path, found: Sequence[Row]) -> None:
   layers = list(
     dict.fromkeys(name for part in found for name in part['layers'])
   )
-  with matplotlib.rc_context(tables.STYLE):
-    drawing = figure.Figure(
-      figsize=(3.9 * len(epochs) + 0.6, 2.7 * len(terminals) + 1.6),
-      layout='constrained',
-    )
+  with tables.drawing(
+    path, 3.9 * len(epochs) + 0.6, 2.7 * len(terminals) + 1.6
+  ) as drawing:
     grid = drawing.subplots(
       len(terminals), len(epochs), sharex=True, sharey=True, squeeze=False
     )
@@ -102,7 +100,6 @@ def masses(path: pathlib.Path, found: Sequence[Row]) -> None:
       title='mean over seeds and batches; band: from least to largest; what is '
       f'below {_FLOOR:g} % is drawn there',
     )
-    drawing.savefig(path, dpi=150)
 
 
 def _line(panel: Any, part: Row, layers: Sequence[str], number: int) -> None:

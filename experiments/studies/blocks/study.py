@@ -33,7 +33,6 @@ from typing import Any
 import jax
 import ml_collections
 import numpy as np
-import rich.console
 
 import gtddp_jax as gt
 from configs import default, schema
@@ -282,7 +281,7 @@ def _conclude(
     f'Block norms of V_XX before each layer, {page.TERMINALS[0]}, epoch {last}',
   )
   figures.masses(folder.file('masses.png'), found)
-  rich.console.Console(width=140).print(tables.table(standing, caption))
+  tables.show(standing, caption)
 
 
 def _distance(one: Any, other: Any) -> jax.Array:

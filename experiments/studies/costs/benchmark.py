@@ -35,7 +35,6 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import optax
-import rich.console
 
 import gtddp_jax as gt
 from configs import schema
@@ -166,7 +165,7 @@ def work(
     short=benchmark_page.short(found, reference(own.base)),
   )
   benchmark_page.draw(folder.file('ratios.png'), found, reference(own.base))
-  rich.console.Console(width=140).print(tables.table(columns, caption))
+  tables.show(columns, caption)
 
 
 def measure(

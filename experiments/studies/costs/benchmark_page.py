@@ -6,9 +6,8 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
 import ml_collections
-from matplotlib import axes, figure, ticker
+from matplotlib import axes, ticker
 
 from experiments.optimizers import registry
 from experiments.report import charts, tables
@@ -116,10 +115,7 @@ def draw(
   shown = [part for part in found if part['memory'] is not None]
   ends = [end for part in shown for end in part['quartiles']]
   ends += [part['goal'] for part in shown if part['goal']]
-  with matplotlib.rc_context(tables.STYLE):
-    drawing = figure.Figure(
-      figsize=(8.4, 1.5 + 0.36 * len(shown)), layout='constrained'
-    )
+  with tables.drawing(path, 8.4, 1.5 + 0.36 * len(shown)) as drawing:
     panel = drawing.subplots()
     panel.axvline(1, color='black', linewidth=1)
     for place, part in enumerate(shown):
@@ -141,7 +137,6 @@ def draw(
     drawing.legend(
       [*known.values()], [*known], loc='outside lower center', ncols=3
     )
-    drawing.savefig(path, dpi=150)
 
 
 def _bar(panel: axes.Axes, place: int, part: Mapping[str, Any]) -> None:

@@ -26,11 +26,8 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import matplotlib
 import ml_collections
 import optax
-import rich.console
-from matplotlib import figure
 
 import gtddp_jax as gt
 from configs import schema
@@ -108,8 +105,7 @@ def work(
     tables.markdown(columns(costs), caption), short=_short(costs)
   )
   draw(folder.file('scaling.png'), costs)
-  console = rich.console.Console(width=160)
-  console.print(tables.table(columns(costs), caption))
+  tables.show(columns(costs), caption)
 
 
 def measure(
@@ -269,8 +265,7 @@ def _short(costs: Sequence[Cost]) -> list[str]:
 
 def draw(path: pathlib.Path, costs: Sequence[Cost]) -> None:
   """Two panels: milliseconds and megabytes against batch size."""
-  with matplotlib.rc_context(tables.STYLE):
-    canvas = figure.Figure(figsize=(10, 5), layout='constrained')
+  with tables.drawing(path, 10, 5) as canvas:
     panels = canvas.subplots(1, 2)
     for panel, of, scale, unit in (
       (panels[0], 'seconds', 1e3, 'time per step (ms)'),
@@ -302,7 +297,6 @@ def draw(path: pathlib.Path, costs: Sequence[Cost]) -> None:
         bbox_to_anchor=(0.5, -0.15),
         ncols=2,
       )
-    canvas.savefig(path, dpi=150)
 
 
 COMMAND = cli.Command(

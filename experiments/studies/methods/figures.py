@@ -122,10 +122,7 @@ def targets(path: pathlib.Path, found: Sequence[Row], target: float) -> None:
   names = [s['method'] for s in found]
   bases = [i for i, s in enumerate(found) if s['method'] == s['base']]
   parts = [s['targets'] for s in found]
-  with matplotlib.rc_context(tables.STYLE):
-    drawing = figure.Figure(
-      figsize=(11, 1.4 + 0.3 * len(names)), layout='constrained'
-    )
+  with tables.drawing(path, 11, 1.4 + 0.3 * len(names)) as drawing:
     panels = drawing.subplots(1, 2, sharey=True)
     for panel, unit, form in zip(
       panels, ('steps', 'seconds'), ('.0f', '.2g'), strict=True
@@ -149,7 +146,6 @@ def targets(path: pathlib.Path, found: Sequence[Row], target: float) -> None:
       )
     panels[0].set_yticks(range(len(names)), names)
     panels[0].set_ylim(len(names) - 0.5, -0.5)
-    drawing.savefig(path, dpi=150)
 
 
 def _groups(found: Sequence[Row]) -> list[list[Row]]:

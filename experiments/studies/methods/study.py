@@ -42,7 +42,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import ml_collections
-import rich.console
 
 from configs import schema
 from configs.schema import Key, Section
@@ -258,10 +257,7 @@ def _conclude(
   figures.curves(folder.file('curves.png'), found, rows, config.log_every)
   figures.deviations(folder.file('variance.png'), found)
   figures.targets(folder.file('targets.png'), found, config.methods.target_loss)
-  if study.sparse:
-    rich.console.Console(width=140).print(tables.table(shown, below))
-  else:
-    tables.show(shown, below)
+  tables.show(shown, below)
 
 
 COMMAND = cli.Command(
