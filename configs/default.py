@@ -327,6 +327,9 @@ def get_sweep() -> ml_collections.ConfigDict:
 # Keys that had another name, as commands and files may still have them.
 _RENAMED = {
   'compare.learning_rate': 'learning_rates',
+  'compare.bases': 'methods.bases',
+  'compare.seeds': 'methods.seeds',
+  'compare.target': 'methods.target_accuracy',
   'levels': 'value_recursions',
   'methods.forms': 'methods.variants',
 }

@@ -22,7 +22,9 @@ def difference(held: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
     Such as ``config.seed 0 (asked for: 1)``; empty if they are equal.
   """
   ours = flat(asked)
-  theirs = {default.renamed(key): value for key, value in flat(held).items()}
+  found = flat(held)
+  theirs = {default.renamed(key): value for key, value in found.items()}
+  theirs |= {key: value for key, value in found.items() if key in theirs}
   # An older program kept the sections of all studies.
   sections = {key.split('.')[1] for key in ours if key.count('.') > 1}
   for key in [*theirs]:

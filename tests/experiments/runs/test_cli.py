@@ -18,6 +18,7 @@ from experiments import train
 from experiments.data import splits
 from experiments.optimizers import registry
 from experiments.runs import cli, messages, run_folder, signals
+from experiments.studies.methods import study
 from experiments.training import dry_run, loop
 
 pytestmark = pytest.mark.once
@@ -430,6 +431,16 @@ def test_a_key_that_had_another_name_is_taken_and_said(
     'warning: config.compare.learning_rate.adam is now '
     'config.learning_rates.adam; use that name.\n'
   )
+
+
+def test_a_comparison_by_its_old_keys(tmp_path: pathlib.Path) -> None:
+  old = ('seeds=(7,)', 'bases=("sgd",)', 'target=0.5')
+  argv = [f'--config.compare.{word}' for word in old]
+  config = cli.parse(
+    study.COMMAND, ['methods', f'--workdir={tmp_path}', *argv]
+  ).config
+  assert config.methods.seeds == (7,) and config.methods.bases == ('sgd',)
+  assert config.methods.target_accuracy == 0.5
 
 
 def test_a_run_of_an_older_version_is_gone_on_with(
