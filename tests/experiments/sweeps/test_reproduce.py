@@ -15,7 +15,7 @@ import pytest
 
 from configs import reproduce as plans
 from experiments import reproduce
-from experiments.runs import cli
+from experiments.runs import cli, run_folder
 from experiments.sweeps import reproduction
 
 pytestmark = pytest.mark.once
@@ -319,7 +319,7 @@ def test_the_plan_can_be_used(
       module += '.study'
     own = importlib.import_module(module).COMMAND
     assert f'experiments.{own.name}' == one.module
-    assert {*one.figures} <= {*own.files}
+    assert {*one.figures} <= {*run_folder.FILES, *own.files}
     assert one.source in ('', *(p.name for p in parts[: parts.index(one)]))
     if not one.source:
       words = reproduction.command(one, budget, 'w')[2:]
