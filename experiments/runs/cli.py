@@ -230,7 +230,7 @@ def run(command: Command, asked: Asked, words: Sequence[str] = ()) -> None:
     say(f'error: {error}')
     sys.exit(NOT_FINITE)
   except OSError as error:
-    said = ' '.join(str(error).split())
+    said = error.strerror or ' '.join(str(error).split())
     say(
       f'error: {path}: expected to write in it, got {said}; make room, and go '
       f'on with: {again}'

@@ -59,7 +59,12 @@ def _git(*arguments: str) -> str | None:
   root = pathlib.Path(__file__).parent
   try:
     done = subprocess.run(
-      ['git', *arguments], cwd=root, capture_output=True, text=True, check=True
+      # A run that is stopped must leave no lock in the repository.
+      ['git', '--no-optional-locks', *arguments],
+      cwd=root,
+      capture_output=True,
+      text=True,
+      check=True,
     )
   except (OSError, subprocess.CalledProcessError):
     return None

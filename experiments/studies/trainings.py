@@ -208,39 +208,64 @@ class Study:
     )
 
   def train(
-    self,
-    form: Variant,
-    setting: Mapping[str, float],
-    seed: int,
-    advice: str = '',
-  ) -> outcomes.Row:
-    """Trains one network; stops at what is not finite.
+    self, runs: Sequence[Run], advice: Callable[[Run], str] = lambda run: ''
+  ) -> list[outcomes.Row]:
+    """Trains networks, an interval each in turn; stops at what is not finite.
+
+    So whatever else the machine does slows all of them alike.
 
     Args:
-      form: of the optimizer.
-      setting: of its base.
-      seed: as in ``loop.Loop``, whose batches these are.
-      advice: which keys to change where it diverges.
+      runs: with the same batches as those of ``loop.Loop`` on their seeds.
+      advice: returns which keys to change where a run diverges.
 
     Returns:
-      The line of the run.
+      The lines of the runs.
     """
     config, dataset = self.config, self.dataset
-    program = self.program(form, setting)
-    run = loop.Loop(program, config, dataset, seed, advice=advice or None)
-    rows: list[outcomes.Row] = []
-    problem = None
-    try:
-      rows.extend(run.rows(self.sparse))
-    except loop.NonFiniteError as error:
-      # After the last step there are losses of all of them.
-      problem = None if error.quantity == 'train loss' else str(error)
+    made = [
+      loop.Loop(
+        self.program(run.form, run.setting),
+        config,
+        dataset,
+        run.seed,
+        advice=advice(run) or None,
+      )
+      for run in runs
+    ]
+    logged: list[list[outcomes.Row]] = [[] for _ in runs]
+    problems: list[str | None] = [None for _ in runs]
+    live = {i: one.rows(self.sparse) for i, one in enumerate(made)}
+    while live:
+      for i, rows in [*live.items()]:
+        try:
+          logged[i].append(next(rows))
+        except StopIteration:
+          del live[i]
+        except loop.NonFiniteError as error:
+          # After the last step there are losses of all of them.
+          if error.quantity != 'train loss':
+            problems[i] = str(error)
+          del live[i]
+    return [
+      self._row(*parts)
+      for parts in zip(runs, made, logged, problems, strict=True)
+    ]
+
+  def _row(
+    self,
+    own: Run,
+    run: loop.Loop,
+    rows: Sequence[outcomes.Row],
+    problem: str | None,
+  ) -> outcomes.Row:
+    """The line of a run that has ended."""
+    config, dataset, form = self.config, self.dataset, own.form
     times = [row['seconds_per_step'] for row in rows[1:]]
     epoch = -(-dataset.train.size // config.batch_size)
     found = {} if problem else rows[-1]
     made = {
       'form': form.title,
-      'seed': seed,
+      'seed': own.seed,
       **outcomes.outcome(
         run.losses,
         statistics.median(times),
@@ -250,7 +275,7 @@ class Study:
       ),
       'test_accuracy': found.get('test_accuracy'),
       'skipped_steps': int(rows[-1]['skipped_steps']),
-      'compile_seconds': program.compile_seconds,
+      'compile_seconds': self.compile_seconds[form.title],
       'smoothed_losses': outcomes.smooth(run.losses)[
         config.log_every - 1 :: config.log_every
       ],
@@ -306,16 +331,31 @@ def finish(
   for (trainer, _), run in kinds.items():
     trainer.check(run)
   with progress.bar(len(rest) * study(asked[0]).steps) as bar:
-    for count, run in enumerate(rest, start=1):
-      trainer = study(run)
-      row = trainer.train(run.form, run.setting, run.seed, advice(run))
-      row |= run.labels
-      folder.log(row)
-      rows.append(row)
-      if text := note(row, rest[count:]):
-        progress.say(text)
-      bar.update(trainer.steps)
+    count = 0
+    for group in _groups(rest, study):
+      trainer = study(group[0])
+      made = trainer.train(group, advice)
+      for run, row in zip(group, made, strict=True):
+        count += 1
+        row |= run.labels
+        folder.log(row)
+        rows.append(row)
+        if text := note(row, rest[count:]):
+          progress.say(text)
+        bar.update(trainer.steps)
   return rows
+
+
+def _groups(
+  rest: Sequence[Run], study: Callable[[Run], Study]
+) -> list[list[Run]]:
+  """One run at a time; those of a seed in turns where they are evaluated."""
+  if not rest or study(rest[0]).sparse:
+    return [[run] for run in rest]
+  return [
+    [run for run in rest if run.seed == seed]
+    for seed in dict.fromkeys(run.seed for run in rest)
+  ]
 
 
 def check_explicit(name: str, remedy: str) -> None:

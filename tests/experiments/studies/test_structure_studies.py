@@ -162,6 +162,7 @@ class FakeStudy:
   """Trainings without training: `coupled` gains from the fork."""
 
   steps = 1
+  sparse = True
 
   def __init__(self, config: Any, variants: Any, target: float):
     del variants, target
@@ -170,8 +171,11 @@ class FakeStudy:
   def check(self, run: trainings.Run) -> None:
     """All of them can be built."""
 
-  def train(self, form: Any, setting: Any, seed: int, advice: str) -> Any:
+  def train(self, runs: Any, advice: Any) -> Any:
     del advice
+    return [self.row(run.form, run.setting, run.seed) for run in runs]
+
+  def row(self, form: Any, setting: Any, seed: int) -> Any:
     loss = 0.1 * seed + setting['learning_rate']
     if self.place == 'fork' and form.title == 'coupled':
       loss -= 0.05 + 0.01 * seed

@@ -82,9 +82,8 @@ def test_the_base_of_the_levels_is_the_one_that_train_uses() -> None:
   config.optimizer.base.learning_rate = 0.1
   program = programs.build(trained.network, config, trained.dataset)
   rows = list(loop.Loop(program, config, trained.dataset, seed=3).rows())
-  row = trained.train(
-    value_recursions.VARIANTS[0], {'learning_rate': 0.1}, seed=3
-  )
+  run = trainings.Run(value_recursions.VARIANTS[0], 3, {'rate': 0.1})
+  (row,) = trained.train([run])
   assert row['test_accuracy'] == rows[-1]['test_accuracy']
   expected = sum(
     part['batch_loss'] * (part['step'] - before['step'])
