@@ -23,13 +23,13 @@ def get_config(base: str = 'sgd') -> ml_collections.ConfigDict:
   """Returns the configuration for a base optimizer alone.
 
   Args:
-    base: a key of ``compare.learning_rate``.
+    base: a key of ``learning_rates``.
 
   Returns:
     The configuration.
 
   Raises:
-    ValueError: if there is no such base.
+    ConfigError: if there is no such base.
   """
   config = default.get_config()
   config.batch_size = 32

@@ -10,6 +10,7 @@ from typing import Any
 import ml_collections
 
 from configs import default
+from experiments import refusals
 
 _STAGES: dict[str, Any] = {'widths': (64, 128, 256, 512), 'norm': 'batch'}
 _TOKENS: dict[str, Any] = {
@@ -42,7 +43,7 @@ def for_images(
     The configuration for a base optimizer alone.
 
   Raises:
-    ValueError: if there is no such base or network.
+    ConfigError: if there is no such base or network.
   """
   config = default.get_config()
   config.dataset.name = name
@@ -63,7 +64,7 @@ def choose(config: ml_collections.ConfigDict, words: str) -> None:
       ``'adam,vit'``.
 
   Raises:
-    ValueError: if there is no such base or network.
+    ConfigError: if there is no such base or network.
   """
   base, comma, network = words.partition(',')
   choose_base(config, base)
@@ -79,12 +80,14 @@ def choose_network(config: ml_collections.ConfigDict, name: str) -> None:
     name: the second word after the colon.
 
   Raises:
-    ValueError: if there is no such network.
+    ConfigError: if there is no such network.
   """
   if name not in NETWORKS:
-    raise ValueError(
-      f'--config: expected one of {", ".join(NETWORKS)} after the comma, got '
-      f'{name!r}; correct the word.'
+    raise refusals.ConfigError(
+      '--config',
+      f'one of {", ".join(NETWORKS)} after the comma',
+      repr(name),
+      'write one of them',
     )
   config.model = default.get_config().model
   config.model.update(name=name, **NETWORKS[name])
@@ -95,16 +98,18 @@ def choose_base(config: ml_collections.ConfigDict, base: str) -> None:
 
   Args:
     config: changed.
-    base: the first word after the colon: a key of ``compare.learning_rate``.
+    base: the first word after the colon: a key of ``learning_rates``.
 
   Raises:
-    ValueError: if there is no such base.
+    ConfigError: if there is no such base.
   """
-  rates = config.compare.learning_rate
+  rates = config.learning_rates
   if base not in rates:
-    raise ValueError(
-      f'--config: expected one of {", ".join(rates)} after the colon, got '
-      f'{base!r}; correct the word.'
+    raise refusals.ConfigError(
+      '--config',
+      f'one of {", ".join(rates)} after the colon',
+      repr(base),
+      'write one of them',
     )
   config.optimizer.name = base
   config.optimizer.base.name = base

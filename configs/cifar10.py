@@ -24,5 +24,4 @@ def get_config(base: str = 'adam') -> ml_collections.ConfigDict:
   config.epochs = 30
   config.log_every = 39
   config.eval_every = 390  # an epoch, but for a part of a step
-  config.compare.target = 0.7
   return config

@@ -6,7 +6,7 @@ shortcut, layer normalisation and one linear layer: 12 controls.
   python -m experiments.train --config=configs/digits.py:adam
   python -m experiments.train --config=configs/digits.py:adam \
     --config.optimizer.name=gt_ddp
-  python -m experiments.compare --config=configs/digits.py
+  python -m experiments.studies.methods --preset=compare
 
 The word after the colon is the base, and brings its learning rate; a second
 one, as in :adam,resnet18, is a network of ``choices.NETWORKS``.
@@ -36,7 +36,7 @@ def get_config(base: str = 'adam') -> ml_collections.ConfigDict:
     The configuration.
 
   Raises:
-    ValueError: if there is no such base or network.
+    ConfigError: if there is no such base or network.
   """
   config = default.get_config()
   config.batch_size = 32
@@ -46,7 +46,7 @@ def get_config(base: str = 'adam') -> ml_collections.ConfigDict:
   config.model.widths = (16, 32)
   config.model.norm = 'layer'
   config.optimizer.trust_region = 0.3
-  config.compare.learning_rate.rmsprop = 0.0015
-  config.compare.learning_rate.adam = 0.003
+  config.learning_rates.rmsprop = 0.0015
+  config.learning_rates.adam = 0.003
   choices.choose(config, base)
   return config

@@ -15,6 +15,7 @@ from typing import Any
 import ml_collections
 
 from configs import default
+from experiments import refusals
 
 
 def get_config(path: str = '') -> ml_collections.ConfigDict:
@@ -27,31 +28,63 @@ def get_config(path: str = '') -> ml_collections.ConfigDict:
     The configuration.
 
   Raises:
-    ValueError: if there is no such file, or it is no configuration.
+    ConfigError: if there is no such file, or it is no configuration.
   """
   config = default.get_config()
   if path:
     try:
       held = json.loads(pathlib.Path(path).read_text(encoding='utf-8'))
     except (OSError, ValueError) as error:
-      raise ValueError(
-        f'--config: expected the config.json of a run after the colon, got '
-        f'{path!r} ({type(error).__name__}); correct the path.'
+      raise refusals.ConfigError(
+        '--config',
+        'the config.json of a run after the colon',
+        f'{path!r} ({type(error).__name__})',
+        'give the path of one',
       ) from error
+    if isinstance(held, dict):
+      held = _present(held, config)
     _set(config, held, path)
   return config
+
+
+def _present(
+  held: dict[str, Any], config: ml_collections.ConfigDict
+) -> dict[str, Any]:
+  """Renames what had another name; sections of studies are handed on."""
+  found = {default.renamed(name): value for name, value in held.items()}
+  compared = found.pop('compare', {})
+  if 'learning_rate' in compared:
+    found['learning_rates'] = compared['learning_rate']
+  for name, value in found.items():
+    if name not in config and isinstance(value, dict):
+      own = {_last(f'{name}.{key}'): item for key, item in value.items()}
+      config[name] = ml_collections.ConfigDict(_tuples(own))
+  return found
+
+
+def _last(path: str) -> str:
+  return default.renamed(path).rpartition('.')[2]
+
+
+def _tuples(value: Any) -> Any:
+  """The same with tuples for JSON's lists."""
+  if isinstance(value, dict):
+    return {name: _tuples(item) for name, item in value.items()}
+  return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def _set(config: ml_collections.ConfigDict, held: Any, path: str) -> None:
   """Puts values in place; lists of JSON are tuples."""
   if not isinstance(held, dict) or not set(held) <= set(config):
     unknown = sorted({*held} - {*config}) if isinstance(held, dict) else held
-    raise ValueError(
-      f'--config: expected keys of configs/default.py in {path}, got '
-      f'{unknown!r}; it is of another version.'
+    raise refusals.ConfigError(
+      '--config',
+      f'keys of configs/default.py in {path}',
+      repr(unknown),
+      'it is of another version',
     )
   for key, value in held.items():
     if isinstance(config[key], ml_collections.ConfigDict):
       _set(config[key], value, path)
     else:
-      config[key] = tuple(value) if isinstance(value, list) else value
+      config[key] = _tuples(value)

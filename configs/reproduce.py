@@ -12,9 +12,8 @@ from typing import NamedTuple
 
 BUDGETS = {
   'small': 'CPU cores, in minutes: fewer seeds, rates and epochs',
-  'accuracy': 'CPU cores, in minutes: long trainings of one GT-DDP form each',
-  'extended': 'CPU cores, in minutes: the learning rates of every form, and '
-  'cooperation on MNIST',
+  'accuracy': 'CPU cores, in minutes: long trainings of one GT-DDP variant',
+  'extended': 'CPU cores, in minutes: learning rates; cooperation on MNIST',
   'full': 'a GPU, in hours: the settings of the paper, and all data sets',
 }
 DEFAULT = 'small'
@@ -65,10 +64,10 @@ _METHODS = {
   'variance.png': 'Spread over seeds, with and without GT-DDP',
   'targets.png': 'Steps and seconds to the target',
 }
-_GAMES = {'games.png': 'Train loss of the forms over that of EKFAC'}
+_GAMES = {'games.png': 'Train loss of the variants over that of EKFAC'}
 _TABLE = (
   'Table 2 and Fig. 6a, 6b, 8, and the time to a target: every base optimizer '
-  'and its GT-DDP forms.'
+  'and its GT-DDP variants.'
 )
 
 
@@ -78,7 +77,7 @@ def _methods(name: str, title: str, config: str, **budgets: Budget) -> Part:
     f'methods-{name}',
     f'Methods on {title}',
     _TABLE,
-    'experiments.methods',
+    'experiments.studies.methods',
     (f'--config={config}',),
     budgets,
     _METHODS,
@@ -87,7 +86,7 @@ def _methods(name: str, title: str, config: str, **budgets: Budget) -> Part:
 
 
 def _accuracy(name: str, title: str, goal: str, **budgets: Budget) -> Part:
-  """One long training of a GT-DDP form."""
+  """One long training of a GT-DDP variant."""
   short = name.removesuffix('_mnist')
   return Part(
     f'{short}-accuracy',
@@ -110,17 +109,19 @@ def _accuracy(name: str, title: str, goal: str, **budgets: Budget) -> Part:
   )
 
 
-def _levels(name: str, title: str, minutes: float, *arguments: str) -> Part:
-  """Every form of SGD at every rate."""
+def _value_recursions(
+  name: str, title: str, minutes: float, *arguments: str
+) -> Part:
+  """Every variant of SGD at every rate."""
   return Part(
-    f'levels-{name}',
+    f'recursions-{name}',
     f'Learning rates on {title}',
     'Steps and seconds to a train loss, and the largest stable rate, of SGD '
     'alone, clipped, and with every value and terminal.',
-    'experiments.levels',
+    'experiments.studies.value_recursions',
     arguments,
     {'extended': Budget(minutes)},
-    {'levels.png': 'Train loss by form and rate, steps and seconds to target'},
+    {'value_recursions.png': 'Train loss by variant and rate, and the target'},
     name,
   )
 
@@ -143,7 +144,7 @@ PARTS = (
     'Spread over ten seeds on DIGITS',
     'Fig. 6b and 8: variance of the final loss over seeds, with and without '
     'GT-DDP, at one and at several rates.',
-    'experiments.methods',
+    'experiments.studies.methods',
     ('--config=configs/digits.py',),
     {
       'small': Budget(
@@ -152,7 +153,7 @@ PARTS = (
           '--config.epochs=4',
           '--config.log_every=15',
           '--config.methods.bases=("sgd","rmsprop","adam")',
-          '--config.methods.forms=("frozen","bellman")',
+          '--config.methods.variants=("frozen","bellman")',
         ),
       ),
     },
@@ -173,7 +174,7 @@ PARTS = (
         '--config.log_every=5',
         '--config.eval_every=125',
         '--config.methods.bases=("sgd","adam","ekfac")',
-        '--config.methods.forms=("frozen","bellman","coupled")',
+        '--config.methods.variants=("frozen","bellman","coupled")',
         '--config.methods.seeds=(0,1,2)',
         # Around the best of each base here.
         '--config.methods.rates.sgd=(0.01,0.03,0.1)',
@@ -194,9 +195,9 @@ PARTS = (
     Part(
       f'step-{base}',
       f'Time of a step with {title}',
-      'Step time, compilation and memory of every form beside the base alone, '
-      'with the goals of this project, and the cost of reading a batch.',
-      'experiments.benchmark',
+      'Step time, compilation and memory of every variant beside the base '
+      'alone, with the goals of this project, and the cost of reading a batch.',
+      'experiments.studies.costs.benchmark',
       ('--config=configs/default.py', f'--config.benchmark.base={base}'),
       {
         'small': Budget(4, ('--config.benchmark.rounds=25',)),
@@ -211,7 +212,7 @@ PARTS = (
     'Cost against the batch size, fully connected network',
     'Fig. 1: time and memory of a step, beside batch-augmented DDP computed '
     'directly.',
-    'experiments.scaling',
+    'experiments.studies.costs.scaling',
     ('--config.scaling.network=mlp',),
     {
       'small': Budget(
@@ -230,7 +231,7 @@ PARTS = (
     'Cost against the batch size, residual network',
     'Fig. 1 for convolutions: time and memory of a step. Batch-augmented DDP, '
     'computed directly, would need terabytes.',
-    'experiments.scaling',
+    'experiments.studies.costs.scaling',
     ('--config.scaling.network=resnet',),
     {
       'small': Budget(
@@ -249,7 +250,7 @@ PARTS = (
     'Block structure of the value function',
     'Fig. 4: how much of the true batch-augmented Hessian lies outside its '
     'blocks, and what leaving that out changes.',
-    'experiments.blocks',
+    'experiments.studies.blocks',
     ('--config=configs/digits.py:sgd',),
     {'small': Budget(2), 'full': Budget(10)},
     {
@@ -263,7 +264,7 @@ PARTS = (
       f'Cooperative blocks with {title}',
       'Fig. 7b: EKFAC, GT-EKFAC and GT-DDP-EKFAC on the network of cooperative '
       'blocks.',
-      'experiments.games',
+      'experiments.studies.games',
       (
         '--config=configs/cgb.py:ekfac',
         f'--config.model.activation={activation}',
@@ -290,12 +291,11 @@ PARTS = (
     'placement',
     'Where a projection decides',
     'Sec. 3.2: the control of a projection at the fork, or next to the merge.',
-    'experiments.placement',
+    'experiments.studies.placement',
     ('--config=configs/digits.py:sgd',),
     {
       'small': Budget(
-        5,
-        ('--config.epochs=4', '--config.placement.rates=(0.03,0.1)'),
+        5, ('--config.epochs=4', '--config.placement.rates=(0.03,0.1)')
       ),
       'full': Budget(15),
     },
@@ -321,7 +321,7 @@ PARTS = (
     'What the feedback looks at',
     'Fig. 6c: leading eigenvectors of the feedback of convolutions, projected '
     'to the image, on the network trained above.',
-    'experiments.analysis',
+    'experiments.studies.anatomy',
     (),
     {'small': Budget(1), 'full': Budget(2)},
     {
@@ -346,23 +346,23 @@ PARTS = (
     ),
     full=Budget(30, ('--config.epochs=30', '--config.model.widths=(32,64)')),
   ),
-  _levels(
+  _value_recursions(
     'digits', 'DIGITS', 15, '--config=configs/digits.py:sgd',
     '--config.epochs=4',
   ),
-  _levels(
+  _value_recursions(
     'mnist', 'MNIST, fully connected', 9, '--config=configs/mnist.py:sgd',
     '--config.model.name=mlp', '--config.model.widths=(128,64)',
     '--config.model.norm=none', '--config.dataset.train_samples=12800',
     '--config.epochs=2', '--config.log_every=50', '--config.eval_every=200',
-    '--config.levels.target_loss=0.4',
+    '--config.value_recursions.target_loss=0.4',
   ),
   Part(
     'games-mnist',
     'Cooperative blocks with Tanh on MNIST',
     'Fig. 7b: EKFAC, GT-EKFAC and GT-DDP-EKFAC on the network of cooperative '
     'blocks, and 4,000 images.',
-    'experiments.games',
+    'experiments.studies.games',
     (
       '--config=configs/cgb.py:ekfac', '--config.dataset.name=mnist',
       '--config.dataset.train_samples=4000',

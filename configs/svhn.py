@@ -23,5 +23,4 @@ def get_config(base: str = 'adam') -> ml_collections.ConfigDict:
   config.epochs = 10
   config.log_every = 52
   config.eval_every = 572  # an epoch, but for a part of a step
-  config.compare.target = 0.9
   return config

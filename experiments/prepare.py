@@ -9,41 +9,24 @@ Nothing is downloaded unless --download says so. Exit codes are those of `cli`.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
 import pathlib
 import re
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
 
-from absl import app, flags, logging
+from absl import logging
 
-from experiments import catalog, cli, folders, prepared
-
-_DATASET = flags.DEFINE_string(
-  'dataset', None, f'Set to prepare: one of {", ".join(catalog.SPECS)}.'
-)
-_MANUAL_DIR = flags.DEFINE_string(
-  'manual_dir', None, 'Folder of the published files.'
-)
-_DATA_DIR = flags.DEFINE_string(
-  'data_dir',
-  None,
-  'Folder of the prepared sets; as config.dataset.data_dir.',
-)
-_VERIFY = flags.DEFINE_boolean(
-  'verify',
-  True,
-  'Refuse files whose checksums are not the published ones. Without, files '
-  'that were packed again can be used; nothing says then what is in them.',
-)
-_DOWNLOAD = flags.DEFINE_boolean(
-  'download', False, 'Download what --manual_dir lacks.'
-)
+from experiments import refusals
+from experiments.data import catalog, prepared
+from experiments.runs import cli, flags, locks
 
 
-class PrepareError(ValueError):
+class PrepareError(refusals.Refused, ValueError):
   """A flag with which a set cannot be prepared.
 
   ::
@@ -114,11 +97,11 @@ def _build(
   """Runs the builder; silently, unless it may download."""
   import tensorflow_datasets as tfds
 
-  from experiments import builders
+  from experiments.data import builders
 
   if not download:
     tfds.disable_progress_bar()
-  made = folders.absent(root / name)
+  made = locks.absent(root / name)
   builder = builders.BUILDERS[name](data_dir=root)
   if not verify and manual_dir is not None:
     builder.unchecked = pathlib.Path(manual_dir)
@@ -137,7 +120,7 @@ def _build(
         ),
       )
     except Exception as error:  # Of the network, and of what parses.
-      folders.remove_empty(made)
+      locks.remove_empty(made)
       raise PrepareError(_reason(name, root, error)) from error
 
 
@@ -145,11 +128,11 @@ def _reason(name: str, root: pathlib.Path, error: Exception) -> str:
   """Says why a builder has failed."""
   from tensorflow_datasets.core.download import download_manager
 
-  from experiments import builders
+  from experiments.data import builders
 
   whole: BaseException | None = error
   while whole and not isinstance(whole, builders.RawFileError):
-    whole = folders.cause(whole)
+    whole = refusals.cause(whole)
   if whole is not None:
     return (
       f'--manual_dir: expected whole files of {name}, got one that cannot be '
@@ -165,7 +148,7 @@ def _reason(name: str, root: pathlib.Path, error: Exception) -> str:
   if isinstance(error, ImportError):
     return (
       f'--dataset={name}: expected the packages that write it, got '
-      f'{folders.one_line(error)}; {folders.not_of_the_files(error)}.'
+      f'{refusals.one_line(error)}; {refusals.not_of_the_files(error)}.'
     )
   if isinstance(error, OSError):  # of the network, too
     return (
@@ -180,28 +163,50 @@ def _reason(name: str, root: pathlib.Path, error: Exception) -> str:
   )
 
 
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+  """Returns the values of the flags.
+
+  Args:
+    argv: the command line; the first item is the program.
+
+  Raises:
+    ConfigError: if they cannot be used.
+  """
+  parser = flags.Flags(__doc__)
+  names = ', '.join(catalog.SPECS)
+  parser.value('dataset', f'one of {names}')
+  parser.value('manual_dir', 'folder of the published files')
+  parser.value(
+    'data_dir', 'folder of the prepared sets; as config.dataset.data_dir'
+  )
+  parser.switch(
+    'verify',
+    'refuse files whose checksums are not the published ones; without, files '
+    'that were packed again can be used, and nothing says what is in them',
+    usual=True,
+  )
+  parser.switch('download', 'download what --manual_dir lacks')
+  values = parser.read(argv)
+  if values.dataset not in catalog.SPECS:
+    got = 'none' if values.dataset is None else repr(values.dataset)
+    raise refusals.ConfigError('--dataset', f'one of {names}', got, 'give one')
+  return values
+
+
 def main(argv: Sequence[str]) -> None:
-  """Prepares what the flags say."""
-  del argv
+  """Prepares what the command line says; may exit."""
   logging.set_verbosity(logging.ERROR)
   begin = time.perf_counter()
-  name, data_dir = _DATASET.value, _DATA_DIR.value
-  if name not in catalog.SPECS:
-    got = 'none' if name is None else repr(name)
-    cli.refuse(
-      f'--dataset: expected one of {", ".join(catalog.SPECS)}, got {got}; '
-      f'give one.'
-    )
-  if not catalog.SPECS[name].files and data_dir is None:
-    cli.say(f'{name} needs no preparation: it comes with scikit-learn')
-    return
-  before = catalog.find(name, data_dir)
-  try:
+  with cli.refusing():
+    values = parse(argv)
+    name, data_dir = values.dataset, values.data_dir
+    if not catalog.SPECS[name].files and data_dir is None:
+      cli.say(f'{name} needs no preparation: it comes with scikit-learn')
+      return
+    before = catalog.find(name, data_dir)
     folder = prepare(
-      name, _MANUAL_DIR.value, data_dir, _VERIFY.value, _DOWNLOAD.value
+      name, values.manual_dir, data_dir, values.verify, values.download
     )
-  except (PrepareError, catalog.NotPreparedError) as error:
-    cli.refuse(str(error))
   if before is not None:
     cli.say(f'{name} was prepared already, in {folder}')
     return
@@ -210,4 +215,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == '__main__':
-  app.run(main, flags_parser=lambda argv: cli.only_flags(argv, flags.FLAGS))
+  main(sys.argv)

@@ -29,6 +29,7 @@ file could not be written; 130 and 143, stopped.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import os
@@ -40,19 +41,18 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from absl import flags
-
 from configs import reproduce as plans
-from experiments import (
-  catalog,
-  children,
+from experiments import refusals
+from experiments.data import catalog
+from experiments.runs import (
   cli,
-  conditions,
-  folders,
-  interrupts,
-  parents,
-  reproduction,
+  flags,
+  locks,
+  run_folder,
+  signals,
+  subprocesses,
 )
+from experiments.sweeps import command, reproduction
 
 _PAUSE, _KEEP, _SAY = 0.05, 5.0, 30.0  # s: between looks, records and lines
 _BEGUN = 'begun'
@@ -61,48 +61,39 @@ _PAGE = 'README.md'
 _COMMAND = (sys.executable,)
 
 
-def define_flags(values: flags.FlagValues) -> None:
-  """Defines all flags on ``values``."""
-  for name, default, text in (
-    ('budget', plans.DEFAULT, f'One of {", ".join(plans.BUDGETS)}.'),
-    (
-      'workdir',
-      None,
-      'Folder of the parts, new, or to go on in; by default runs/reproduce, or '
-      'runs/reproduce-BUDGET for another than small.',
-    ),
-    (
-      'report',
-      None,
-      'Folder of the report; by default docs/results, or docs/results/BUDGET, '
-      'and with --only that of the parts, which leaves a whole report alone.',
-    ),
-    ('data_dir', None, 'Folder of prepared sets; in place of TFDS_DATA_DIR.'),
-  ):
-    flags.DEFINE_string(name, default, text, flag_values=values)
-  flags.DEFINE_list(
-    'only', [], 'Parts to run; all if none.', flag_values=values
-  )
-  flags.DEFINE_boolean(
-    'dry_run', False, 'List the parts; run nothing.', flag_values=values
-  )
-
-
-def parse(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
-  """Defines and parses the flags; ends with one line if they cannot be used.
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+  """Returns the values of the flags.
 
   Args:
     argv: the command line; the first item is the program.
-    values: where to define the flags; filled.
 
-  Returns:
-    ``argv`` without the flags.
+  Raises:
+    ConfigError: if they cannot be used.
   """
-  define_flags(values)
-  return cli.only_flags(argv, values)
+  parser = flags.Flags(__doc__)
+  parser.value('budget', f'one of {", ".join(plans.BUDGETS)}', plans.DEFAULT)
+  parser.value(
+    'workdir',
+    'folder of the parts, new, or to go on in; by default runs/reproduce, or '
+    'runs/reproduce-BUDGET for another than small',
+  )
+  parser.value(
+    'report',
+    'folder of the report; by default docs/results, or docs/results/BUDGET, '
+    'and with --only that of the parts, which leaves a whole report alone',
+  )
+  parser.value('data_dir', 'folder of prepared sets; in place of TFDS_DATA_DIR')
+  parser.value(
+    'only',
+    'parts to run, with commas between; all if none',
+    (),
+    lambda text: text.split(',') if text else [],
+  )
+  parser.switch('dry_run', 'list the parts; run nothing')
+  return parser.read(argv)
 
 
-def run(values: flags.FlagValues) -> int:
+def run(values: argparse.Namespace) -> int:
   """Does what the flags say.
 
   Args:
@@ -111,28 +102,28 @@ def run(values: flags.FlagValues) -> int:
   Returns:
     The exit code.
   """
-  return parents.guarded(
+  return command.guarded(
     lambda: _run(values), '--workdir or --report', 'the same command'
   )
 
 
-def _run(values: flags.FlagValues) -> int:
+def _run(values: argparse.Namespace) -> int:
   session = Session(values)
   if values.dry_run:
     session.list()
     return 0
   _check_report(session.report)
-  with interrupts.raising(), folders.locked(session.path):
+  with signals.raising(), locks.locked(session.path):
     return session.work()
 
 
 class Session:
   """The parts of one budget in one folder."""
 
-  def __init__(self, values: flags.FlagValues):
+  def __init__(self, values: argparse.Namespace):
     """Refuses flags that cannot be used; changes nothing."""
     if values.budget not in plans.BUDGETS:
-      raise conditions.ConfigError(
+      raise refusals.ConfigError(
         '--budget',
         f'one of {", ".join(plans.BUDGETS)}',
         repr(values.budget),
@@ -148,7 +139,7 @@ class Session:
     _check_workdir(self.path, self.budget)
     for part in self.chosen if values.only else ():
       if self._entry(part).status == reproduction.UNPREPARED:
-        raise conditions.ConfigError(
+        raise refusals.ConfigError(
           f'--only={part.name}',
           f'{part.dataset} in {catalog.root(self.data_dir)}',
           'none',
@@ -170,7 +161,7 @@ class Session:
     Returns:
       The exit code.
     """
-    folders.write(
+    run_folder.write(
       self.path / _MARKER, json.dumps({'budget': self.budget}) + '\n'
     )
     for place, part in enumerate(self.chosen, 1):
@@ -197,7 +188,7 @@ class Session:
           shutil.copyfile(self.path / entry.part.name / figure, target)
         else:
           target.unlink(missing_ok=True)
-    folders.write(self.report / _PAGE, text)
+    run_folder.write(self.report / _PAGE, text)
     cli.say(f'report: {self.report / _PAGE}')
     failed = [
       entry.part.name
@@ -210,7 +201,7 @@ class Session:
       f'error: failed: {", ".join(failed)}; what they printed is in '
       f'{self.path / failed[0]}.log, and the same command tries them again.'
     )
-    return parents.FAILED
+    return command.FAILED
 
   def _hidden(self) -> Sequence[str]:
     """The folders that the report does not name."""
@@ -230,7 +221,7 @@ class Session:
 
   def _set(self, part: plans.Part, state: dict[str, Any]) -> None:
     text = json.dumps(state, indent=2) + '\n'
-    folders.write(self.path / f'{part.name}.json', text)
+    run_folder.write(self.path / f'{part.name}.json', text)
 
   def _entry(self, part: plans.Part) -> reproduction.Entry:
     """How a part stands."""
@@ -278,7 +269,7 @@ class Session:
     code = self._watch(part, log, head, keep)
     missing = self._missing(part)
     if code or missing:
-      note = reproduction.reason(code, children.last_line(log), missing)
+      note = reproduction.reason(code, subprocesses.last_line(log), missing)
       keep(status=reproduction.FAILED, note=note)
       return
     versions = self.path / part.name / 'versions.json'
@@ -290,7 +281,7 @@ class Session:
     folder, state = self.path / part.name, self._state(part)
     asked = reproduction.digest(part, self.budget)
     if folder.exists():
-      folders.wait_for(folder, cli.say)
+      locks.wait_for(folder, cli.say)
     if not part.resumes or state.get('digest', asked) != asked:
       # Before the record: until it is gone, the record must not be the new one.
       shutil.rmtree(folder, ignore_errors=True)
@@ -310,7 +301,9 @@ class Session:
       folder = pathlib.Path(self.data_dir).expanduser().absolute()
       environment['TFDS_DATA_DIR'] = str(folder)
     keep()
-    process = children.start([*_COMMAND, *self._words(part)], log, environment)
+    process = subprocesses.start(
+      [*_COMMAND, *self._words(part)], log, environment
+    )
     begin = said = kept = time.monotonic()
     try:
       while process.poll() is None:
@@ -325,7 +318,7 @@ class Session:
           cli.say(f'{head}: {rows} rows, {(now - begin) / 60:.1f} min')
       return process.returncode
     finally:
-      children.stop([process])
+      subprocesses.stop([process])
       keep()
 
 
@@ -338,11 +331,11 @@ def _folders(budget: str) -> tuple[str, str]:
 
 def _check_workdir(path: pathlib.Path, budget: str) -> None:
   """Refuses a folder that holds something else than parts of this budget."""
-  if not parents.check_folder(path, _MARKER, 'one that this command made'):
+  if not command.check_folder(path, _MARKER, 'one that this command made'):
     return
   other = json.loads((path / _MARKER).read_text(encoding='utf-8'))['budget']
   if other != budget:
-    raise conditions.ConfigError(
+    raise refusals.ConfigError(
       '--workdir',
       f'a new folder, or one of the budget {budget}',
       f'{path}, of the budget {other}',
@@ -355,18 +348,18 @@ def _check_report(path: pathlib.Path) -> None:
   page = path / _PAGE
   try:
     path.mkdir(parents=True, exist_ok=True)
-    folders.write(path / 'probe', '')
+    run_folder.write(path / 'probe', '')
     (path / 'probe').unlink()
     held = page.read_text(encoding='utf-8') if page.exists() else ''
   except OSError as error:
-    raise conditions.ConfigError(
+    raise refusals.ConfigError(
       '--report',
       'a folder that can be written',
       f'{path} ({error.strerror})',
       'choose another',
     ) from error
   if held and not held.startswith(reproduction.MARK):
-    raise conditions.ConfigError(
+    raise refusals.ConfigError(
       '--report',
       f'a folder without a {_PAGE} of another kind',
       page,
@@ -379,4 +372,4 @@ def _lines(path: pathlib.Path) -> int:
 
 
 if __name__ == '__main__':
-  parents.launch(parse, run)
+  command.launch(parse, run)

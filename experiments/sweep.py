@@ -24,66 +24,64 @@ Exit codes: 0, all runs have finished or diverged; 1, one failed; 2, refused;
 
 from __future__ import annotations
 
+import argparse
 import json
 import pathlib
 import time
 from collections.abc import Sequence
 
 import ml_collections
-from absl import flags
 
-from experiments import (
-  children,
+from configs import schema, sweeps
+from experiments import refusals
+from experiments.report import tables
+from experiments.runs import (
   cli,
-  folders,
-  interrupts,
-  parents,
-  report,
+  comparison,
+  flags,
+  locks,
+  run_folder,
+  signals,
+  subprocesses,
 )
-from experiments.sweeps import figures, outcomes, plan, pool
+from experiments.sweeps import command, figures, outcomes, plan, pool
 
+_COMMAND = cli.Command('sweep', lambda: None)
 _STOPPED = (130, 143)
 _FILE = 'sweep.json'
 _PLOT = ('metric', 'x', 'lines', 'panels')
 
 
-def define_flags(values: flags.FlagValues) -> None:
-  """Defines all flags on ``values``."""
-  for name, text in (
-    ('config', 'File of the sweep, such as configs/sweeps/digits.py.'),
-    ('workdir', 'Its folder, new or of an earlier form of it.'),
-    *((name, f'In place of sweep.plot.{name}.') for name in _PLOT),
-  ):
-    flags.DEFINE_string(name, None, text, flag_values=values)
-  flags.DEFINE_integer(
-    'workers', None, 'In place of sweep.workers.', flag_values=values
-  )
-  flags.DEFINE_boolean(
-    'dry_run', False, 'List the runs; train nothing.', flag_values=values
-  )
-
-
-def parse(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
-  """Defines and parses the flags; ends with one line if they cannot be used.
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+  """Returns the values of the flags.
 
   Args:
     argv: the command line; the first item is the program.
-    values: where to define the flags; filled.
 
-  Returns:
-    ``argv`` without the flags.
+  Raises:
+    ConfigError: if they cannot be used.
   """
-  define_flags(values)
-  rest = cli.only_flags(argv, values)
+  parser = flags.Flags(
+    __doc__, epilog=f'keys of a sweep:\n{schema.described(sweeps.SCHEMA)}'
+  )
+  parser.value('config', 'file of the sweep, such as configs/sweeps/digits.py')
+  parser.value('workdir', 'its folder, new or of an earlier form of it')
+  for name in _PLOT:
+    parser.value(name, f'in place of sweep.plot.{name}')
+  parser.value('workers', 'in place of sweep.workers', kind=int)
+  parser.switch('dry_run', 'list the runs; train nothing')
+  values = parser.read(argv)
   if values.config is None:
-    cli.refuse(
-      '--config: expected the file of a sweep, got none; give one, such as '
-      'configs/sweeps/digits.py.'
+    raise refusals.ConfigError(
+      '--config',
+      'the file of a sweep',
+      'none',
+      'give one, such as configs/sweeps/digits.py',
     )
-  return rest
+  return values
 
 
-def run(values: flags.FlagValues) -> int:
+def run(values: argparse.Namespace) -> int:
   """Does what the flags say.
 
   Args:
@@ -92,24 +90,24 @@ def run(values: flags.FlagValues) -> int:
   Returns:
     The exit code.
   """
-  return parents.guarded(
+  return command.guarded(
     lambda: _run(values), '--workdir', 'the same command, with --workdir,'
   )
 
 
-def _run(values: flags.FlagValues) -> int:
+def _run(values: argparse.Namespace) -> int:
   sweep = plan.load(values.config)
   _override(sweep, values)
   runs = plan.runs(sweep)
   chosen = figures.layout(sweep.plot, runs)
-  path = cli.folder_path('sweep', values)
-  parents.check_folder(path, _FILE, 'that of a sweep')
+  path = cli.folder_path(_COMMAND, values)
+  command.check_folder(path, _FILE, 'that of a sweep')
   if values.dry_run:
     _list(runs, path)
     return 0
-  with interrupts.raising(), folders.locked(path):
+  with signals.raising(), locks.locked(path):
     folder = _Folder(path)
-    folder.write(_FILE, json.dumps(folders.plain(sweep.to_dict()), indent=2))
+    folder.write(_FILE, json.dumps(comparison.plain(sweep.to_dict()), indent=2))
     return _work(sweep, runs, chosen, folder)
 
 
@@ -133,11 +131,11 @@ class _Folder:
     return self.path / 'logs' / f'{run.name}.log'
 
   def write(self, name: str, text: str) -> None:
-    folders.write(self.path / name, text)
+    run_folder.write(self.path / name, text)
 
   def reason(self, run: plan.Run) -> str:
     """The last line that a run printed."""
-    return children.last_line(self.log(run))
+    return subprocesses.last_line(self.log(run))
 
 
 def _work(
@@ -158,7 +156,7 @@ def _work(
     found = [outcomes.outcome(run, folder.run(run)) for run in runs]
     _report(sweep, found, chosen, folder)
   return (
-    parents.FAILED if any(o.status == outcomes.MISSING for o in found) else 0
+    command.FAILED if any(o.status == outcomes.MISSING for o in found) else 0
   )
 
 
@@ -199,7 +197,7 @@ def _report(
     'results.md', outcomes.page(title, found, sweep.metrics, reasons)
   )
   columns = outcomes.columns(found, sweep.metrics)
-  report.show(columns, 'means over the seeds')
+  tables.show(columns, 'means over the seeds')
 
 
 def _list(runs: Sequence[plan.Run], path: pathlib.Path) -> None:
@@ -209,17 +207,16 @@ def _list(runs: Sequence[plan.Run], path: pathlib.Path) -> None:
 
 
 def _override(
-  sweep: ml_collections.ConfigDict, values: flags.FlagValues
+  sweep: ml_collections.ConfigDict, values: argparse.Namespace
 ) -> None:
   """Puts the flags in place of keys."""
   for name in _PLOT:
-    if values[name].value is not None:
-      sweep.plot[name] = values[name].value
-  outcomes.check_metrics(sweep)
+    if getattr(values, name) is not None:
+      sweep.plot[name] = getattr(values, name)
   if values.workers is not None:
     sweep.workers = values.workers
-    plan.check_numbers(sweep)
+  plan.check(sweep)
 
 
 if __name__ == '__main__':
-  parents.launch(parse, run)
+  command.launch(parse, run)

@@ -20,43 +20,48 @@ from __future__ import annotations
 
 import ml_collections
 
-from experiments import cli, dry_run, processes, report, runs, training
+from experiments.report import tables
+from experiments.runs import cli, hosts, run_folder
+from experiments.training import dry_run, session
 
 
 def work(
   config: ml_collections.ConfigDict,
-  folder: runs.RunFolder,
-  built: training.Built | None,
+  folder: run_folder.RunFolder,
+  built: session.Built | None,
 ) -> None:
   """Trains and prints the outcome."""
   before = folder.result()
-  if before is not None and before['status'] == training.FINISHED:
+  if before is not None and before['status'] == session.FINISHED:
     cli.say('this run has finished; --overwrite would start it again')
-  result = training.train(config, folder, built)
-  if not processes.is_first():
+  result = session.train(config, folder, built)
+  if not hosts.is_first():
     return
   columns = [
-    report.Column('optimizer', '', [result['optimizer']]),
-    report.Column('train loss', 'nats', [f'{result["train_loss"]:.1e}']),
-    report.Column(
+    tables.Column('optimizer', '', [result['optimizer']]),
+    tables.Column('train loss', 'nats', [f'{result["train_loss"]:.1e}']),
+    tables.Column(
       'test accuracy', '%', [f'{100 * result["test_accuracy"]:.2f}']
     ),
-    report.Column('step', 'ms', [f'{1e3 * result["seconds_per_step"]:.2f}']),
-    report.Column('compile', 's', [f'{result["compile_seconds"]:.1f}']),
+    tables.Column('step', 'ms', [f'{1e3 * result["seconds_per_step"]:.2f}']),
+    tables.Column('compile', 's', [f'{result["compile_seconds"]:.1f}']),
   ]
   caption = f'After {config.epochs} epochs; times are of this machine.'
-  report.show(columns, caption)
+  tables.show(columns, caption)
+
+
+COMMAND = cli.Command(
+  'train',
+  work,
+  resumes=True,
+  plan=dry_run.describe,
+  build=session.build,
+)
 
 
 def main() -> None:
   """Does what the command line says."""
-  cli.launch(
-    'train',
-    work,
-    resume=True,
-    plan=dry_run.describe,
-    build=training.build,
-  )
+  cli.launch(COMMAND)
 
 
 if __name__ == '__main__':

@@ -13,7 +13,7 @@ import jax
 import optax
 
 import gtddp_jax as gt
-from experiments import timing
+from experiments.studies.costs import timing
 
 network = nn.Sequential([nn.Dense(64), nn.relu, nn.Dense(64), nn.Dense(10)])
 inputs = jax.random.normal(jax.random.key(0), (32, 64))
@@ -26,7 +26,7 @@ loss, base, plain = (
 )
 
 graph = gt.trace(network.apply, params, inputs)
-forms: dict[str, Any] = {
+variants: dict[str, Any] = {
   value: gt.gt_ddp(graph, loss, base, value=value, trust_region=0.3)
   for value in ('frozen', 'bellman', 'coupled')
 }
@@ -49,7 +49,7 @@ def plain_step(params: Any, state: Any) -> Any:
 
 made: dict[str, timing.Compiled] = {}
 calls: dict[str, Callable[[], Any]] = {}
-for name, tx in {'optax': plain, **forms}.items():
+for name, tx in {'optax': plain, **variants}.items():
   function = plain_step if name == 'optax' else functools.partial(step, tx)
   arguments = (params, tx.init(params))
   made[name] = timing.compiled(function, arguments)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, NoReturn
 import ml_collections
 import numpy as np
 
-from experiments import conditions
+from experiments import refusals
 
 KINDS = ('log', 'linear', 'integer')
 
@@ -148,4 +148,4 @@ def _draw(
 
 
 def _refuse(key: str, expected: str, got: object, remedy: str) -> NoReturn:
-  raise conditions.ConfigError(f'sweep.{key}', expected, got, remedy)
+  raise refusals.ConfigError(f'sweep.{key}', expected, got, remedy)

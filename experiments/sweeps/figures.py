@@ -6,12 +6,13 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import matplotlib
 import ml_collections
 import numpy as np
-from matplotlib import axes, figure
+from matplotlib import axes
 
-from experiments import conditions, report
+from configs import sweeps
+from experiments import refusals
+from experiments.report import tables
 from experiments.sweeps import outcomes as outcomes_lib
 from experiments.sweeps import plan
 
@@ -65,7 +66,7 @@ def layout(
   for key, name in asked.items():
     others = [other for k, other in asked.items() if k != key]
     if name and (name not in names or name in others):
-      raise conditions.ConfigError(
+      raise refusals.ConfigError(
         f'sweep.plot.{key}',
         f'one of {", ".join(names)}, each once',
         repr(name),
@@ -98,17 +99,14 @@ def draw(
     if chosen.metric in one.metrics
   ]
   panels = _values(outcomes, chosen.panels)
-  with matplotlib.rc_context(report.STYLE):
-    drawing = figure.Figure(
-      figsize=(1.5 + 4.5 * len(panels), 4.4), layout='constrained'
-    )
+  with tables.drawing(path, 1.5 + 4.5 * len(panels), 4.4) as drawing:
     grid = drawing.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for panel, value in zip(grid, panels, strict=True):
       own = [p for p in points if p[0].get(chosen.panels) == value]
       _panel(panel, own, chosen, outcomes)
       if chosen.panels:
         panel.set_title(f'{chosen.panels} {value}')
-    unit = outcomes_lib.METRICS[chosen.metric]
+    unit = sweeps.METRICS[chosen.metric]
     grid[0].set_ylabel(chosen.metric + (f' ({unit})' if unit else ''))
     _scale_metric(grid[0], [y for _, y in points])
     handles, labels = grid[0].get_legend_handles_labels()
@@ -119,7 +117,6 @@ def draw(
       ncols=min(6, len(labels) or 1),
       title=_explanation(outcomes, chosen),
     )
-    drawing.savefig(path, dpi=150)
 
 
 def _panel(

@@ -5,32 +5,13 @@ from __future__ import annotations
 import json
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-import ml_collections
-
-from experiments import conditions, report, runs, training
-
-if TYPE_CHECKING:
-  from experiments.sweeps import plan
-
-# What can be shown, with units: the last of each that a run has logged.
-METRICS = {
-  'test_accuracy': '0 to 1',
-  'best_test_accuracy': '0 to 1',  # over the evaluations
-  'train_accuracy': '0 to 1',
-  'test_loss': 'nats',
-  'train_loss': 'nats',
-  'batch_loss': 'nats',
-  'gradient_norm': '',
-  'feedback_ratio': '',
-  'clipped_share': '0 to 1',
-  'smallest_factor': '',
-  'skipped_steps': '',
-  'seconds_per_step': 's',  # median
-  'compile_seconds': 's',
-  'epoch': '',
-}
+from configs import sweeps
+from experiments.report import tables
+from experiments.runs import run_folder
+from experiments.sweeps import plan
+from experiments.training import session
 
 FINISHED, DIVERGED, MISSING = 'finished', 'diverged', 'not finished'
 
@@ -50,26 +31,6 @@ class Outcome(NamedTuple):
   metrics: Mapping[str, float]
 
 
-def check_metrics(sweep: ml_collections.ConfigDict) -> None:
-  """Refuses names of metrics that no run has.
-
-  Args:
-    sweep: with keys of the right types.
-
-  Raises:
-    ConfigError: if there is one.
-  """
-  pairs = [('metrics', name) for name in sweep.metrics]
-  for key, name in [*pairs, ('plot.metric', sweep.plot.metric)]:
-    if name not in METRICS:
-      raise conditions.ConfigError(
-        f'sweep.{key}',
-        f'one of {", ".join(METRICS)}',
-        repr(name),
-        'correct the name',
-      )
-
-
 def outcome(run: plan.Run, path: pathlib.Path) -> Outcome:
   """Reads what a run came to.
 
@@ -80,11 +41,11 @@ def outcome(run: plan.Run, path: pathlib.Path) -> Outcome:
   Returns:
     The outcome.
   """
-  folder = runs.RunFolder(path)
+  folder = run_folder.RunFolder(path)
   result = folder.result()
   if not isinstance(result, dict) or result['status'] == 'interrupted':
     return Outcome(run, MISSING, {})
-  if result['status'] != training.FINISHED:
+  if result['status'] != session.FINISHED:
     return Outcome(run, DIVERGED, {})
   found: dict[str, Any] = {}
   for row in folder.rows():
@@ -94,7 +55,11 @@ def outcome(run: plan.Run, path: pathlib.Path) -> Outcome:
   return Outcome(
     run,
     FINISHED,
-    {name: found[name] for name in METRICS if found.get(name) is not None},
+    {
+      name: found[name]
+      for name in sweeps.METRICS
+      if found.get(name) is not None
+    },
   )
 
 
@@ -118,23 +83,23 @@ def by_setting(
 
 def columns(
   outcomes: Sequence[Outcome], metrics: Sequence[str]
-) -> list[report.Column]:
+) -> list[tables.Column]:
   """Returns the table: a row per setting, means over the finished seeds."""
   groups = list(by_setting(outcomes))
   found = [
-    report.Column(name, '', [str(values[name]) for values, _ in groups])
+    tables.Column(name, '', [str(values[name]) for values, _ in groups])
     for name in groups[0][0]
   ]
   states = [[one.status for one in group] for _, group in groups]
   found.append(
-    report.Column('runs', '', [f'{s.count(FINISHED)}/{len(s)}' for s in states])
+    tables.Column('runs', '', [f'{s.count(FINISHED)}/{len(s)}' for s in states])
   )
   for metric in metrics:
     cells = []
     for _, group in groups:
       known = [o.metrics[metric] for o in group if metric in o.metrics]
-      cells.append(report.spread(known, '.4g'))
-    found.append(report.Column(metric, METRICS[metric], cells))
+      cells.append(tables.spread(known, '.4g'))
+    found.append(tables.Column(metric, sweeps.METRICS[metric], cells))
   return found
 
 
@@ -162,7 +127,7 @@ def page(
   lines = [
     f'# {title}',
     '',
-    report.markdown(columns(outcomes, metrics), caption),
+    tables.markdown(columns(outcomes, metrics), caption),
     '![The metric over the axes](sweep.png)',
     '',
   ]

@@ -9,19 +9,17 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import importlib.util
 import json
 import operator
-import pathlib
 import re
 from typing import Any, NamedTuple
 
 import ml_collections
-from absl import flags
 
-from configs import default
-from experiments import cli, command_line, conditions, folders, validation
-from experiments.sweeps import axes, outcomes
+from configs import sweeps
+from experiments import refusals
+from experiments.runs import comparison, overrides, validation
+from experiments.sweeps import axes
 
 _LONGEST = 80  # characters of a folder's name before the digest
 
@@ -54,33 +52,18 @@ def load(path: str) -> ml_collections.ConfigDict:
   Raises:
     ConfigError: if there is no such file, or its sweep cannot be used.
   """
-  sweep = _returned(path)
-  _check_keys(sweep, default.get_sweep(), 'sweep')
-  check_numbers(sweep)
-  seeds = sweep.seeds
-  fine = all(type(seed) is int and seed >= 0 for seed in seeds)
-  if not seeds or not fine or len({*seeds}) < len(seeds):
-    raise conditions.ConfigError(
-      'sweep.seeds', 'seeds from 0, none twice', seeds, 'change them'
-    )
-  outcomes.check_metrics(sweep)
+  sweep = overrides.load(path)
+  check(sweep)
   return sweep
 
 
-def check_numbers(sweep: ml_collections.ConfigDict) -> None:
-  """Refuses counts that are too small.
-
-  Args:
-    sweep: with keys of the right types.
-
-  Raises:
-    ConfigError: if there is one.
-  """
-  for key, least in (('draws', 0), ('draw_seed', 0), ('workers', 1)):
-    if sweep[key] < least:
-      raise conditions.ConfigError(
-        f'sweep.{key}', f'an integer from {least}', sweep[key], 'raise it'
-      )
+def check(sweep: Any) -> None:
+  """Raises ConfigError at the first key of a sweep that cannot be used."""
+  if not isinstance(sweep, ml_collections.ConfigDict):
+    raise refusals.ConfigError(
+      'sweep', 'a ConfigDict', repr(sweep), 'start from default.get_sweep()'
+    )
+  validation.check(sweep, sweeps.SCHEMA, 'sweep')
 
 
 def runs(sweep: ml_collections.ConfigDict) -> list[Run]:
@@ -105,7 +88,7 @@ def runs(sweep: ml_collections.ConfigDict) -> list[Run]:
     for values in settings:
       run = _run(sweep, values, labels, seed)
       if run.name in found:
-        raise conditions.ConfigError(
+        raise refusals.ConfigError(
           'sweep',
           'settings that differ',
           f'{run.name} twice',
@@ -128,7 +111,7 @@ def _run(
       case (str(key), value) if key not in values and key != 'seed':
         keys[key] = value
       case _:
-        raise conditions.ConfigError(
+        raise refusals.ConfigError(
           'sweep.fixed',
           'pairs (key, value) of keys that are on no axis',
           repr(entry),
@@ -150,9 +133,8 @@ def _config(keys: axes.Values) -> dict[str, Any]:
     for key, value in keys.items()
     if key != 'config' and value is not None
   ]
-  values = flags.FlagValues()
-  cli.parse(['sweep', *arguments, '--workdir=.new', '--overwrite'], values)
-  config = values.config
+  asked = overrides.read(['sweep', *arguments], {})
+  config = asked.config
   for key in (key for key, value in keys.items() if value is None):
     section, _, last = key.rpartition('.')
     try:
@@ -161,61 +143,10 @@ def _config(keys: axes.Values) -> dict[str, Any]:
       )
       holder[last] = None
     except (KeyError, TypeError) as error:
-      raise conditions.ConfigError(
+      raise refusals.ConfigError(
         f'config.{key}', 'a key that may be None', 'None', 'change it'
       ) from error
   validation.validate(config)
-  command_line.check_rate(config, keys)
-  plain: dict[str, Any] = folders.plain(config.to_dict())
+  overrides.check_rate(config, keys)
+  plain: dict[str, Any] = comparison.plain(config.to_dict())
   return plain
-
-
-def _returned(path: str) -> Any:
-  """What ``get_config`` of a file returns."""
-  file = pathlib.Path(path)
-  spec = importlib.util.spec_from_file_location(f'sweep_{file.stem}', file)
-  got = 'no such file' if not file.is_file() else 'another kind of file'
-  if spec and spec.loader and file.is_file():
-    module = importlib.util.module_from_spec(spec)
-    try:
-      spec.loader.exec_module(module)
-      if hasattr(module, 'get_config'):
-        return module.get_config()
-      got = 'none in it'
-    except Exception as error:  # of any kind: it is somebody's program
-      words = ' '.join(str(error).split())
-      got = f'{type(error).__name__} ({words}) when it was run'
-  raise conditions.ConfigError(
-    f'--config={path}',
-    'a Python file whose get_config() returns a sweep',
-    got,
-    'start from configs/sweeps/digits.py',
-  )
-
-
-def _check_keys(sweep: Any, reference: Any, path: str) -> None:
-  """The keys and types are those of the default."""
-  if not isinstance(sweep, ml_collections.ConfigDict):
-    raise conditions.ConfigError(
-      path, 'a ConfigDict', repr(sweep), 'start from default.get_sweep()'
-    )
-  for key in sorted({*sweep, *reference}):
-    name, kind = f'{path}.{key}', type(reference.get(key))
-    if key not in reference:
-      known = ', '.join(reference)
-      raise conditions.ConfigError(
-        name, f'one of {known}', 'this key', 'remove it'
-      )
-    if key not in sweep:
-      raise conditions.ConfigError(
-        name, 'a value', 'none', 'start from default.get_sweep()'
-      )
-    if kind is ml_collections.ConfigDict:
-      _check_keys(sweep[key], reference[key], name)
-    elif type(sweep[key]) is not kind:
-      raise conditions.ConfigError(
-        name,
-        f'a value of type {kind.__name__}',
-        repr(sweep[key]),
-        'change it',
-      )

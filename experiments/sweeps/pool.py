@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from configs import held
-from experiments import children
+from experiments.runs import subprocesses
 from experiments.sweeps import plan
 
 _COMMAND = (sys.executable, '-m', 'experiments.train')
@@ -56,7 +56,7 @@ def work(
     report: told of each run that has ended, with its exit code.
   """
   left, slots = list(runs), list(range(workers))
-  live: dict[int, tuple[plan.Run, children.Process]] = {}
+  live: dict[int, tuple[plan.Run, subprocesses.Process]] = {}
   try:
     while left or live:
       while left and slots:
@@ -70,12 +70,12 @@ def work(
           report(run, code)
       time.sleep(_PAUSE)
   finally:
-    children.stop(process for _, process in live.values())
+    subprocesses.stop(process for _, process in live.values())
 
 
 def _start(
   run: plan.Run, files: Files, slot: int, workers: int
-) -> children.Process:
+) -> subprocesses.Process:
   environment = dict(os.environ)
   if workers > 1:  # Else the first process takes the memory of a GPU.
     environment.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
@@ -85,7 +85,7 @@ def _start(
   config.parent.mkdir(parents=True, exist_ok=True)
   config.write_text(json.dumps(run.config, indent=2), encoding='utf-8')
   with _share_of_cpus(slot, workers):
-    return children.start(
+    return subprocesses.start(
       [
         *_COMMAND,
         f'--config={held.__file__}:{config}',

@@ -7,7 +7,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from experiments import method_figure
+from scripts import method_figure
 
 pytestmark = pytest.mark.once
 
@@ -21,7 +21,7 @@ BY_HAND = {
 }
 
 
-@pytest.mark.parametrize('form', method_figure.FORMS)
+@pytest.mark.parametrize('form', method_figure.VARIANTS)
 def test_the_losses_are_those_by_hand(form: str) -> None:
   first, last = BY_HAND[form]
   output = (0.5 - first) * 2 * (2 - last)

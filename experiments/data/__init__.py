@@ -1,0 +1,1 @@
+"""Data sets: catalogue, raw files, prepared files, batches of (seed, step)."""

@@ -1,0 +1,1 @@
+"""Base optimizers, their schedules, accumulation, and how they are named."""

@@ -1,0 +1,1 @@
+"""Tables, charts and intervals: numbers in, pages out. Knows no JAX."""

@@ -1,0 +1,1 @@
+"""A command: flags, validation, folder, lock, provenance, signals, progress."""

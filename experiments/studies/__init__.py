@@ -1,0 +1,1 @@
+"""What is asked of many trainings, or of one step: a command each."""

@@ -1,0 +1,1 @@
+"""What the block-diagonal approximation of the value Hessian drops."""

@@ -1,0 +1,165 @@
+"""The table and the figure of ``benchmark``."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import ml_collections
+from matplotlib import axes, ticker
+
+from experiments.optimizers import registry
+from experiments.report import charts, tables
+
+_GOAL = charts.PALETTE[4]
+_TICKS = (0.5, 0.7, 1, 1.4, 2, 3, 5, 7, 10, 15, 20, 30, 50)
+
+
+def columns(found: Sequence[Mapping[str, Any]]) -> list[tables.Column]:
+  """Returns a table of what each variant costs.
+
+  Args:
+    found: of ``benchmark.summaries``.
+  """
+  return [
+    tables.Column('variant', '', [s['form'] for s in found]),
+    tables.Column('step', 'ms', [f'{1e3 * s["seconds"]:.3g}' for s in found]),
+    tables.Column('step', '× base', [_ratio(s) for s in found]),
+    tables.Column(
+      'goal', '× base', [_cell(s['goal'], '≤ {:g}') for s in found]
+    ),
+    tables.Column('goal met', '', [_goal(s) for s in found]),
+    tables.Column(
+      'compilation', 's', [_cell(s['compile_seconds'], '{:.1f}') for s in found]
+    ),
+    tables.Column(
+      'memory',
+      'MB',
+      [_cell(s['memory'] and s['memory'] / 1e6, '{:.0f}') for s in found],
+    ),
+  ]
+
+
+def short(found: Sequence[Mapping[str, Any]], base: str) -> list[str]:
+  """Returns how each goal was met.
+
+  Args:
+    found: of ``benchmark.summaries``.
+    base: the variant that ratios are to.
+  """
+  goals = [
+    f'{part["form"]} {part["ratio"]:.3g} (goal ≤ {part["goal"]:g}: '
+    f'{_met(part)})'
+    for part in found
+    if part['goal'] is not None
+  ]
+  return [f'Time over that of a step of {base}: {", ".join(goals)}.']
+
+
+def _cell(value: float | None, form: str) -> str:
+  return '-' if value is None else form.format(value)
+
+
+def _ratio(part: Mapping[str, Any]) -> str:
+  low, high = part['quartiles']
+  return f'{part["ratio"]:.3g} [{low:.3g}, {high:.3g}]'
+
+
+def _goal(part: Mapping[str, Any]) -> str:
+  if part['goal'] is None:
+    return '-'
+  return f'{_met(part)} ({part["met_in"]}/{part["rounds"]} rounds)'
+
+
+def _met(part: Mapping[str, Any]) -> str:
+  return 'met' if part['ratio'] <= part['goal'] else 'missed'
+
+
+def caption(config: ml_collections.ConfigDict, base: str) -> str:
+  """Returns what stands below the table.
+
+  Args:
+    config: of the study.
+    base: the variant that ratios are to.
+  """
+  own = config.benchmark
+  renewals = ''
+  if base != 'plain optax':
+    renewals = (
+      f' Steps that renew factors, every {own.every} and at first more, are '
+      f'apart.'
+    )
+  return (
+    f'{own.base}, residual CNN (28x28x1, 16 and 32 channels), batch '
+    f'{own.batch}, float32, random samples, trust region '
+    f'{registry.BOUND} where there is feedback. {own.rounds} rounds in which '
+    f'the variants take turns. Step: median. × base: the ratio to {base} '
+    f'within a round, median and quartiles over the rounds; a goal is met '
+    f'where the median is.{renewals} Memory: of the compiled step, arguments '
+    f'and temporary. Reading a batch: the input pipeline, random samples of '
+    f'60,000 images of that size, until they are on the device.'
+  )
+
+
+def draw(
+  path: pathlib.Path, found: Sequence[Mapping[str, Any]], base: str
+) -> None:
+  """Draws the ratios as bars from 1, on a logarithmic axis, and their goals.
+
+  Args:
+    path: of the PNG.
+    found: of ``benchmark.summaries``; those without a step are left out.
+    base: the variant that ratios are to.
+  """
+  shown = [part for part in found if part['memory'] is not None]
+  ends = [end for part in shown for end in part['quartiles']]
+  ends += [part['goal'] for part in shown if part['goal']]
+  with tables.drawing(path, 8.4, 1.5 + 0.36 * len(shown)) as drawing:
+    panel = drawing.subplots()
+    panel.axvline(1, color='black', linewidth=1)
+    for place, part in enumerate(shown):
+      _bar(panel, place, part)
+    panel.set_yticks(range(len(shown)), [part['form'] for part in shown])
+    panel.set_ylim(len(shown) - 0.5, -0.5)
+    panel.set_xscale('log')
+    panel.set_xlim(0.85 * min(ends), 1.3 * max(ends))
+    panel.xaxis.set_major_locator(ticker.FixedLocator(_TICKS))
+    panel.xaxis.set_major_formatter(ticker.FormatStrFormatter('%g'))
+    panel.xaxis.set_minor_locator(ticker.NullLocator())
+    panel.grid(visible=False, axis='y')
+    panel.tick_params(axis='y', length=0)
+    panel.set_xlabel(
+      f'time of a step, in units of {base} (median; whiskers: quartiles)'
+    )
+    handles, labels = panel.get_legend_handles_labels()
+    known = dict(zip(labels, handles, strict=True))
+    drawing.legend(
+      [*known.values()], [*known], loc='outside lower center', ncols=3
+    )
+
+
+def _bar(panel: axes.Axes, place: int, part: Mapping[str, Any]) -> None:
+  """One variant: its ratio, quartiles and goal."""
+  ratio, (low, high), goal = part['ratio'], part['quartiles'], part['goal']
+  panel.barh(
+    place,
+    ratio - 1,
+    left=1,
+    height=0.62,
+    color=charts.OURS if part['feedback'] else charts.BASE,
+    label='GT-DDP' if part['feedback'] else 'without feedback',
+    xerr=[[ratio - low], [high - ratio]],
+    error_kw={'capsize': 3, 'linewidth': 1.2},
+  )
+  if goal is not None:
+    ends = [place - 0.4, place + 0.4]
+    panel.plot([goal, goal], ends, color=_GOAL, linewidth=2.5, label='goal')
+  panel.annotate(
+    f'{ratio:.2f}' if goal is None else f'{ratio:.2f} (goal {goal:g})',
+    (max(high, goal or 0, 1), place),
+    xytext=(6, 0),
+    textcoords='offset points',
+    va='center',
+    fontsize=9,
+  )

@@ -1,0 +1,1 @@
+"""Every base alone and under GT-DDP: losses, targets, spread over seeds."""

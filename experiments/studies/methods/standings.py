@@ -1,0 +1,270 @@
+"""The tables of the study of methods."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import ml_collections
+
+from experiments.data import catalog
+from experiments.optimizers import registry
+from experiments.report import intervals, tables
+from experiments.studies.methods import rankings
+
+Row = dict[str, Any]
+
+# Best of any method in the paper's Table 2: train loss (nats), accuracy (%).
+PAPER = {
+  'digits': (0.0050, 96.10),
+  'mnist': (0.0240, 98.62),
+  'svhn_cropped': (0.2047, 89.22),
+  'cifar10': (0.0069, 74.69),
+  'cifar100': (0.0054, 72.24),
+}
+_BEST = '*'
+_ABSENT = '-'
+_AT_CHANCE = 'not trained'
+
+
+def caption(config: ml_collections.ConfigDict) -> str:
+  """Returns what a reader must know beside every table."""
+  samples = [
+    config.dataset[f'{split}_samples'] or size
+    for split, size in zip(
+      ('train', 'test'), _sizes(config.dataset.name), strict=True
+    )
+  ]
+  return (
+    f'{config.dataset.name} ({samples[0]} training and {samples[1]} test '
+    f'samples), {config.model.name} {tuple(config.model.widths)}, '
+    f'{config.epochs} epochs, batch {config.batch_size}, seeds '
+    f'{", ".join(map(str, config.methods.seeds))}. Train loss: mean of the '
+    f'batches of the last epoch (nats); values are means ± sample standard '
+    f'deviations over seeds. Differences are from the base alone, paired by '
+    f'seed, with 95 % intervals over seeds, that is over initial values and '
+    f'orders of the samples, for one test split; significant where the '
+    f'interval leaves out zero, with no comparison of less than '
+    f'{intervals.LEAST} seeds or of equal differences. The best rate has the '
+    f'least mean train loss; the test split chooses nothing. {_VARIANTS}'
+  )
+
+
+_VARIANTS = (
+  '`frozen`, `bellman` and `coupled` have that value and the terminal '
+  f'`gradient`, with the trust region {registry.BOUND}; `gauss_newton` has '
+  'that terminal, and the value `frozen`.'
+)
+
+
+def _sizes(name: str) -> tuple[int, int]:
+  spec = catalog.SPECS[name]
+  return spec.train, spec.test
+
+
+def elsewhere(found: Sequence[Row]) -> list[Row]:
+  """Returns the methods whose best rate is not that of their base."""
+  return [s for s in found if s['best_rate'] != s['base_rate']]
+
+
+def standings(found: Sequence[Row], part: str) -> list[tables.Column]:
+  """Returns losses and accuracies beside those of the bases.
+
+  Args:
+    found: of ``rankings.summaries``, or some of them.
+    part: 'equal' or 'tuned'.
+  """
+  rows = [summary[part] for summary in found]
+  losses, accuracies = (
+    [row[key] for row in rows] for key in ('loss_gain', 'accuracy_gain')
+  )
+  return [
+    _names(found),
+    tables.Column('rate', '', [f'{row["rate"]:g}' for row in rows]),
+    tables.Column(
+      'train loss', 'nats', [tables.losses(row['losses']) for row in rows]
+    ),
+    tables.Column(
+      'difference', 'nats', [intervals.text(g, 1, '.2g') for g in losses]
+    ),
+    tables.Column('significance', '', [intervals.word(g) for g in losses]),
+    tables.Column(
+      'accuracy', '%', [tables.accuracies(row['accuracies']) for row in rows]
+    ),
+    tables.Column(
+      'difference',
+      'points',
+      [intervals.text(g, 100, '.2f') for g in accuracies],
+    ),
+    tables.Column('significance', '', [intervals.word(g) for g in accuracies]),
+  ]
+
+
+def _names(found: Sequence[Row]) -> tables.Column:
+  return tables.Column('method', '', [s['method'] for s in found])
+
+
+def equal_caption(config: ml_collections.ConfigDict) -> str:
+  """Returns what stands below the table of equal rates."""
+  words = (
+    'The rate of each pair is the best of the base alone, which is in favour '
+    'of the base.'
+  )
+  if config.dataset.name in PAPER:
+    loss, accuracy = PAPER[config.dataset.name]
+    words += (
+      f" The paper's best entries of any method here (Table 2; other networks "
+      f'and budgets): train loss {loss:.4f}, accuracy {accuracy:.2f} %.'
+    )
+  return words
+
+
+def tuned_caption(config: ml_collections.ConfigDict) -> str:
+  """Returns what stands below the table of best rates."""
+  counts = {
+    name: len(config.methods.rates[name]) for name in config.methods.bases
+  }
+  words = f'Every method at the best of its {max(counts.values())} rates'
+  if len(set(counts.values())) > 1:
+    listed = ', '.join(f'{name} {count}' for name, count in counts.items())
+    words = (
+      f'Every method at the best of its rates. The budgets are **not** equal; '
+      f'rates tried: {listed}'
+    )
+  words += '. The rate is chosen and judged on the same seeds.'
+  if 'lion' in counts:
+    words += ' Lion has the momentum that it was published with.'
+  if 'muon' in counts:
+    words += (
+      ' Muon has the momentum that it was published with, takes kernels of '
+      'convolutions as matrices, and leaves all that is no matrix to Adam.'
+    )
+  return (
+    f'{words} Shampoo and SOAP are absent: no maintained package that fits '
+    f'optax was found.'
+  )
+
+
+GRID = (
+  'Mean train loss (nats) at every rate. A star marks the best of a method; at '
+  'an end of the grid, a better one may lie beyond.'
+)
+
+
+def grid(found: Sequence[Row]) -> list[tables.Column]:
+  """Returns the mean train loss at every rate."""
+  columns = [_names(found)]
+  for place in range(max(len(s['rates']) for s in found)):
+    cells = []
+    for s in found:
+      if place >= len(s['rates']):
+        cells.append(_ABSENT)
+        continue
+      part = s['rates'][place]
+      value = tables.number(part['loss'], '.3g')
+      if part['diverged']:
+        value = f'diverged {part["diverged"]}/{part["runs"]}'
+      mark = _BEST if part['rate'] == s['best_rate'] else ''
+      cells.append(f'{value} at {part["rate"]:g}{mark}')
+    columns.append(tables.Column(f'rate {place + 1}', '', cells))
+  return columns
+
+
+def benchmark(found: Sequence[Row]) -> list[tables.Column]:
+  """Returns steps and time to the target."""
+  rows = [summary['targets'] for summary in found]
+  return [
+    _names(found),
+    tables.Column('rate', '', [f'{row["rate"]:g}' for row in rows]),
+    tables.Column(
+      'reached', 'runs', [f'{row["reached"]}/{row["runs"]}' for row in rows]
+    ),
+    tables.Column(
+      'median', 'steps', [tables.number(r['median_steps'], '.0f') for r in rows]
+    ),
+    tables.Column(
+      'steps', '× base', [intervals.ratio_text(r['steps_ratio']) for r in rows]
+    ),
+    tables.Column(
+      'significance', '', [intervals.word(r['steps_ratio']) for r in rows]
+    ),
+    tables.Column(
+      'median', 's', [tables.number(r['median_seconds'], '.3g') for r in rows]
+    ),
+    tables.Column(
+      'time', '× base', [intervals.ratio_text(r['seconds_ratio']) for r in rows]
+    ),
+    tables.Column(
+      'significance', '', [intervals.word(r['seconds_ratio']) for r in rows]
+    ),
+    tables.Column('step', '× base', [f'{s["step_ratio"]:.2f}' for s in found]),
+    tables.Column(
+      'compilation', 's', [f'{s["compile_seconds"]:.1f}' for s in found]
+    ),
+  ]
+
+
+def target_caption(config: ml_collections.ConfigDict) -> str:
+  """Returns what stands below ``benchmark``."""
+  return (
+    f'Target: {config.methods.target_loss:g} nats, as an exponential average '
+    f'of batch losses (0.9). Every method at its best rate, which was chosen '
+    f'by the final loss. Medians over all seeds, a run that never got there '
+    f'counting as the slowest; time is steps times the median step of the '
+    f'run, without compilation. Ratios are geometric means of pairs by seed '
+    f'with 95 % intervals, where every run of both got there; steps that '
+    f'differ by at most one on every seed do not differ significantly. The '
+    f'time of a step: median of the ratios run by run.'
+  )
+
+
+VARIANCE = (
+  'Sample standard deviation of the final train loss over the seeds, at every '
+  "rate (a star: the base's best), and its ratio to that of the base with the "
+  '95 % interval of Pitman and Morgan for pairs, which takes the losses for '
+  f'normal; none from less than {intervals.LEAST_SPREAD} seeds. '
+  f'*{_AT_CHANCE}*: one of the two did not learn (a run diverged, or the mean '
+  f'loss is at least '
+  f'{rankings.CHANCE:g} times that of guessing), so they are not compared; the '
+  'figure leaves that one out.'
+)
+
+
+def deviations(found: Sequence[Row]) -> list[tables.Column]:
+  """Returns standard deviations over the seeds, rate by rate."""
+  rows = [
+    (summary, part)
+    for summary in found
+    if summary['method'] != summary['base']
+    for part in summary['deviations']
+  ]
+  return [
+    tables.Column('method', '', [summary['method'] for summary, _ in rows]),
+    tables.Column(
+      'rate',
+      '',
+      [
+        f'{part["rate"]:g}{_BEST if part["rate"] == s["base_rate"] else ""}'
+        for s, part in rows
+      ],
+    ),
+    *(
+      tables.Column(
+        head, 'nats', [tables.number(part[key], '.2g') for _, part in rows]
+      )
+      for head, key in (('base', 'base_deviation'), ('GT-DDP', 'deviation'))
+    ),
+    tables.Column(
+      'ratio',
+      '',
+      [
+        intervals.ratio_text(part)
+        if part['learned'] and part['base_learned']
+        else _AT_CHANCE
+        for _, part in rows
+      ],
+    ),
+    tables.Column(
+      'significance', '', [intervals.word(part) for _, part in rows]
+    ),
+  ]

@@ -1,0 +1,291 @@
+"""Where a projection shortcut is decided: at the fork, or next to the merge.
+
+  python -m experiments.studies.placement --config=configs/digits.py:sgd
+
+The two are one network with the same parameters, but two chains of stages, and
+the solution is not unique (paper, Sec. 3.2). Trains the base alone (``config.
+optimizer.base``) and under ``frozen``, ``bellman`` and ``coupled`` at both
+places, at every rate of ``config.placement`` and on each of its seeds, and
+compares the places: differences, fork less merge, paired by seed with 95 %
+intervals (results.md, result.json, placement.png). The base knows no places:
+what differs there is rounding. The places take turns.
+
+A finished run is one line of metrics.jsonl, and the same command goes on where
+it stopped: --workdir may hold a study of the same configuration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import ml_collections
+
+from configs import schema
+from configs.schema import Key, Section
+from experiments import refusals
+from experiments.networks import models
+from experiments.optimizers import registry
+from experiments.report import charts, intervals, tables
+from experiments.runs import cli, run_folder, validation
+from experiments.studies import outcomes, trainings
+
+SECTION: Section = {
+  'seeds': Key((0, 1, 2, 3, 4), 'of the trainings', schema.SEEDS),
+  'rates': Key(
+    (0.01, 0.03, 0.1),
+    'per step; the same at both places',
+    schema.positives('rates'),
+  ),
+  'target_loss': schema.TARGET_LOSS,
+}
+FILES = ('placement.png',)
+
+Row = outcomes.Row
+PLACES = models.PROJECTIONS
+VARIANTS = (
+  trainings.Variant('base alone'),
+  trainings.Variant('frozen', **registry.VARIANTS['frozen']),
+  trainings.Variant('bellman', **registry.VARIANTS['bellman']),
+  trainings.Variant('coupled', 'gauss_newton', 'coupled'),
+)
+
+_PLACED = {intervals.LOWER: 'fork lower', intervals.HIGHER: 'fork higher'}
+
+
+class _Measure(NamedTuple):
+  """What is compared: its key in a row, and how it is written."""
+
+  key: str
+  head: str
+  unit: str
+  scale: float
+  form: str
+
+
+_MEASURES = (
+  _Measure('final_loss', 'train loss', 'nats', 1, '.2g'),
+  _Measure('test_accuracy', 'accuracy', 'points', 100, '.2f'),
+  _Measure('steps_to_target', 'to target', 'steps', 1, '.1f'),
+)
+
+
+def work(
+  config: ml_collections.ConfigDict, folder: run_folder.RunFolder
+) -> None:
+  """Runs what is left of the study and prints the table."""
+  check(config)
+  section = config.placement
+  built = {
+    place: trainings.Study(at(config, place), VARIANTS, section.target_loss)
+    for place in PLACES
+  }
+  asked = [
+    trainings.Run(form, seed, {'place': place, 'rate': rate})
+    for seed in section.seeds
+    for rate in section.rates
+    for form in VARIANTS
+    for place in PLACES
+  ]
+  rows = trainings.finish(folder, asked, lambda run: built[run.labels['place']])
+  _conclude(config, folder, rows)
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+  """Refuses what the study does not read.
+
+  Args:
+    config: of the study.
+
+  Raises:
+    ConfigError: at the first key.
+  """
+  trainings.check(config)
+  trainings.check_explicit(
+    config.optimizer.base.name, 'choose one after the colon of --config'
+  )
+  if config.model.projection != PLACES[0]:
+    raise refusals.ConfigError(
+      'config.model.projection',
+      f'{PLACES[0]!r}, because this study runs both',
+      repr(config.model.projection),
+      'leave it',
+    )
+  able = [n for n in models.MODELS if validation.reads('model.projection', n)]
+  if config.model.name not in able:
+    raise refusals.ConfigError(
+      'config.model.name',
+      f'a network with projection shortcuts ({", ".join(able)})',
+      repr(config.model.name),
+      'choose one of them',
+    )
+  if config.model.name == 'resnet' and len({*config.model.widths}) == 1:
+    raise refusals.ConfigError(
+      'config.model.widths',
+      'widths that change, so that there is a projection to place',
+      config.model.widths,
+      'write it as --config.model.widths="(16, 32)"',
+    )
+
+
+def at(
+  config: ml_collections.ConfigDict, place: str
+) -> ml_collections.ConfigDict:
+  """Returns the config with the projection at a place."""
+  made = ml_collections.ConfigDict(config.to_dict())
+  made.model.projection = place
+  return made
+
+
+def summaries(rows: Sequence[Row], rates: Sequence[float]) -> list[Row]:
+  """Returns how the places differ, by variant and rate.
+
+  Args:
+    rows: of all runs; every variant, place, rate and seed is there.
+    rates: in the order of the table.
+
+  Returns:
+    One summary per variant and rate: the numbers of both places by seed, and of
+    each the paired difference, fork less merge. A run that diverged has none.
+  """
+  found = []
+  for form in dict.fromkeys(row['form'] for row in rows):
+    for rate in rates:
+      part: Row = {'form': form, 'rate': rate}
+      own = sorted(
+        (r for r in rows if (r['form'], r['rate']) == (form, rate)),
+        key=lambda row: row['seed'],
+      )
+      for measure in _MEASURES:
+        by_place = {
+          place: intervals.of_runs(
+            [row for row in own if row['place'] == place], measure.key
+          )
+          for place in PLACES
+        }
+        merge, fork = (by_place[place] for place in PLACES)
+        part[measure.key] = {
+          **by_place, 'difference': intervals.difference(fork, merge)
+        }  # fmt: skip
+      found.append(part)
+  return found
+
+
+def _conclude(
+  config: ml_collections.ConfigDict,
+  folder: run_folder.RunFolder,
+  rows: list[Row],
+) -> None:
+  """Writes the table and the figure."""
+  found = summaries(rows, config.placement.rates)
+  folder.write_json('result.json', found)
+  columns, caption = _standings(found), _caption(config)
+  folder.write_report(
+    tables.markdown(columns, caption), config.placement.seeds, _short(found)
+  )
+  charts.intervals(
+    folder.file('placement.png'),
+    [f'{s["form"]}, {s["rate"]:g}' for s in found],
+    [
+      charts.Intervals(
+        f'{m.head}, fork − merge',
+        m.unit,
+        [_scaled(s[m.key]['difference'], m.scale) for s in found],
+      )
+      for m in _MEASURES
+    ],
+  )
+  tables.show(columns, caption)
+
+
+def _scaled(
+  part: dict[str, float] | None, scale: float
+) -> tuple[float, float] | None:
+  if part is None:
+    return None
+  return scale * part['mean'], scale * part['half_width']
+
+
+def _standings(found: Sequence[Row]) -> list[tables.Column]:
+  columns = [
+    tables.Column('variant', '', [s['form'] for s in found]),
+    tables.Column('rate', '', [f'{s["rate"]:g}' for s in found]),
+  ]
+  loss = _MEASURES[0]
+  columns += [
+    tables.Column(
+      f'{loss.head}, {place}',
+      loss.unit,
+      [tables.losses(s[loss.key][place]) for s in found],
+    )
+    for place in PLACES
+  ]
+  for m in _MEASURES:
+    parts = [s[m.key]['difference'] for s in found]
+    columns += [
+      tables.Column(
+        f'{m.head}, fork − merge',
+        m.unit,
+        [intervals.text(part, m.scale, m.form) for part in parts],
+      ),
+      tables.Column('significance', '', [_word(part) for part in parts]),
+    ]
+  return columns
+
+
+def _word(part: dict[str, float] | None) -> str:
+  """Whether the fork differs significantly from the merge."""
+  word = intervals.of_difference(part)
+  return _PLACED.get(word, word)
+
+
+def _short(found: Sequence[Row]) -> list[str]:
+  """What came out, in a sentence."""
+  ours = [s for s in found if s['form'] != VARIANTS[0].title]
+  counts = [
+    f'{m.head}: '
+    + ', '.join(
+      f'{words.count(word)} {word}'
+      for word in (*_PLACED.values(), intervals.OPEN)
+    )
+    for m in _MEASURES[:2]
+    for words in [[_word(s[m.key]['difference']) for s in ours]]
+  ]
+  return [
+    f'The fork against the merge in {len(ours)} pairs of a variant with '
+    f'feedback and a rate, {"; ".join(counts)}.'
+  ]
+
+
+def _caption(config: ml_collections.ConfigDict) -> str:
+  section = config.placement
+  base = registry.BASES[config.optimizer.base.name].title
+  return (
+    f'{config.dataset.name}, {config.model.name}, {base}, {config.epochs} '
+    f'epochs, batch {config.batch_size}, {len(section.seeds)} seeds. Train '
+    f'loss: mean over the last epoch, ± sample standard deviation over seeds. '
+    f'Differences are paired by seed, with 95 % intervals over seeds, for one '
+    f'test split; the fork is called lower or higher only where the interval '
+    f'leaves out zero, which of 20 differences of nothing one does; there is a '
+    f'dash where a run diverged or did not reach the target of '
+    f'{section.target_loss:g} nats (smoothed), or all '
+    f'differences are equal. The base knows no places. '
+    f'`frozen` and `bellman` have the terminal `gradient` and the trust region '
+    f'{registry.BOUND}; `coupled` has the terminal `gauss_newton` here, '
+    f'where the study of methods has `gradient`.'
+  )
+
+
+COMMAND = cli.Command(
+  'studies.placement',
+  work,
+  SECTION,
+  check=check,
+  files=FILES,
+  unread=registry.CHOSEN,
+  resumes=True,
+)
+
+
+if __name__ == '__main__':
+  cli.launch(COMMAND)

@@ -1,0 +1,1 @@
+"""One training: program, loop, checkpoints, devices, its page."""
