@@ -32,7 +32,8 @@ class Case(NamedTuple):
     value: the recursion.
     terminal: the expansion of the loss.
     base: a name in `BASES`.
-    how: 'oracle'; 'bounded' or 'open', which must be the base's own step;
+    how: 'oracle', also with so little memory that it works in 'blocks';
+      'bounded' or 'open', which must be the base's own step;
       'permuted', 'doubled', which must change nothing; 'halved', which must
       equal the oracle.
   """
@@ -56,10 +57,18 @@ def all_cases(number: int) -> list[Case]:
     *(Case(*pair) for pair in pairs),
     Case(*one, ('adam', 'rmsprop')[number // 6 % 2]),
     Case(('frozen', 'bellman')[number % 2], terminal, how='bounded'),
-    *([] if number % 3 else [Case(*two, how='open')]),
+    [Case(*two, how='open'), Case(*_with_memory(two), how='blocks')][
+      number % 2
+    ],
     *(Case(*pair, how='permuted') for pair in pairs),
     resized[number % 2],
   ]
+
+
+def _with_memory(pair: tuple[str, str]) -> tuple[str, str]:
+  """A recursion whose memory can be bounded."""
+  value, terminal = pair
+  return ('bellman' if value == 'frozen' else value), terminal
 
 
 def few_cases(number: int) -> list[Case]:
@@ -74,6 +83,7 @@ def few_cases(number: int) -> list[Case]:
     [Case('bellman', terminal, how='bounded')],
     [Case(*first, ('adam', 'rmsprop')[number // 6 % 2])],
     [Case(*first, how='halved')],
+    [Case(*_with_memory(second), how='blocks')],
     [Case(('frozen', 'coupled')[number // 8 % 2], terminal, how='doubled')],
   ]
   extra = more[number // 2 % len(more)] if number % 2 else []

@@ -27,6 +27,7 @@ Array = jax.Array
 Tree = Any
 TOLERANCE = 1e-9
 RATE = 0.2
+AT_ONCE = 'oracle', 'blocks', 'bounded', 'open'  # in one program
 
 
 class Outcome(NamedTuple):
@@ -168,6 +169,9 @@ class Examination:
       'bounded': {'trust_region': 1e-10},
       'open': {'feedback': False},
     }.get(case.how, {})
+    value: Any = case.value
+    if case.how == 'blocks':
+      value = {'bellman': gt.Bellman, 'coupled': gt.Coupled}[value](memory=1)
     name, phi = self._network.loss
     known = {
       'squared_error': gt.losses.squared_error,
@@ -178,7 +182,7 @@ class Examination:
       known.get(name, lambda o, t: jax.vmap(phi)(o, t)),
       BASES[case.base][0](self._rates[case.terminal, case.base]),
       terminal=case.terminal,
-      value=case.value,
+      value=value,
       **options,
     )
 
@@ -187,7 +191,7 @@ class Examination:
 
     A case is left out that is refused because samples meet.
     """
-    wanted = [c for c in self._cases if c.how in ('oracle', 'bounded', 'open')]
+    wanted = [c for c in self._cases if c.how in AT_ONCE]
     refused: list[Case] = []
 
     def steps(params: Tree, batch: tuple[Tree, Tree]) -> dict[Any, Tree]:

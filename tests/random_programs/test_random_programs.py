@@ -164,5 +164,6 @@ def test_another_step_is_found_wrong(change: dict[str, Any]) -> None:
   library = types.SimpleNamespace(trace=gt.trace, gt_ddp=altered)
   cases = [Case('bellman', 'gauss_newton')]
   deep = [n for n in range(FEW) if depth(n) >= 4]
-  outcomes = [examine(numbered(n), cases, library).kind for n in deep[:3]]
-  assert 'wrong' in outcomes
+  assert any(
+    examine(numbered(n), cases, library).kind == 'wrong' for n in deep[:5]
+  )
