@@ -11,7 +11,9 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+sys.path.append(str(pathlib.Path(__file__).resolve().parents[1]))
+sys.path.append(str(pathlib.Path(__file__).resolve().parents[1] / 'oracle'))
+sys.path.append(str(pathlib.Path(__file__).resolve().parents[1] / 'networks'))
 import conftest  # noqa: F401 (float64, and a compiler in a hurry)
 import jax
 from cases import Case, all_cases
