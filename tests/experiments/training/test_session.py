@@ -11,12 +11,13 @@ import ml_collections
 import numpy as np
 import optax
 import pytest
+import tqdm
 
 import gtddp_jax as gt
 from configs import default
 from experiments.data import preprocessing, splits
 from experiments.networks import models
-from experiments.runs import progress, run_folder
+from experiments.runs import run_folder
 from experiments.training import loop, programs, run_page, session
 
 
@@ -220,12 +221,12 @@ def test_an_interrupt_leaves_whole_files(
   config = small()
   folder = run_folder.create(tmp_path, config, overwrite=False)
 
-  def reach(self: progress.Progress, step: int) -> None:
+  def update(self: tqdm.tqdm, steps: int) -> None:
     del self
-    if step:
+    if steps:
       raise KeyboardInterrupt
 
-  monkeypatch.setattr(progress.Progress, 'reach', reach)
+  monkeypatch.setattr(tqdm.tqdm, 'update', update)
   with pytest.raises(KeyboardInterrupt):
     session.train(config, folder)
   assert [row['step'] for row in folder.rows()] == [0, 2]
