@@ -255,15 +255,14 @@ def _padded(values: Any, times: int) -> Any:
 def _forward(
   function: Callable[[Arrays], Arrays], at: Arrays, tangent: Arrays
 ) -> Arrays:
-  """The derivative of a function along a tangent."""
-  try:
-    return jax.jvp(function, (at,), (tangent,))[1]
-  except TypeError:
-    # What has a backward derivative alone (jax.custom_vjp) is linear in the
-    # cotangent, and the transpose of that is the forward one.
-    after, pull = jax.vjp(function, at)
-    along = jax.linear_transpose(lambda bar: pull(bar)[0], after)
-    return along(tangent)[0]
+  """The derivative along a tangent of a function with a backward one alone.
+
+  Pulling a cotangent back is linear; the transpose of that is the forward
+  derivative.
+  """
+  after, pull = jax.vjp(function, at)
+  (change,) = jax.linear_transpose(lambda bar: pull(bar)[0], after)(tangent)
+  return change
 
 
 class Player:
@@ -379,6 +378,9 @@ class Player:
       given[i].astype(v.dtype) if i in given else jnp.zeros_like(v)
       for i, v in zip(indices, at, strict=True)
     )
-    change = _forward(read, at, tangent)
+    if point.stage.has_forward_derivative:
+      _, change = jax.jvp(read, (at,), (tangent,))
+    else:
+      change = _forward(read, at, tangent)
     directions = use.directions.layer if own else use.directions.after
     return trajectory_lib.dot(directions, change, self._graph.batch_size)

@@ -88,6 +88,8 @@ class Stage:
     carry: ``(c, u, v, fixed) -> aux'``.
     collected: which of the flat changed collections are computed here.
     collect: ``(c, v, fixed) ->`` these; ``v`` = all parameters.
+    has_forward_derivative: whether ``jax.jvp`` takes its functions, which it
+      does not where ``jax.custom_vjp`` is among them.
     entangled: what in the stage no sample has by itself: 'random' numbers,
       'mixing' of several samples.
     entangled_layer: the same of its layer.
@@ -111,6 +113,7 @@ class Stage:
   carry: Callable[[Arrays, Arrays, Arrays, Fixed], Arrays]
   collected: tuple[int, ...]
   collect: Callable[[Arrays, Arrays, Fixed], Arrays]
+  has_forward_derivative: bool = True
   entangled: tuple[str, ...] = ()
   entangled_layer: tuple[str, ...] = ()
   equation: dict[str, Any] = dataclasses.field(default_factory=dict)

@@ -158,6 +158,15 @@ def bodies(equation: Equation) -> list[Sequence[Equation]]:
   return [body.eqns for body in found if isinstance(body, jex.Jaxpr)]
 
 
+def has_forward_derivative(equations: Sequence[Equation]) -> bool:
+  """Whether no equation, nor one of a body, has a backward derivative alone."""
+  return not any(
+    equation.primitive.name.startswith('custom_vjp_call')
+    or not all(map(has_forward_derivative, bodies(equation)))
+    for equation in equations
+  )
+
+
 def constant(
   made_by: Mapping[Var, Equation], known: Mapping[Var, Any], value: Var
 ) -> np.ndarray | None:

@@ -97,6 +97,7 @@ class Builder:
       collected=collected,
       # Changed collections may read what no state needs.
       collect=self._of_all(live, [self.changed[i] for i in collected]),
+      has_forward_derivative=jaxprs.has_forward_derivative(whole.equations),
       entangled=self._entangled(draws, whole),
       # A layer is one equation of inputs and control: it draws nothing.
       entangled_layer=self._entangled(draws and not layer, body),

@@ -302,3 +302,96 @@ def test_a_batch_of_nothing_changes_nothing() -> None:
   assert jax.tree.structure(after) == jax.tree.structure(state)
   with pytest.raises(gt.errors.BatchAxisError, match='no samples'):
     gt.trace(lambda p, x: x @ p['a'], {'a': params['a']}, x[:0])
+
+
+@pytest.mark.parametrize('value', ['frozen', 'bellman', 'coupled'])
+@pytest.mark.parametrize('base', [gt.sgd(0.1), gt.ekfac(0.1, 1e-2)])
+def test_shard_map_with_its_checks_takes_the_same_step(
+  value: str, base: Any
+) -> None:
+  params = {
+    'a': {'w': matrix(6, 8), 'b': matrix(8)},
+    'b': {'w': matrix(8, 3)},
+  }
+
+  def network(p: Any, x: jax.Array) -> jax.Array:
+    return jnp.tanh(x @ p['a']['w'] + p['a']['b'][None]) @ p['b']['w']
+
+  x = matrix(4, 6)
+  graph = gt.trace(network, params, x)
+  tx = gt.gt_ddp(graph, square, base, 'gauss_newton', value)
+
+  def update(p: Any, x: jax.Array) -> Any:
+    batch = x, jnp.zeros(len(x))
+    updates, _ = tx.update(None, tx.init(p), p, batch=batch)
+    return jax.lax.pmean(updates, 'd')
+
+  mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ('d',))
+  specs = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec('d')
+  steps = [
+    jax.jit(
+      jax.shard_map(
+        update,
+        mesh=mesh,
+        in_specs=specs,
+        out_specs=specs[0],
+        check_vma=check,
+      )
+    )(params, x)
+    for check in (True, False)
+  ]
+  assert apart(*steps) < 1e-12
+
+
+@jax.custom_vjp
+def damped(x: jax.Array) -> jax.Array:
+  return jnp.sin(x)
+
+
+damped.defvjp(
+  lambda x: (jnp.sin(x), jnp.cos(x)), lambda slope, bar: (slope * bar,)
+)
+
+
+def tied(p: Any, x: jax.Array, bend: Any) -> jax.Array:
+  """A leaf is read again behind a function without forward derivative."""
+  h = bend(jnp.tanh(jnp.tanh(x @ p['a']) @ p['b']) @ p['a'])
+  return h @ p['c']
+
+
+def within_a_module(p: Any, x: jax.Array, bend: Any) -> jax.Array:
+  h = bend(bend((x @ p['b']) @ p['m']['w']) @ p['m']['v'])
+  return h @ p['c']
+
+
+@pytest.mark.parametrize('network', [tied, within_a_module])
+def test_a_backward_derivative_is_enough(network: Any) -> None:
+  params = {name: matrix(6, 6) for name in 'abc'}
+  if network is within_a_module:
+    del params['a']
+    params['m'] = {'w': matrix(6, 6), 'v': matrix(6, 6)}
+  x = matrix(5, 6)
+  for value in (*VALUES, gt.Bellman(memory=1), gt.Coupled(memory=1)):
+    steps = [
+      step(lambda p, x, f=f: network(p, x, f), params, x, value)
+      for f in (damped, jnp.sin)
+    ]
+    assert apart(*steps) < 1e-9, value
+
+
+def test_a_value_put_at_one_place_is_of_its_sample() -> None:
+  params = {'a': matrix(6, 8), 'b': matrix(8, 3)}
+
+  def placed(p: Any, x: jax.Array) -> jax.Array:
+    h = jnp.tanh(x @ p['a'])
+    return h.at[:, 2].set(h[:, 0] * h[:, 1]).at[..., 5].add(1.0) @ p['b']
+
+  def masked(p: Any, x: jax.Array) -> jax.Array:
+    h = jnp.tanh(x @ p['a'])
+    third = jnp.arange(8)[None] == 2
+    h = jnp.where(third, (h[:, 0] * h[:, 1])[:, None], h)
+    return (h + (jnp.arange(8)[None] == 5)) @ p['b']
+
+  x = matrix(5, 6)
+  assert not gt.trace(placed, params, x).mixed
+  equal_steps(placed, masked, params, x)
