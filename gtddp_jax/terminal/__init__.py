@@ -6,7 +6,7 @@ from gtddp_jax.terminal.expansion import (
   Loss,
   TerminalValue,
   check,
-  per_sample,
+  sample_losses,
   square_root,
   with_gradient,
 )
@@ -26,8 +26,8 @@ __all__ = (
   'gradient',
   'is_uniform',
   'named',
-  'per_sample',
   'refuse_factory',
+  'sample_losses',
   'sampled',
   'square_root',
   'subset',
