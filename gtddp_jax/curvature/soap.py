@@ -13,9 +13,9 @@ and diagonal in a basis. A vector, and a side longer than ``max_dim``, keep the
 identity as basis: there SOAP is Adam. ``L``, ``R`` and ``nu`` are taken from
 the observed ``Q_u``; momentum filters the step, not the curvature.
 
-The eigenvectors of the first gradient are exact; later ones follow by one step
-of a power iteration, ``U <- QR(L U)``. The first call has no basis yet: it
-makes one and moves nothing, and ``Q_uu^-1`` is zero there.
+The eigenvectors of the first gradient are exact, by falling eigenvalue; later
+ones follow by one step of a power iteration, ``U <- QR(L U)``. The first call
+has no basis yet: it makes one and moves nothing; ``Q_uu^-1`` is zero there.
 """
 
 from __future__ import annotations
@@ -371,7 +371,9 @@ def _renewed(
     return sides
 
   def exact() -> list[Array]:
-    return [s.vectors for s in linalg.spectra([p.factor for p in present])]
+    # By falling eigenvalues, the order that a power iteration keeps.
+    spectra = linalg.spectra([p.factor for p in present])
+    return [s.vectors[:, ::-1] for s in spectra]
 
   def followed() -> list[Array]:
     with jax.default_matmul_precision('float32'):
