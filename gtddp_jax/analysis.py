@@ -34,7 +34,7 @@ from gtddp_jax import value as value_lib
 Array = jax.Array
 _VECTORS = 3  # eigenvectors of a convolution
 
-# Of what a step with feedback may be told.
+# The options of a step with feedback.
 _OPTIONS = {
   field.name
   for field in dataclasses.fields(optimizer_lib.StepOptions)
@@ -47,7 +47,7 @@ class Decision:
   """What is known of one decision; a pytree of its arrays.
 
   Attributes:
-    name: paths of the modules that decide, joined by ', '.
+    name: paths of the modules whose parameters are updated, joined by ', '.
     kind: 'dense', 'conv' or 'generic', of the first stage.
     update: norm of the update.
     open_update: norm of the update that the base alone would make.
@@ -163,7 +163,7 @@ class _Analysis:
 
   def _decision(self, n: int) -> Decision:
     problem, trajectory = self._plan.problem, self._plan.trajectory
-    span, operator = problem.spans[n], problem.sensitivities[n]
+    span, operator = problem.spans[n], problem.operators[n]
     point = trajectory.points[span[0]]
     at = self._plan.directions[span[0]]
     batch, rank = problem.terminal.slope.shape
@@ -190,7 +190,7 @@ class _Analysis:
   def _gains(self, n: int, weight: Array, gram: Array) -> Array:
     """Norms of the columns of ``K`` of each sample, ``[B]``."""
     problem = self._plan.problem
-    operator = problem.sensitivities[n]
+    operator = problem.operators[n]
     batch, rank = problem.terminal.slope.shape
     if n == 0:
       return jnp.zeros(batch, weight.dtype)
@@ -254,7 +254,7 @@ def dense(value: Any, batch: int, rank: int) -> Array:
   """``S`` of a value function as a matrix ``[B R, B R]``."""
   size = batch * rank
   basis = jnp.eye(size, dtype=value.slope.dtype).reshape(size, batch, rank)
-  found = jax.vmap(value.answer)(basis).reshape(size, size)
+  found = jax.vmap(value.feedback)(basis).reshape(size, size)
   return (found + found.T) / 2
 
 
@@ -329,7 +329,7 @@ def projections(
 def _observe(problem: value_lib.Problem) -> None:
   """Lets a base see every ``Q_u``, as no recursion has done."""
   slope = problem.terminal.slope
-  for operator in problem.sensitivities:
+  for operator in problem.operators:
     problem.curvature.observe(operator.control, slope, operator.combine(slope))
 
 

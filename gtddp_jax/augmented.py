@@ -1,6 +1,6 @@
 """Batch-augmented dynamic programming, nothing dropped: for small batches.
 
-The state is that of the whole batch, ``X = (x^1 ... x^B)``, and ``V_XX`` has a
+The state covers the whole batch, ``X = (x^1 ... x^B)``, and ``V_XX`` has a
 block for each pair of samples. With ``P_t`` the derivative of all ``B R``
 terminal directions by ``X_t`` (a full matrix where batch statistics couple
 samples), ``G_t`` that by the control, ``S`` one matrix over all directions::
@@ -203,7 +203,7 @@ class _Problem:
   def swept(
     self, steps: curvature_lib.Curvature, *, coupled: bool
   ) -> list[_Value]:
-    """The value that each stage decides by, which is that before it."""
+    """The value function before each stage, which its update is made from."""
     value, values = self._end, []
     for n in reversed(range(len(self.cuts))):
       gradients = self.cuts[n].gradients
@@ -211,7 +211,7 @@ class _Problem:
       q_u = self.packings[n].unpack(value.slope @ gradients / self.batch)
       steps.observe(control, value.slope, q_u)
       inverse = steps.inverse(control).apply(gradients, self.packings[n])
-      value = _decided(value, inverse @ gradients.T / self.batch)
+      value = _before(value, inverse @ gradients.T / self.batch)
       values.append(value)
       if not coupled:
         value = value._replace(root=self._without_coupling(value.root))
@@ -264,7 +264,7 @@ class _Problem:
     return jnp.sqrt(jnp.maximum(flat @ flat.T, 0)) / self.batch
 
 
-def _decided(value: _Value, kernel: Array) -> _Value:
+def _before(value: _Value, kernel: Array) -> _Value:
   """The value before a stage from that after it, for ``N / B``."""
   slope, root = value
   inner = root.T @ kernel @ root

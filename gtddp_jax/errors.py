@@ -96,7 +96,7 @@ class OptionError(GtddpError):
 
 
 class NoGameWarning(UserWarning):
-  """Layers were to decide together, and nothing makes them players.
+  """A joint update was asked for, and nothing makes layers players.
 
   ::
 

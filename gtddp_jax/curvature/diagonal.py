@@ -32,7 +32,7 @@ Arrays = tuple[jax.Array, ...]
 ScalarOrSchedule = float | jax.Array | Callable[[Any], Any]
 
 
-class Inverse(Protocol):
+class InverseDiagonal(Protocol):
   """The diagonal of ``Q_uu^-1``."""
 
   def __call__(self, state: Any, params: Any, *, observed: Any) -> Any:
@@ -52,7 +52,7 @@ class Base(optax.GradientTransformationExtraArgs):
       the same keyword ``update`` takes its curvature from them.
   """
 
-  inverse: Inverse
+  inverse: InverseDiagonal
 
   has_curvature = True
   couples_players = False
@@ -62,7 +62,7 @@ class Base(optax.GradientTransformationExtraArgs):
     cls,
     init: optax.TransformInitFn,
     update: optax.TransformUpdateExtraArgsFn,
-    inverse: Inverse,
+    inverse: InverseDiagonal,
   ) -> Base:
     """Makes a base from its three functions."""
     self = super().__new__(cls, init, update)
@@ -298,13 +298,13 @@ class DiagonalCurvature(optax_base.OptaxCurvature):
       lambda: graph_lib.capture(inverse, self._shapes)
     )
 
-  def inverse(self, control: tuple[int, ...]) -> Diagonal:
+  def inverse(self, control: tuple[int, ...]) -> DiagonalInverse:
     """See ``Curvature``."""
     program = self._of_observed()
     part = optax_base.ReadSlice.of(
       program, [program.outputs[i] for i in control]
     )
-    return Diagonal(part.run(*(self._observed[i] for i in part.read)))
+    return DiagonalInverse(part.run(*(self._observed[i] for i in part.read)))
 
 
 def _of_pairs(diagonal: Array, param: Any) -> Array:
@@ -318,7 +318,7 @@ def _of_pairs(diagonal: Array, param: Any) -> Array:
 
 
 @dataclasses.dataclass(frozen=True)
-class Diagonal:
+class DiagonalInverse:
   """The diagonal of ``Q_uu^-1`` by leaf: each a scalar, or like the leaf."""
 
   leaves: Arrays

@@ -69,17 +69,17 @@ def overlap(new: Array, old: Array) -> Array:
 
 def right(matrix: Array, side: Array) -> Array:
   """``matrix @ side`` over the last axis."""
-  return times(side, matrix) if side.ndim == 1 else matrix @ side
+  return broadcast_mul(side, matrix) if side.ndim == 1 else matrix @ side
 
 
 def left(side: Array, matrix: Array) -> Array:
   """``side^T @ matrix`` over the last but one axis."""
   if side.ndim == 1:
-    return times(side[:, None], matrix)
+    return broadcast_mul(side[:, None], matrix)
   return side.T @ matrix
 
 
-def total(value: Array, axes: int) -> Array:
+def sum_leading(value: Array, axes: int) -> Array:
   """The sum over so many leading axes.
 
   As a product, which on a CPU is ten times faster than XLA's sum.
@@ -90,7 +90,7 @@ def total(value: Array, axes: int) -> Array:
     return (ones @ rows).reshape(value.shape[axes:])
 
 
-def times(factor: Array, value: Array) -> Array:
+def broadcast_mul(factor: Array, value: Array) -> Array:
   """``factor * value``, the last axes aligned."""
   missing = (1,) * (value.ndim - factor.ndim)
   return factor.reshape(*missing, *factor.shape) * value

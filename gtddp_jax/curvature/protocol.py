@@ -32,7 +32,7 @@ class BaseOptimizer(Protocol):
   """A base before it knows a network.
 
   Attributes:
-    has_curvature: whether it answers for ``Q_uu``; without, only the value
+    has_curvature: whether it has a ``Q_uu``; without, only the value
       recursion 'frozen' can use it.
     couples_players: whether its curvature has terms between the players of a
       game, so that cooperation changes something.
@@ -147,7 +147,7 @@ class Curvature(Protocol):
     """
 
   def observe_rest(self, slope: Array) -> None:
-    """Takes that of all other controls from ``d``, ``[B, R]``."""
+    """Takes the curvature of all other controls from ``d``, ``[B, R]``."""
 
   def inverse(self, control: Control) -> gradients_lib.Inverse:
     """``Q_uu^-1`` of a control that was observed."""

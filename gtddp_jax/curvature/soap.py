@@ -13,9 +13,9 @@ and diagonal in a basis. A vector, and a side longer than ``max_dim``, keep the
 identity as basis: there SOAP is Adam. ``L``, ``R`` and ``nu`` are taken from
 the observed ``Q_u``; momentum filters the step, not the curvature.
 
-The eigenvectors of the first gradient are exact; later ones follow by one step
-of a power iteration, ``U <- QR(L U)``. The first call has no basis yet: it
-makes one and moves nothing, and ``Q_uu^-1`` is zero there.
+The eigenvectors of the first gradient are exact, by falling eigenvalue; later
+ones follow by one step of a power iteration, ``U <- QR(L U)``. The first call
+has no basis yet: it makes one and moves nothing; ``Q_uu^-1`` is zero there.
 """
 
 from __future__ import annotations
@@ -217,59 +217,38 @@ class SoapCurvature(optax_base.OptaxCurvature):
       lambda g, q: base.update(g, state, params, observed=q), params
     )
     self._settings, self._state = base.settings, state
-    self._moments = _moments(state, jax.tree.structure(params))
+    self._leaves = _leaves(state, jax.tree.structure(params))
 
-  def inverse(self, control: tuple[int, ...]) -> EigenbasisInverse:
+  def inverse(self, control: tuple[int, ...]) -> SoapInverse:
     """See ``Curvature``."""
     settings, state = self._settings, self._state
     step, _ = settings.rate.update(jnp.ones(()), state.rate)
-    parts = []
+    leaves, scales = [], []
     for i in control:
-      moment = self._moments[i]
-      nu = moment.next_nu(settings, self._observed[i], state.steps)
-      scale = _scale(settings, nu, state.steps)
-      parts.append(moment.rotation(-step.astype(scale.dtype) * scale))
-    return EigenbasisInverse(tuple(parts))
-
-
-class Rotation(NamedTuple):
-  """``U_L (D * (U_L^T G U_R)) U_R^T`` of one parameter.
-
-  Attributes:
-    left: ``U_L``, or None for the identity.
-    right: ``U_R``, likewise.
-    scale: ``D``, in the shape of the parameter.
-  """
-
-  left: Array | None
-  right: Array | None
-  scale: Array
-
-  def apply(self, leaf: Array) -> Array:
-    """Of a leaf ``[..., *shape]``."""
-    shape = self.scale.shape
-    matrices = leaf.reshape(
-      *leaf.shape[: leaf.ndim - len(shape)], *_rows(shape)
-    )
-    scale = self.scale.reshape(_rows(shape))
-    matrices = matrices.astype(scale.dtype)
-    with jax.default_matmul_precision('float32'):
-      turned = _rotated(self.left, self.right, matrices)
-      back = _rotated_back(self.left, self.right, linalg.times(scale, turned))
-    return back.reshape(leaf.shape)
+      leaf = self._leaves[i].observed(settings, self._observed[i], state.steps)
+      scale = leaf.scale(settings, state.steps)
+      leaves.append(leaf)
+      scales.append(-step.astype(scale.dtype) * scale)
+    return SoapInverse(tuple(leaves), tuple(scales))
 
 
 @dataclasses.dataclass(frozen=True)
-class EigenbasisInverse:
-  """``Q_uu^-1`` of one control, leaf by leaf."""
+class SoapInverse:
+  """``Q_uu^-1`` of one control, leaf by leaf.
 
-  leaves: tuple[Rotation, ...]
+  Attributes:
+    leaves: what holds the bases.
+    scales: the diagonal in these, in the shape of each leaf.
+  """
+
+  leaves: tuple[_Leaf, ...]
+  scales: Arrays
 
   def apply(self, rows: Array, packing: gradients_lib.Packing) -> Array:
     """See ``gradients.Inverse``."""
     found = jax.vmap(packing.unpack)(rows.reshape(-1, rows.shape[-1]))
-    pairs = zip(self.leaves, found, strict=True)
-    done = tuple(part.apply(leaf) for part, leaf in pairs)
+    parts = zip(self.leaves, found, self.scales, strict=True)
+    done = tuple(leaf.scaled(g, scale) for leaf, g, scale in parts)
     return jax.vmap(packing.pack)(done).reshape(rows.shape).astype(rows.dtype)
 
   def on_factors(
@@ -279,36 +258,49 @@ class EigenbasisInverse:
     raise NotImplementedError
 
 
-class _Moment(NamedTuple):
-  """The state of one parameter."""
+class _Leaf(NamedTuple):
+  """The state of one parameter; see ``SoapState``."""
 
   mu: Array
   nu: Array
   left: Side | None
   right: Side | None
 
-  def next_nu(self, settings: Settings, q: Array, count: Array) -> Array:
-    """``nu`` with one more gradient; as it was in the first call."""
-    z = self.rotated(q)
+  def observed(self, settings: Settings, q: Array, steps: Array) -> _Leaf:
+    """With one more gradient in ``nu``, which the first call leaves alone."""
+    z = self._turned(q, back=False)
     nu = settings.b2 * self.nu + (1 - settings.b2) * jnp.square(z)
-    return jnp.where(count == 0, self.nu, nu)
+    return self._replace(nu=jnp.where(steps == 0, self.nu, nu))
 
-  def next_mu(self, settings: Settings, g: Array, count: Array) -> Array:
-    """``mu`` likewise."""
+  def filtered(self, settings: Settings, g: Array, steps: Array) -> _Leaf:
+    """With one more gradient in ``mu``, likewise."""
     wide = g.astype(self.mu.dtype)
     mu = settings.b1 * self.mu + (1 - settings.b1) * wide
-    return jnp.where(count == 0, self.mu, mu)
+    return self._replace(mu=jnp.where(steps == 0, self.mu, mu))
 
-  def rotated(self, g: Array) -> Array:
-    """``U_L^T G U_R``, in the shape of the parameter."""
-    matrix = g.reshape(_rows(g.shape)).astype(self.nu.dtype)
-    left, right = _basis(self.left), _basis(self.right)
+  def scale(self, settings: Settings, steps: Array) -> Array:
+    """The diagonal of ``M^-1`` in the basis; zero in the first call."""
+    mean = self.nu / (1 - settings.b2 ** jnp.maximum(steps, 1))
+    return jnp.where(steps == 0, 0, 1 / (jnp.sqrt(mean) + settings.eps))
+
+  def scaled(self, g: Array, scale: Array) -> Array:
+    """``U_L (D * (U_L^T G U_R)) U_R^T`` of ``[..., *shape]``, ``D`` a scale."""
+    z = linalg.broadcast_mul(scale, self._turned(g, back=False))
+    return self._turned(z, back=True)
+
+  def _turned(self, g: Array, *, back: bool) -> Array:
+    """``U_L^T G U_R``, or ``U_L G U_R^T``, of ``[..., *shape]``."""
+    axes = g.ndim - self.nu.ndim
+    matrices = g.reshape(*g.shape[:axes], *_rows(self.nu.shape))
+    matrices = matrices.astype(self.nu.dtype)
     with jax.default_matmul_precision('float32'):
-      return _rotated(left, right, matrix).reshape(g.shape)
-
-  def rotation(self, scale: Array) -> Rotation:
-    """The operator with this scale in the present basis."""
-    return Rotation(_basis(self.left), _basis(self.right), scale)
+      if self.left is not None:
+        basis = self.left.basis
+        matrices = (basis if back else basis.T) @ matrices
+      if self.right is not None:
+        basis = self.right.basis
+        matrices = matrices @ (basis.T if back else basis)
+    return matrices.reshape(g.shape)
 
 
 def _init(settings: Settings, params: Any) -> SoapState:
@@ -338,38 +330,33 @@ def _update(
   """One step along ``updates``, with the curvature of ``observed``."""
   gradients, tree = jax.tree.flatten(updates)
   seen = jax.tree.leaves(observed)
-  count = state.steps
-  moments, steps = [], []
-  for old, g, q in zip(_moments(state, tree), gradients, seen, strict=True):
-    mu = old.next_mu(settings, g, count)
-    nu = old.next_nu(settings, q, count)
+  leaves, directions = [], []
+  for old, g, q in zip(_leaves(state, tree), gradients, seen, strict=True):
+    leaf = old.observed(settings, q, state.steps)
+    leaf = leaf.filtered(settings, g, state.steps)
     # In the first call mu is zero, so that any number will do for its count.
-    mean = mu / (1 - settings.b1 ** jnp.maximum(count, 1))
-    step = old.rotation(_scale(settings, nu, count)).apply(mean)
-    steps.append(step.astype(g.dtype))
-    moments.append(old._replace(mu=mu, nu=nu))
+    mean = leaf.mu / (1 - settings.b1 ** jnp.maximum(state.steps, 1))
+    direction = leaf.scaled(mean, leaf.scale(settings, state.steps))
+    directions.append(direction.astype(g.dtype))
+    leaves.append(leaf)
   sides = [
     _with_gradient(settings, side, q, axis)
     for axis, name in enumerate(('left', 'right'))
-    for side, q in zip((getattr(m, name) for m in moments), seen, strict=True)
+    for side, q in zip((getattr(m, name) for m in leaves), seen, strict=True)
   ]
-  sides = _renewed(settings, sides, count)
-  updates, rate = settings.rate.update(steps, state.rate)
-  leaves = (
-    [m.mu for m in moments],
-    [m.nu for m in moments],
-    sides[: len(moments)],
-    sides[len(moments) :],
+  sides = _renewed(settings, sides, state.steps)
+  steps, rate = settings.rate.update(directions, state.rate)
+  new = (
+    [leaf.mu for leaf in leaves],
+    [leaf.nu for leaf in leaves],
+    sides[: len(leaves)],
+    sides[len(leaves) :],
   )
-  mu, nu, left, right = (jax.tree.unflatten(tree, part) for part in leaves)
-  new = SoapState(optax.safe_increment(count), mu, nu, left, right, rate)
-  return jax.tree.unflatten(tree, updates), new
-
-
-def _scale(settings: Settings, nu: Array, count: Array) -> Array:
-  """The diagonal of ``M^-1`` in the basis; zero in the first call."""
-  mean = nu / (1 - settings.b2 ** jnp.maximum(count, 1))
-  return jnp.where(count == 0, 0, 1 / (jnp.sqrt(mean) + settings.eps))
+  mu, nu, left, right = (jax.tree.unflatten(tree, part) for part in new)
+  count = optax.safe_increment(state.steps)
+  return jax.tree.unflatten(tree, steps), SoapState(
+    count, mu, nu, left, right, rate
+  )
 
 
 def _with_gradient(
@@ -387,7 +374,7 @@ def _with_gradient(
 
 
 def _renewed(
-  settings: Settings, sides: list[Side | None], count: Array
+  settings: Settings, sides: list[Side | None], steps: Array
 ) -> list[Side | None]:
   """The sides with new eigenvectors, where they are due."""
   present = [side for side in sides if side is not None]
@@ -395,7 +382,9 @@ def _renewed(
     return sides
 
   def exact() -> list[Array]:
-    return [s.vectors for s in linalg.spectra([p.factor for p in present])]
+    # By falling eigenvalues, the order that a power iteration keeps.
+    spectra = linalg.spectra([p.factor for p in present])
+    return [s.vectors[:, ::-1] for s in spectra]
 
   def followed() -> list[Array]:
     with jax.default_matmul_precision('float32'):
@@ -404,36 +393,18 @@ def _renewed(
   def kept() -> list[Array]:
     return [p.basis for p in present]
 
-  due = jnp.where(count == 0, 0, 1 + (count % settings.eigenbasis_period != 0))
+  due = jnp.where(steps == 0, 0, 1 + (steps % settings.eigenbasis_period != 0))
   bases = iter(jax.lax.switch(due, [exact, followed, kept]))
   return [None if s is None else s._replace(basis=next(bases)) for s in sides]
 
 
-def _moments(state: SoapState, tree: Any) -> list[_Moment]:
+def _leaves(state: SoapState, tree: Any) -> list[_Leaf]:
   """The state by parameter."""
   parts = (state.mu, state.nu, state.left, state.right)
-  return list(map(_Moment, *map(tree.flatten_up_to, parts)))
+  return list(map(_Leaf, *map(tree.flatten_up_to, parts)))
 
 
 def _rows(shape: tuple[int, ...]) -> tuple[int, int]:
   """The shape of a parameter as a matrix."""
   last = shape[-1] if shape else 1
   return math.prod(shape[:-1]), last
-
-
-def _basis(side: Side | None) -> Array | None:
-  return None if side is None else side.basis
-
-
-def _rotated(left: Array | None, right: Array | None, matrices: Array) -> Array:
-  """``U_L^T G U_R`` of matrices ``[..., m, n]``."""
-  turned = matrices if left is None else left.T @ matrices
-  return turned if right is None else turned @ right
-
-
-def _rotated_back(
-  left: Array | None, right: Array | None, matrices: Array
-) -> Array:
-  """``U_L Z U_R^T`` of matrices ``[..., m, n]``."""
-  turned = matrices if left is None else left @ matrices
-  return turned if right is None else turned @ right.T

@@ -32,7 +32,7 @@ class StepOptions:
     terminal: the value function at the outputs.
     value: the value recursion.
     cooperation: 'none' too where it would change nothing.
-    feedback: whether layers answer each other.
+    feedback: whether layers react to the updates of those before them.
     trust_region: bound on the feedback weights, or None.
     bound: the base on the graph.
     decisions: the stages of each decision.
@@ -61,7 +61,7 @@ class StepOptions:
     self._check_kinds()
     _check_outputs(self.graph)
     checks.check_option('cooperation', self.cooperation, COOPERATIONS)
-    resolve('value', value_lib.level(self.value))
+    resolve('value', value_lib.recursion(self.value))
     resolve('base', curvature_lib.lift(self.base))
     if self.feedback and self.value.needs_curvature:
       self.base.check_recursion()

@@ -1,4 +1,4 @@
-"""The closed-loop forward sweep: every stage answers what upstream has done.
+"""The closed-loop forward sweep: every stage reacts to those before it.
 
 With ``c`` the nominal and ``c^`` the actual state, forward over the stages::
 
@@ -49,7 +49,7 @@ class Rollout(NamedTuple):
 
 
 class Plan(NamedTuple):
-  """What is known before anything is decided.
+  """What is known before any control is updated.
 
   Attributes:
     problem: what a backward sweep works on.
@@ -85,45 +85,48 @@ def closed_loop(plan: Plan, sweep: value_lib.Sweep) -> Rollout:
     plan.trajectory,
     plan.directions,
   )
-  done = _ForwardPass(plan, sweep)
-  answers: list[Array] = []
+  forward = _ForwardPass(plan, sweep)
+  feedbacks: list[Array] = []
   clipped = sweep.clipped
   state, aux = trajectory.points[0].state, trajectory.points[0].fixed.aux
   for n, span in enumerate(problem.spans):
+    # What the stages before have changed (e), and the weights that it leaves.
     weights = sweep.values[n].slope
     if n > 0:
       t = span[0]
       change = tuple(map(jnp.subtract, state, trajectory.points[t].state))
-      e = done.outcome(n, directions[t], change)
-      answer, shortened = value_lib.shorten(
-        sweep.values[n].answer(e), problem.radius
+      e = forward.outcome(n, directions[t], change)
+      feedback, shortened = value_lib.clip_rows(
+        sweep.values[n].feedback(e), problem.radius
       )
-      weights = weights + answer
+      weights = weights + feedback
       clipped += shortened
-      answers.append(answer)
-    done.decide(n, weights)
+      feedbacks.append(feedback)
+    forward.update(n, weights)
+    # The actual state moves on with the new controls, and with those of earlier
+    # stages that are read again.
     if n + 1 < len(problem.spans):
       for t in span:
         point = trajectory.points[t]
-        u = _updated(point.control, point.stage.control, done.updates)
-        v = _updated(point.shared, point.stage.shared, done.updates)
+        u = _updated(point.control, point.stage.control, forward.updates)
+        v = _updated(point.shared, point.stage.shared, forward.updates)
         fixed = dataclasses.replace(point.fixed, aux=aux)
         state, aux = point.stage(state, u, v, fixed)
         state = gradients_lib.kept(state)
   batch = problem.terminal.slope.shape[0]
-  return done.rollout(
-    _ratio(answers, [value.slope for value in sweep.values[1:]]),
-    clipped / max(sweep.checked + batch * len(answers), 1),
+  return forward.rollout(
+    _ratio(feedbacks, [value.slope for value in sweep.values[1:]]),
+    clipped / max(sweep.checked + batch * len(feedbacks), 1),
   )
 
 
 def open_loop(plan: Plan) -> Rollout:
   """Updates the controls without feedback: every ``Q_ux`` is zero."""
   problem = plan.problem
-  done = _ForwardPass(plan, value_lib.level('frozen')(problem))
+  forward = _ForwardPass(plan, value_lib.recursion('frozen')(problem))
   for n in range(len(problem.spans)):
-    done.decide(n, problem.terminal.slope)
-  return done.rollout(jnp.zeros(()), jnp.zeros(()))
+    forward.update(n, problem.terminal.slope)
+  return forward.rollout(jnp.zeros(()), jnp.zeros(()))
 
 
 class _ForwardPass:
@@ -136,10 +139,10 @@ class _ForwardPass:
     self.gradients: dict[int, Array] = {}
     self._open: dict[int, Array] = {}  # open-loop gradients that were asked for
 
-  def decide(self, n: int, weights: Array) -> None:
+  def update(self, n: int, weights: Array) -> None:
     """The base's step of decision ``n`` for these sample weights."""
-    operator = self._problem.sensitivities[n]
-    total = value_lib.open_gain(self._problem, operator, weights)
+    operator = self._problem.operators[n]
+    total = value_lib.control_gradient(self._problem, operator, weights)
     self.gradients.update(zip(operator.control, total, strict=True))
     # A base that mixes stages reads gradients of others: the best known ones.
     needed = self._curvature.needed(operator.control)
@@ -148,7 +151,7 @@ class _ForwardPass:
     self.updates.update(zip(operator.control, step, strict=True))
 
   def rollout(self, feedback_ratio: Array, clipped_share: Array) -> Rollout:
-    """The result, once all is decided."""
+    """The result, once all controls are updated."""
     size = len(self.updates)
     return Rollout(
       [self.updates[i] for i in range(size)],
@@ -164,10 +167,10 @@ class _ForwardPass:
     if i in self.gradients:
       return self.gradients[i]
     if i not in self._open:
-      operators = self._problem.sensitivities
+      operators = self._problem.operators
       n = next(n for n, o in enumerate(operators) if i in o.control)
       slope = self._sweep.values[n].slope
-      gains = value_lib.open_gain(self._problem, operators[n], slope)
+      gains = value_lib.control_gradient(self._problem, operators[n], slope)
       self._open.update(zip(operators[n].control, gains, strict=True))
     return self._open[i]
 
@@ -178,7 +181,7 @@ class _ForwardPass:
     batch, rank = self._problem.terminal.slope.shape
     e = gradients_lib.dot(directions.state, change, batch)
     last = self._problem.spans[n][0] - 1
-    for operator in self._problem.sensitivities[:n]:
+    for operator in self._problem.operators[:n]:
       update = graph_lib.pick(self.updates, operator.control)
       e += operator.shared_change(update, after=last)
     return jnp.broadcast_to(e, (batch, rank))
@@ -193,9 +196,9 @@ def _updated(
   )
 
 
-def _ratio(answers: list[Array], slopes: list[Array]) -> Array:
-  """Norm of all answers over that of all slopes; zero if there are none."""
-  if not answers:
+def _ratio(feedbacks: list[Array], slopes: list[Array]) -> Array:
+  """Norm of all feedback over the norm of all slopes; zero if there is none."""
+  if not feedbacks:
     return jnp.zeros(())
-  above, below = (jnp.linalg.norm(jnp.stack(v)) for v in (answers, slopes))
+  above, below = (jnp.linalg.norm(jnp.stack(v)) for v in (feedbacks, slopes))
   return above / jnp.maximum(below, jnp.finfo(below.dtype).tiny)

@@ -1,6 +1,7 @@
 """One candidate step: the base alone, or backward sweep and closed loop.
 
-A step only proposes; whether it is taken is decided where the state is kept.
+A step is only proposed; ``transform`` keeps the state, and takes it if it is
+finite.
 """
 
 from __future__ import annotations
@@ -85,50 +86,43 @@ def closed_loop(options: StepOptions, call: UpdateCall) -> Step:
 
 
 def linearized(options: StepOptions, call: UpdateCall) -> rollout_lib.Plan:
-  """The nominal trajectory, its directions, and what a sweep works on there."""
+  """The nominal trajectory, its directions, and what a sweep works on there.
+
+  Args:
+    options: of the optimizer.
+    call: of ``update``.
+
+  Returns:
+    All that is known before the backward sweep.
+
+  Raises:
+    LossError: if the loss or the terminal returns another shape than expected.
+    OptionError: if a random key is missing.
+  """
   call, changed, measured = _restricted(options, call)
-  inputs, targets = call.batch
+  inputs, _ = call.batch
   graph = options.graph.for_inputs(inputs)
   nominal = gradients_lib.linearize(
     graph, graph.flatten(call.params), inputs, _extras(graph, call)
   )
-  loss = terminal_lib.of_pairs(options.loss, graph.outputs)
-  losses = terminal_lib.per_sample(loss, nominal.outputs, targets)
-  expansion = terminal_lib.check(
-    options.terminal(
-      loss, nominal.outputs, targets, *_terminal_key(options, call)
-    ),
-    nominal.outputs,
-  )
-  radius = _radius(options.trust_region, expansion.slope)
-  if graph.mixed and not terminal_lib.is_uniform(options.terminal):
-    expansion = terminal_lib.with_gradient(expansion)
+  losses, expansion, radius = _expanded(options, call, graph, nominal)
   directions = gradients_lib.propagate(nominal, expansion.directions)
-  operators = [
-    _operator(options, n, players, expansion.slope.shape)
-    for n, players in enumerate(
-      [gradients_lib.Player(graph, nominal, directions, t) for t in span]
-      for span in options.decisions
-    )
+  players = [
+    [gradients_lib.Player(graph, nominal, directions, t) for t in span]
+    for span in options.decisions
   ]
+  operators = _operators(options, players, expansion.slope.shape)
   given = None
   if call.grads is not None:  # complex ones as pairs of real ones
     given = list(map(graph_lib.as_real, jax.tree.leaves(call.grads)))
-  curvature = options.bound.begin(
-    call.base_state,
-    call.params,
-    curvature_lib.StepContext(
-      operators,
-      terminal_lib.square_root(expansion.curvature)
-      if options.base.needs_operators
-      else None,
-      given,
-      call.extra_args,
-    ),
-  )
+  root = None
+  if options.base.needs_operators:
+    root = terminal_lib.square_root(expansion.curvature)
+  context = curvature_lib.StepContext(operators, root, given, call.extra_args)
+  curvature = options.bound.begin(call.base_state, call.params, context)
   problem = value_lib.Problem(
     terminal=value_lib.Value(expansion.slope, expansion.curvature),
-    sensitivities=operators,
+    operators=operators,
     spans=options.decisions,
     curvature=curvature,
     given=given,
@@ -145,23 +139,54 @@ def linearized(options: StepOptions, call: UpdateCall) -> rollout_lib.Plan:
   )
 
 
-def _operator(
+def _expanded(
   options: StepOptions,
-  n: int,
-  players: list[gradients_lib.Player],
+  call: UpdateCall,
+  graph: graph_lib.LayerGraph,
+  nominal: gradients_lib.Trajectory,
+) -> tuple[Array, terminal_lib.Expansion, Array | None]:
+  """Losses ``[B]``, their expansion at the outputs, and the trust radius."""
+  loss = terminal_lib.of_pairs(options.loss, graph.outputs)
+  losses = terminal_lib.sample_losses(loss, nominal.outputs, call.batch[1])
+  expansion = terminal_lib.check(
+    options.terminal(
+      loss,
+      nominal.outputs,
+      call.batch[1],
+      *_terminal_key(options, call),
+    ),
+    nominal.outputs,
+  )
+  # In units of the slopes as the terminal gave them, before they change.
+  radius = _radius(options.trust_region, expansion.slope)
+  if graph.mixed and not terminal_lib.is_uniform(options.terminal):
+    expansion = terminal_lib.with_gradient(expansion)
+  return losses, expansion, radius
+
+
+def _operators(
+  options: StepOptions,
+  players: list[list[gradients_lib.Player]],
   shape: tuple[int, ...],
-) -> gradients_lib.Sensitivity:
-  """Per-sample gradients of a decision, for what is asked of them."""
+) -> list[gradients_lib.Sensitivity]:
+  """Per-sample gradients of each decision, for what is asked of them.
+
+  An operator is told at once what it will be asked for, since its cheapest form
+  depends on that.
+  """
   batch, rank = shape
-  wanted = gradients_lib.Wanted()
-  if options.feedback:
-    wanted = options.value.wanted(n)
-  if wanted.product is not None:
-    control = tuple(i for player in players for i in player.indices)
-    form = options.bound.factor_form(control)
-    wanted = wanted._replace(factor_form=form)
-  wanted = wanted._replace(rows=options.bound.reads_rows(players))
-  return gradients_lib.Sensitivity(players, batch, rank, wanted)
+  operators = []
+  for n, group in enumerate(players):
+    wanted = gradients_lib.Wanted()
+    if options.feedback:
+      wanted = options.value.wanted(n)
+    if wanted.product is not None:
+      control = tuple(i for player in group for i in player.indices)
+      form = options.bound.factor_form(control)
+      wanted = wanted._replace(factor_form=form)
+    wanted = wanted._replace(rows=options.bound.reads_rows(group))
+    operators.append(gradients_lib.Sensitivity(group, batch, rank, wanted))
+  return operators
 
 
 def finished(
@@ -208,7 +233,7 @@ def _gradients(
 
   def mean_loss(params: Any) -> tuple[Array, Any]:
     result = graph.run(params, inputs, _extras(graph, call))
-    losses = terminal_lib.per_sample(options.loss, result.outputs, targets)
+    losses = terminal_lib.sample_losses(options.loss, result.outputs, targets)
     return jnp.mean(losses), result.collections
 
   if call.grads is None:

@@ -79,7 +79,7 @@ def gt_ddp(
   loss: terminal_lib.Loss,
   base: optax.GradientTransformation,
   terminal: str | terminal_lib.TerminalValue = 'gradient',
-  value: str | value_lib.Level = 'frozen',
+  value: str | value_lib.ValueRecursion = 'frozen',
   cooperation: str = 'none',
   feedback: bool = True,
   trust_region: float | None = None,
@@ -96,22 +96,23 @@ def gt_ddp(
     loss: ``(outputs, targets) -> [B]``, see ``losses``.
     base: any optax transformation (keyword arguments that it needs are passed
       to ``update``); a ``value`` other than 'frozen' needs one that carries
-      ``Q_uu``: ``sgd``, ``rmsprop``, ``adam``, ``kfac``, ``ekfac`` of this
-      library, or a ``Base`` of your own.
+      ``Q_uu``: ``sgd``, ``rmsprop``, ``adam``, ``soap``, ``kfac``, ``ekfac``
+      of this library, or a ``Base`` of your own.
     terminal: value function at the outputs: 'gradient' (rank one),
       'gauss_newton' (the loss' exact Hessian), ``sampled(m)``,
       ``truncated(r)``, ``subset(terminal, n)``, or a ``TerminalValue``.
     value: 'frozen' (only feedback), 'bellman' (the paper's recursion) or
       'coupled' (exact over the batch, with the Gauss-Newton term in ``Q_uu``);
       ``Bellman(memory)`` or ``Coupled(memory)`` bound their memory.
-    cooperation: how stages whose outputs meet in one add decide together:
-      'none', 'kronecker' (as one layer, Theorem 3) or 'schur' (the joint block
-      system). Only elementwise work may stand between output and add: a norm
-      there ends the game. Needs ``kfac`` or ``ekfac``: a first-order base has
-      no curvature between players, so this changes nothing there, and a warning
-      says so.
-    feedback: whether layers answer each other. Without it every ``Q_ux`` is
-      zero, and the updates are the base's own at every ``value`` (Prop. 1, 4).
+    cooperation: joint update of stages whose outputs meet in one add: 'none',
+      'kronecker' (as one layer, Theorem 3) or 'schur' (the joint block
+      system). Only elementwise work may stand between output and add: a
+      normalization layer there disables the joint update. Needs ``kfac`` or
+      ``ekfac``: the other bases have no curvature between players, so this
+      changes nothing there, and a warning says so.
+    feedback: whether layers react to the updates of those before them.
+      Without it every ``Q_ux`` is zero, and the updates are the base's own at
+      every ``value`` (Prop. 1, 4).
     trust_region: largest length of a sample's ``S e``, and of how far
       'bellman' moves its ``d``, in units of the batch's root mean square
       terminal ``d``; None for no bound. Start with 0.3: the bare equations

@@ -7,7 +7,7 @@ from gtddp_jax.terminal.expansion import (
   TerminalValue,
   check,
   of_pairs,
-  per_sample,
+  sample_losses,
   square_root,
   with_gradient,
 )
@@ -28,8 +28,8 @@ __all__ = (
   'is_uniform',
   'named',
   'of_pairs',
-  'per_sample',
   'refuse_factory',
+  'sample_losses',
   'sampled',
   'square_root',
   'subset',

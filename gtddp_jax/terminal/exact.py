@@ -55,9 +55,9 @@ def gradient(
   loss: expansion_lib.Loss, outputs: Any, targets: Any
 ) -> expansion_lib.Expansion:
   """Rank one, ``V_xx = phi_x phi_x^T``: the paper's choice (Prop. 5, 6)."""
-  phi_x = jax.grad(lambda o: expansion_lib.per_sample(loss, o, targets).sum())(
-    outputs
-  )
+  phi_x = jax.grad(
+    lambda o: expansion_lib.sample_losses(loss, o, targets).sum()
+  )(outputs)
   first = jax.tree.leaves(outputs)[0]
   wide = jnp.promote_types(first.dtype, jnp.float32)
   return expansion_lib.Expansion(
@@ -78,7 +78,7 @@ def gauss_newton(
   Raises:
     LossError: if the outputs have too many numbers per sample.
   """
-  flat = Flat(loss, outputs, targets)
+  flat = FlatLoss(loss, outputs, targets)
   basis = jnp.asarray(_basis(loss, flat), flat.rows.dtype)  # [n, R]
   directions = jnp.broadcast_to(
     basis.T[:, None, :], (basis.shape[1], *flat.rows.shape)
@@ -90,7 +90,7 @@ def gauss_newton(
   )
 
 
-class Flat:
+class FlatLoss:
   """Outputs as one row ``[B, n]`` per sample, and the loss' derivatives there.
 
   Attributes:
@@ -100,7 +100,7 @@ class Flat:
 
   def __init__(self, loss: expansion_lib.Loss, outputs: Any, targets: Any):
     """Checks that the loss gives each sample a value of its own."""
-    expansion_lib.per_sample(loss, outputs, targets)
+    expansion_lib.sample_losses(loss, outputs, targets)
     _check_own(loss, outputs, targets)
     self._loss, self._targets = loss, targets
     self.leaves, self._tree = jax.tree.flatten(outputs)
@@ -181,7 +181,7 @@ def _check_own(loss: expansion_lib.Loss, outputs: Any, targets: Any) -> None:
     )
 
 
-def _basis(loss: expansion_lib.Loss, flat: Flat) -> np.ndarray:
+def _basis(loss: expansion_lib.Loss, flat: FlatLoss) -> np.ndarray:
   """Orthonormal output directions that the loss can see, ``[n, R]``."""
   n = flat.rows.shape[1]
   single = len(flat.leaves) == 1 and flat.leaves[0].ndim == 2

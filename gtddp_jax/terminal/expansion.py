@@ -40,11 +40,14 @@ class TerminalValue(Protocol):
   """What ``gt_ddp(terminal=...)`` takes: expands a loss at the outputs.
 
   A function of ``loss``, ``outputs`` (a pytree, leaves ``[B, ...]``) and
-  ``targets``. One that has an attribute ``rng`` (a name) is also given the key
-  ``update(..., rngs={name: key})``. One that has an attribute ``samples`` is
-  asked about the first so many samples of a batch only. One whose ``d`` is the
-  same for all samples may say so by an attribute ``uniform``; to others a
-  direction is added where samples are coupled, see ``with_gradient``.
+  ``targets``. Three attributes are optional:
+
+  - ``rng``: a name; the function is also given the key of
+    ``update(..., rngs={name: key})``.
+  - ``samples``: a number n; the function is given the first n samples of a
+    batch only.
+  - ``uniform``: True if ``d`` is the same for all samples. Where samples are
+    coupled, all others get a direction more, see ``with_gradient``.
   """
 
   def __call__(self, *args: Any, **kwargs: Any) -> Expansion:
@@ -101,10 +104,12 @@ def with_gradient(expansion: Expansion) -> Expansion:
     weights = slope.T.reshape(*leaf.shape[:2], *(1,) * (leaf.ndim - 2))
     return jnp.sum(weights * leaf, axis=0).astype(leaf.dtype)
 
-  return led_by(jax.tree.map(gradient, z), z, curvature)
+  return with_leading_gradient(jax.tree.map(gradient, z), z, curvature)
 
 
-def led_by(gradient: Any, directions: Any, curvature: Array) -> Expansion:
+def with_leading_gradient(
+  gradient: Any, directions: Any, curvature: Array
+) -> Expansion:
   """``Z = [V_x, Z]``, ``d = (1, 0 ... 0)`` and ``S = diag(0, S)``."""
   widened = jnp.pad(curvature, ((0, 0), (1, 0), (1, 0)))
   return Expansion(
@@ -116,7 +121,7 @@ def led_by(gradient: Any, directions: Any, curvature: Array) -> Expansion:
   )
 
 
-def per_sample(loss: Loss, outputs: Any, targets: Any) -> Array:
+def sample_losses(loss: Loss, outputs: Any, targets: Any) -> Array:
   """Evaluates a loss and checks that it has one value per sample, ``[B]``.
 
   Raises:

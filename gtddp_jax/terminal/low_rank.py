@@ -35,7 +35,7 @@ class Truncated:
     self, loss: expansion_lib.Loss, outputs: Any, targets: Any
   ) -> expansion_lib.Expansion:
     """Expands a loss; see ``TerminalValue``."""
-    flat = exact.Flat(loss, outputs, targets)
+    flat = exact.FlatLoss(loss, outputs, targets)
     values, vectors = jnp.linalg.eigh(flat.hessian())  # ascending
     kept = min(self.rank, values.shape[-1])
     columns = jnp.moveaxis(vectors[..., -kept:], -1, 0)
@@ -54,7 +54,7 @@ class Sampled:
     self, loss: expansion_lib.Loss, outputs: Any, targets: Any, key: Array
   ) -> expansion_lib.Expansion:
     """Expands a loss; see ``TerminalValue``."""
-    flat = exact.Flat(loss, outputs, targets)
+    flat = exact.FlatLoss(loss, outputs, targets)
     if losses.ignores_shift(loss) and len(flat.leaves) == 1:
       columns = _of_softmax(flat.leaves[0], targets, self.count, key)
     else:
@@ -72,12 +72,12 @@ class Subset:
 
   @property
   def rng(self) -> str | None:
-    """That of the value function it restricts."""
+    """The name of the key that ``expand`` draws with, if it draws."""
     return getattr(self.expand, 'rng', None)
 
   @property
   def uniform(self) -> bool:
-    """That of the value function it restricts."""
+    """Whether ``expand`` has the same ``d`` for all samples."""
     return exact.is_uniform(self.expand)
 
   def __call__(self, *args: Any) -> expansion_lib.Expansion:
@@ -157,11 +157,11 @@ def refuse_factory(terminal: Any) -> None:
 
 
 def _expansion(
-  flat: exact.Flat, columns: Array, weights: Array
+  flat: exact.FlatLoss, columns: Array, weights: Array
 ) -> expansion_lib.Expansion:
   """From columns ``z`` ``[m, B, n]`` and weights ``s`` ``[B, m]``."""
   eye = jnp.eye(weights.shape[1], dtype=weights.dtype)
-  return expansion_lib.led_by(
+  return expansion_lib.with_leading_gradient(
     flat.unflatten(flat.gradient()),
     flat.unflatten(columns),
     weights[:, :, None] * eye[None],

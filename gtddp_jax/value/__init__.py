@@ -2,27 +2,27 @@
 
 from gtddp_jax.value.bellman import Bellman
 from gtddp_jax.value.coupled import Coupled
-from gtddp_jax.value.levels import Frozen, level
 from gtddp_jax.value.problem import (
   Curvature,
-  Level,
   Problem,
   Sweep,
   Value,
-  open_gain,
-  shorten,
+  ValueRecursion,
+  clip_rows,
+  control_gradient,
 )
+from gtddp_jax.value.recursions import Frozen, recursion
 
 __all__ = (
   'Bellman',
   'Coupled',
   'Curvature',
   'Frozen',
-  'Level',
   'Problem',
   'Sweep',
   'Value',
-  'level',
-  'open_gain',
-  'shorten',
+  'ValueRecursion',
+  'clip_rows',
+  'control_gradient',
+  'recursion',
 )

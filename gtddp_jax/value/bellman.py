@@ -42,11 +42,11 @@ class Bellman:
 
   @property
   def needs_curvature(self) -> bool:
-    """See ``Level``."""
+    """See ``ValueRecursion``."""
     return True
 
   def wanted(self, n: int) -> gradients_lib.Wanted:
-    """See ``Level``; nobody upstream reads the first value function."""
+    """See ``ValueRecursion``; no stage reads the first value function."""
     product = 'gram' if n > 0 else None
     return gradients_lib.Wanted(product, memory=self.memory)
 
@@ -56,21 +56,21 @@ class Bellman:
     root = terminal_lib.square_root(curvature)
     values = [problem.terminal]
     factors, clipped = [jnp.ones(slope.shape)], jnp.zeros(())
-    # The first stage ends the sweep: nobody upstream reads its value function.
-    for operator in reversed(problem.sensitivities[1:]):
+    # The first stage ends the sweep: no stage is before it to read its value.
+    for operator in reversed(problem.operators[1:]):
       control = operator.control
-      q_u = problem_lib.open_gain(problem, operator, slope)
+      q_u = problem_lib.control_gradient(problem, operator, slope)
       problem.curvature.observe(control, slope, q_u)
       k = problem.curvature.step(control, dict(zip(control, q_u, strict=True)))
       gram = operator.gram(problem.curvature.inverse(control))
-      move = values[-1].answer(operator.directional(k))
-      moved, shortened = problem_lib.shorten(
+      move = values[-1].feedback(operator.directional(k))
+      moved, shortened = problem_lib.clip_rows(
         slope + move - problem.terminal.slope, problem.radius
       )
       slope = problem.terminal.slope + moved
       clipped += shortened
       root, factor = _contract(root, gram / gram.shape[0])
-      curvature = problem_lib.times(root, root.swapaxes(1, 2))
+      curvature = problem_lib.matmul(root, root.swapaxes(1, 2))
       factors.append(factor)
       values.append(problem_lib.Value(slope, curvature))
     problem.curvature.observe_rest(slope)
@@ -81,8 +81,8 @@ class Bellman:
 
 def _contract(root: Array, gram: Array) -> tuple[Array, Array]:
   """``L (I - L^T N L / B)_+^(1/2)``, and that factor's eigenvalues."""
-  times = problem_lib.times
-  inner = times(times(root.swapaxes(1, 2), gram), root)
+  matmul = problem_lib.matmul
+  inner = matmul(matmul(root.swapaxes(1, 2), gram), root)
   if root.shape[-1] == 1:
     factor = 1 - inner
     return root * jnp.sqrt(jnp.maximum(factor, 0)), factor[..., 0]

@@ -53,7 +53,7 @@ class CoupledValue(NamedTuple):
   root: Array
   factor: Array
 
-  def answer(self, e: Array) -> Array:
+  def feedback(self, e: Array) -> Array:
     """``S e``, ``[B, R]``."""
     inner = jnp.einsum('bri,br->bi', self.root, e)
     solved = linalg.cho_solve((self.factor, True), inner.ravel())
@@ -78,11 +78,11 @@ class Coupled:
 
   @property
   def needs_curvature(self) -> bool:
-    """See ``Level``."""
+    """See ``ValueRecursion``."""
     return True
 
   def wanted(self, n: int) -> gradients_lib.Wanted:
-    """See ``Level``."""
+    """See ``ValueRecursion``."""
     del n
     return gradients_lib.Wanted('kernel', memory=self.memory)
 
@@ -98,12 +98,14 @@ def _sweep(problem: problem_lib.Problem) -> problem_lib.Sweep:
   first, slope = problem.terminal.slope, problem.terminal.slope
   total = jnp.zeros((*slope.shape, *slope.shape), slope.dtype)  # C
   values: list[CoupledValue] = []
-  for operator in reversed(problem.sensitivities):
-    q_u = problem_lib.open_gain(problem, operator, slope)
+  for operator in reversed(problem.operators):
+    q_u = problem_lib.control_gradient(problem, operator, slope)
     problem.curvature.observe(operator.control, slope, q_u)
     inverse = problem.curvature.inverse(operator.control)
     if problem.given is not None:
-      first += problem.terminal.answer(_of_rest(operator, slope, q_u, inverse))
+      first += problem.terminal.feedback(
+        _of_rest(operator, slope, q_u, inverse)
+      )
     total += operator.kernel(inverse) / slope.shape[0]
     value, smallest = _value(root, total, first)
     slope = value.slope
@@ -140,6 +142,6 @@ def _value(
   ridge = 1 + rounding * jnp.max(jnp.diagonal(inner))
   inner += ridge * jnp.eye(size, dtype=inner.dtype)
   pending = CoupledValue(first, root, jnp.linalg.cholesky(inner))
-  contracted = pending.answer(jnp.einsum('brcs,cs->br', total, first))
+  contracted = pending.feedback(jnp.einsum('brcs,cs->br', total, first))
   largest = jnp.max(jnp.sum(jnp.abs(inner), axis=1))
   return pending._replace(slope=first - contracted), 1 / largest

@@ -2,8 +2,8 @@
 
 At every cut the value function of sample ``i`` stays in the span of the
 back-propagated directions, ``V_x = P d`` and ``V_xx = P S P^T``, so that every
-backward recursion runs on ``d`` and ``S`` alone. A *level* is such a recursion:
-``frozen`` keeps both at their terminal values, ``bellman`` is
+backward recursion runs on ``d`` and ``S`` alone. Of the
+value recursions, ``frozen`` keeps both at their terminal values, ``bellman`` is
 block-diagonal over the batch, ``coupled`` is exact over the batch.
 """
 
@@ -21,14 +21,14 @@ Array = jax.Array
 Arrays = tuple[jax.Array, ...]
 
 
-class Answering(Protocol):
+class ValueFunction(Protocol):
   """A value function in the span of the directions."""
 
   @property
   def slope(self) -> Array:
     """``d``, ``[B, R]``."""
 
-  def answer(self, e: Array) -> Array:
+  def feedback(self, e: Array) -> Array:
     """``S e``: how the weights change with the outcomes; ``[B, R]``."""
 
 
@@ -43,9 +43,9 @@ class Value(NamedTuple):
   slope: Array
   curvature: Array
 
-  def answer(self, e: Array) -> Array:
+  def feedback(self, e: Array) -> Array:
     """``S e``, ``[B, R]``."""
-    return times(self.curvature, e[..., None])[..., 0]
+    return matmul(self.curvature, e[..., None])[..., 0]
 
 
 class Sweep(NamedTuple):
@@ -60,7 +60,7 @@ class Sweep(NamedTuple):
     checked: how many it could have shortened.
   """
 
-  values: Sequence[Answering]
+  values: Sequence[ValueFunction]
   smallest_factor: Array
   clipped: Array
   checked: int
@@ -75,7 +75,7 @@ class Curvature(Protocol):
     """Takes the curvature of a control from ``d`` and ``Q_u`` there."""
 
   def observe_rest(self, slope: Array) -> None:
-    """Takes that of all other controls from ``d``; ends the recursion."""
+    """Takes the curvature of all others from ``d``; ends the recursion."""
 
   def inverse(self, control: tuple[int, ...]) -> gradients_lib.Inverse:
     """``Q_uu^-1`` of a control that was observed."""
@@ -87,11 +87,11 @@ class Curvature(Protocol):
 
 
 class Problem(NamedTuple):
-  """What a level of the recursion works on.
+  """What a value recursion works on.
 
   Attributes:
     terminal: the value function at the outputs.
-    sensitivities: one operator per decision.
+    operators: one operator per decision.
     spans: the stages of each decision.
     curvature: ``Q_uu`` and step of the base optimizer.
     given: open-loop gradients by flat index that replace ``combine(d_T)``, or
@@ -100,15 +100,15 @@ class Problem(NamedTuple):
   """
 
   terminal: Value
-  sensitivities: Sequence[gradients_lib.Sensitivity]
+  operators: Sequence[gradients_lib.Sensitivity]
   spans: Sequence[range]
   curvature: Curvature
   given: Sequence[Array] | None
   radius: Array | None
 
 
-class Level(Protocol):
-  """A value recursion: ``d`` and ``S`` from the outputs back.
+class ValueRecursion(Protocol):
+  """How ``d`` and ``S`` are taken from the outputs back.
 
   Attributes:
     needs_curvature: whether it asks for ``Q_uu``.
@@ -125,14 +125,14 @@ class Level(Protocol):
     """Sweeps backward."""
 
 
-def times(left: Array, right: Array) -> Array:
+def matmul(left: Array, right: Array) -> Array:
   """Product of matrices ``[..., R, R]``, one by one."""
   if left.shape[-1] == 1:  # products of numbers join their neighbours' kernel
     return left * right
   return left @ right
 
 
-def open_gain(
+def control_gradient(
   problem: Problem, operator: gradients_lib.Sensitivity, weights: Array
 ) -> Arrays:
   """``Q_u`` for sample weights; on top of the given gradients, if any."""
@@ -144,7 +144,7 @@ def open_gain(
   return tuple((problem.given[i] + g).astype(g.dtype) for i, g in pairs)
 
 
-def shorten(weights: Array, radius: Array | None) -> tuple[Array, Array]:
+def clip_rows(weights: Array, radius: Array | None) -> tuple[Array, Array]:
   """Scales the rows of ``[B, R]`` to length ``radius`` at most.
 
   Returns:

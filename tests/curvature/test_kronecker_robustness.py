@@ -167,7 +167,7 @@ def test_one_compilation_serves_all_steps(setup: Any) -> None:
 def test_players_that_share_all_share_a_basis() -> None:
   """Their blocks of B may differ by rounding, which turns a null space."""
   layout = kronecker.Layout(
-    (6, 6), (3, 3), (0, 0), apart=True, coincide=True, corrected=True
+    (6, 6), (3, 3), (0, 0), separate_bases=True, identical=True, ekfac=True
   )
   block = kronecker.init(layout, 4096, F32)
   h = draw(2, 6).astype(F32)
@@ -178,7 +178,7 @@ def test_players_that_share_all_share_a_basis() -> None:
   )
   [found] = kronecker.renewed([layout], [block])
   jax.tree.map(np.testing.assert_array_equal, *found.frames)
-  apart = layout._replace(coincide=False)
+  apart = layout._replace(identical=False)
   [found] = kronecker.renewed([apart], [block])
   u, v = (np.abs(frame.out.vectors) for frame in found.frames)
   assert np.max(np.abs(u - v)) > 0.1
@@ -188,7 +188,7 @@ def test_players_that_share_all_share_a_basis() -> None:
 def test_players_that_share_all_need_no_damping(corrected: bool) -> None:
   """Damping that a float32 loses beside the curvature still counts."""
   layout = kronecker.Layout(
-    (2, 2), (3, 3), (0, 0), apart=True, coincide=True, corrected=corrected
+    (2, 2), (3, 3), (0, 0), separate_bases=True, identical=True, ekfac=corrected
   )
   block = kronecker.init(layout, 4096, F32)
   frames = tuple(
@@ -208,7 +208,7 @@ def test_players_that_share_all_need_no_damping(corrected: bool) -> None:
 def test_a_side_that_is_a_diagonal_carries_the_moment() -> None:
   """No matrix of that side is formed: its eigenvectors stay as they are."""
   layout = kronecker.Layout(
-    (3,), (50_000,), (0,), apart=False, coincide=False, corrected=True
+    (3,), (50_000,), (0,), separate_bases=False, identical=False, ekfac=True
   )
   block = kronecker.init(layout, 4096, F32)
   moment = jnp.abs(draw(3, 50_000)).astype(F32)

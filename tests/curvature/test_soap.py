@@ -106,6 +106,25 @@ def test_the_inverse_is_the_step_along_what_was_observed() -> None:
     assert np.min(np.linalg.eigvalsh(dense)) > -1e-12
 
 
+def test_the_bases_follow_the_factors() -> None:
+  """One step of a power iteration a period keeps up with a slow change."""
+  rng = np.random.default_rng(0)
+  tx = gt.soap(RATE, eigenbasis_period=5)
+  params = {'w': jnp.zeros((6, 4))}
+  state, step = tx.init(params), jax.jit(tx.update)
+  turned = np.linalg.qr(rng.normal(size=(6, 6)))[0] * 0.3 ** np.arange(6)
+  for _ in range(100):
+    gradient = turned @ rng.normal(size=(6, 4))
+    _, state = step({'w': jnp.asarray(gradient)}, state)
+  for side in state.left['w'], state.right['w']:
+    np.testing.assert_allclose(
+      side.basis.T @ side.basis, np.eye(len(side.basis)), atol=1e-10
+    )
+    inner = side.basis.T @ side.factor @ side.basis
+    off = inner - jnp.diag(jnp.diag(inner))
+    assert jnp.max(jnp.abs(off)) < 0.2 * jnp.max(inner)
+
+
 def test_without_feedback_it_is_soap() -> None:
   problem = square_network()
   graph = gt.trace(problem.apply_fn, problem.params, problem.inputs)

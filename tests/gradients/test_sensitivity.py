@@ -13,7 +13,7 @@ from jax import lax
 
 import gtddp_jax as gt
 from gtddp_jax import terminal
-from gtddp_jax.curvature.diagonal import Diagonal
+from gtddp_jax.curvature.diagonal import DiagonalInverse
 from gtddp_jax.gradients import control as control_lib
 from gtddp_jax.gradients import operator as operator_lib
 from gtddp_jax.gradients import trajectory
@@ -174,7 +174,7 @@ def test_the_operator_is_that_of_the_gradient_matrix(
       jnp.cos(jnp.arange(leaves[i].size)).reshape(leaves[i].shape)
       for i in control
     )
-    inverse = Diagonal(diagonal(k, isotropic))
+    inverse = DiagonalInverse(diagonal(k, isotropic))
     return (
       gram_of.gram(inverse)[:, 0, 0],
       kernel_of.kernel(inverse)[:, 0, :, 0],

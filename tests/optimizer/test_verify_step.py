@@ -77,8 +77,8 @@ def test_faults_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     assert failing(tx) == {'dense'}
   with monkeypatch.context() as patch:
-    outcome = rollout._Done.outcome
-    patch.setattr(rollout._Done, 'outcome', lambda *a: -outcome(*a))
+    outcome = rollout._ForwardPass.outcome
+    patch.setattr(rollout._ForwardPass, 'outcome', lambda *a: -outcome(*a))
     assert failing(tx) == {'dense'}
 
 

@@ -100,7 +100,8 @@ def soap(
     R = b2 * leaf.R + (1 - b2) * G.T @ G
     U = leaf.U
     if count == 0:
-      U = np.kron(np.linalg.eigh(L)[1], np.linalg.eigh(R)[1])
+      left, right = (np.linalg.eigh(side)[1][:, ::-1] for side in (L, R))
+      U = np.kron(left, right)
     elif count % period == 0:
       # QR of a Kronecker product is the product of the QRs, up to signs.
       U = np.linalg.qr(np.kron(L, R) @ U)[0]

@@ -109,7 +109,7 @@ def kfac(
   """
   return _base(step_lib.Settings(
     learning_rate, damping, momentum, norm_constraint, diagonal, statistics,
-    corrected=False,
+    ekfac=False,
   ))  # fmt: skip
 
 
@@ -146,12 +146,12 @@ def ekfac(
   """
   return _base(step_lib.Settings(
     learning_rate, damping, momentum, norm_constraint, diagonal, statistics,
-    corrected=True,
+    ekfac=True,
   ))  # fmt: skip
 
 
 def _base(settings: step_lib.Settings) -> Kronecker:
-  name = 'ekfac' if settings.corrected else 'kfac'
+  name = 'ekfac' if settings.ekfac else 'kfac'
   rate: Any = settings.learning_rate
   known = checks.is_number(rate) and rate > 0
   if not (known or isinstance(rate, Array) or callable(rate)):

@@ -40,27 +40,27 @@ class Layout(NamedTuple):
   Attributes:
     out: c of each player.
     into: a of each player, with the 1 for a bias.
-    alike: for each player, the first one with the same input rows.
-    apart: whether each player keeps a basis of its own ('schur').
-    coincide: whether all players have equal inputs and cotangents.
-    corrected: whether eigenvalues are EKFAC's.
+    input_group: for each player, the first one with the same input rows.
+    separate_bases: whether each player keeps a basis of its own ('schur').
+    identical: whether all players have equal inputs and cotangents.
+    ekfac: whether eigenvalues are EKFAC's.
   """
 
   out: tuple[int, ...]
   into: tuple[int, ...]
-  alike: tuple[int, ...]
-  apart: bool
-  coincide: bool
-  corrected: bool
+  input_group: tuple[int, ...]
+  separate_bases: bool
+  identical: bool
+  ekfac: bool
 
   def frames(self) -> list[tuple[slice, slice]]:
     """Rows of ``B`` and ``A`` that each basis spans."""
-    if not self.apart:
+    if not self.separate_bases:
       return [(slice(0, sum(self.out)), slice(0, sum(self.into)))]
     return list(zip(_slices(self.out), _slices(self.into), strict=True))
 
 
-class Frame(NamedTuple):
+class Eigenbasis(NamedTuple):
   """A basis, and EKFAC's eigenvalues in it.
 
   Attributes:
@@ -86,7 +86,7 @@ class Block(NamedTuple):
 
   a: Array
   b: Array
-  frames: tuple[Frame, ...]
+  frames: tuple[Eigenbasis, ...]
   cross: tuple[joint_lib.Cross, ...]
 
 
@@ -109,8 +109,8 @@ def init(layout: Layout, largest: int, dtype: jnp.dtype) -> Block:
   for rows, columns in layout.frames():
     out, into = spectrum(_part(b, rows)), spectrum(_part(a, columns))
     shape = (len(out.values), len(into.values))
-    moment = jnp.array(np.zeros(shape, dtype)) if layout.corrected else None
-    frames.append(Frame(out, into, moment))
+    moment = jnp.array(np.zeros(shape, dtype)) if layout.ekfac else None
+    frames.append(Eigenbasis(out, into, moment))
   block = Block(a, b, tuple(frames), ())
   return block._replace(cross=_cross(layout, block))
 
@@ -118,14 +118,14 @@ def init(layout: Layout, largest: int, dtype: jnp.dtype) -> Block:
 def measured(
   layout: Layout,
   operator: gradients_lib.Sensitivity,
-  mix: Array,
+  columns: Array,
   statistics: factors_lib.Statistics,
 ) -> tuple[Array, Array]:
-  """``A`` and ``B`` of a batch; ``mix`` ``[B, R, K]`` makes columns."""
+  """``A`` and ``B`` of a batch; ``columns``, ``[B, R, K]``, as for ``B``."""
   products = [p.product for p in operator.players if p.product is not None]
   factors = [p.factors() for p in operator.players]
   positions, largest = statistics.positions, statistics.largest
-  first = sorted(set(layout.alike))
+  first = sorted(set(layout.input_group))
   a = factors_lib.of_inputs(
     [products[p] for p in first],
     [factors[p] for p in first],
@@ -134,10 +134,12 @@ def measured(
   )
   if len(first) < len(products):
     parts = _slices([layout.into[p] for p in first])
-    rows = np.concatenate([np.r_[parts[first.index(p)]] for p in layout.alike])
+    rows = np.concatenate(
+      [np.r_[parts[first.index(p)]] for p in layout.input_group]
+    )
     a = a[rows] if a.ndim == 1 else a[rows][:, rows]
   b = factors_lib.of_cotangents(
-    products, factors, positions, mix, whole=sum(layout.out) <= largest
+    products, factors, positions, columns, whole=sum(layout.out) <= largest
   )
   return a, b
 
@@ -175,10 +177,10 @@ def renewed(layouts: Sequence[Layout], blocks: Sequence[Block]) -> list[Block]:
   result = []
   for layout, block in zip(layouts, blocks, strict=True):
     frames = tuple(
-      _carried(frame, Frame(next(spectra), next(spectra), frame.moment))
+      _carried(frame, Eigenbasis(next(spectra), next(spectra), frame.moment))
       for frame in block.frames
     )
-    if layout.coincide:  # to rounding, which may turn a basis at will
+    if layout.identical:  # up to rounding, which may turn a basis
       frames = frames[:1] * len(frames)
     block = block._replace(frames=frames)
     result.append(block._replace(cross=_cross(layout, block)))
@@ -189,7 +191,7 @@ def with_moment(
   layout: Layout,
   block: Block,
   operator: gradients_lib.Sensitivity,
-  mix: Array,
+  columns: Array,
   average: tuple[float, Array],
 ) -> Block:
   """The block with EKFAC's eigenvalues averaged over one more batch.
@@ -198,7 +200,7 @@ def with_moment(
     layout: of the block.
     block: as it was.
     operator: of the decision.
-    mix: ``[B, R, K]``, makes columns.
+    columns: of the R directions, ``[B, R, K]``, see ``factors``.
     average: decay, and the count of batches so far.
 
   Returns:
@@ -206,9 +208,9 @@ def with_moment(
   """
   bases = _bases(layout, block)
   if all(player.positions == 1 for player in operator.players):
-    squares = _of_rows(operator, bases, mix)
+    squares = _of_rows(operator, bases, columns)
   else:
-    squares = _of_gradients(operator, bases, mix)
+    squares = _of_gradients(operator, bases, columns)
   frames = tuple(
     frame._replace(moment=averaged(frame.moment, square, *average))
     for frame, square in zip(block.frames, squares, strict=True)
@@ -219,17 +221,17 @@ def with_moment(
 
 def inverse(
   layout: Layout, block: Block, damping: float | Array
-) -> inverse_lib.Rotated | joint_lib.Joint:
+) -> inverse_lib.EigenbasisInverse | joint_lib.Joint:
   """``M^-1``."""
   bases = _bases(layout, block)
-  if not layout.corrected and not layout.apart:
+  if not layout.ekfac and not layout.separate_bases:
     (frame,), (basis,) = block.frames, bases
     more_a, more_b = linalg.tikhonov(
       frame.into.values, frame.out.values, damping
     )
     root_a = jax.lax.rsqrt(frame.into.values + more_a)
     root_b = jax.lax.rsqrt(frame.out.values + more_b)
-    return inverse_lib.Rotated(
+    return inverse_lib.EigenbasisInverse(
       tuple(linalg.right(v, root_b) for v in basis.out),
       tuple(linalg.right(w, root_a) for w in basis.into),
       jnp.ones((), root_a.dtype),
@@ -238,13 +240,13 @@ def inverse(
     dataclasses.replace(basis, scale=1 / _eigenvalues(frame, damping))
     for basis, frame in zip(bases, block.frames, strict=True)
   )
-  if not layout.apart:
+  if not layout.separate_bases:
     return damped[0]
   pairs = itertools.combinations(range(len(damped)), 2)
   return joint_lib.Joint(
     damped,
     tuple(
-      _damping(frame, damping) if layout.coincide else _coupling(frame)
+      _damping(frame, damping) if layout.identical else _coupling(frame)
       for frame in block.frames
     ),
     dict(zip(pairs, block.cross, strict=False)),
@@ -252,7 +254,7 @@ def inverse(
   )
 
 
-def _eigenvalues(frame: Frame, damping: float | Array) -> Array:
+def _eigenvalues(frame: Eigenbasis, damping: float | Array) -> Array:
   """Of the damped ``M``, ``[C, A]``."""
   if frame.moment is not None:
     return frame.moment + damping
@@ -260,7 +262,7 @@ def _eigenvalues(frame: Frame, damping: float | Array) -> Array:
   return jnp.outer(frame.out.values + more_b, frame.into.values + more_a)
 
 
-def _damping(frame: Frame, damping: float | Array) -> Array:
+def _damping(frame: Eigenbasis, damping: float | Array) -> Array:
   """What damping adds to the eigenvalues, without cancellation."""
   out, into = frame.out.values, frame.into.values
   if frame.moment is not None:
@@ -271,7 +273,7 @@ def _damping(frame: Frame, damping: float | Array) -> Array:
   )
 
 
-def _coupling(frame: Frame) -> Array:
+def _coupling(frame: Eigenbasis) -> Array:
   """``e`` of ``joint.Joint``, where the players do not coincide."""
   out, into, moment = frame.out.values, frame.into.values, frame.moment
   if moment is None:
@@ -285,7 +287,7 @@ def _coupling(frame: Frame) -> Array:
   return jnp.sqrt(moment / jnp.outer(ridge(out), ridge(into)))
 
 
-def _carried(old: Frame, new: Frame) -> Frame:
+def _carried(old: Eigenbasis, new: Eigenbasis) -> Eigenbasis:
   """The new frame with the old curvature's diagonal in it."""
   moment = old.moment
   if moment is not None:
@@ -298,7 +300,7 @@ def _carried(old: Frame, new: Frame) -> Frame:
 
 
 def _cross(layout: Layout, block: Block) -> tuple[joint_lib.Cross, ...]:
-  if not layout.apart or layout.coincide:
+  if not layout.separate_bases or layout.identical:
     return ()
   spans, frames = layout.frames(), block.frames
   return tuple(
@@ -312,15 +314,15 @@ def _cross(layout: Layout, block: Block) -> tuple[joint_lib.Cross, ...]:
   )
 
 
-def _bases(layout: Layout, block: Block) -> list[inverse_lib.Rotated]:
+def _bases(layout: Layout, block: Block) -> list[inverse_lib.EigenbasisInverse]:
   """The basis of each frame, scaled by one."""
   one = jnp.ones((), block.a.dtype)
   vectors = [(f.out.vectors, f.into.vectors) for f in block.frames]
-  if layout.apart or len(layout.out) == 1:
-    return [inverse_lib.Rotated((v,), (w,), one) for v, w in vectors]
+  if layout.separate_bases or len(layout.out) == 1:
+    return [inverse_lib.EigenbasisInverse((v,), (w,), one) for v, w in vectors]
   ((v, w),) = vectors
   return [
-    inverse_lib.Rotated(
+    inverse_lib.EigenbasisInverse(
       tuple(v[rows] for rows in _slices(layout.out)),
       tuple(w[rows] for rows in _slices(layout.into)),
       one,
@@ -330,15 +332,15 @@ def _bases(layout: Layout, block: Block) -> list[inverse_lib.Rotated]:
 
 def _of_rows(
   operator: gradients_lib.Sensitivity,
-  bases: Sequence[inverse_lib.Rotated],
-  mix: Array,
+  bases: Sequence[inverse_lib.EigenbasisInverse],
+  columns: Array,
 ) -> list[Array]:
   """``E[(U_B^T G U_A)^2]`` in each basis, of players with one position each.
 
   ``G_i`` is a sum of ``h_p x_p^T`` over players, so its square is one of
   products, each pair of players twice: no gradient is formed.
   """
-  rows = [_row(player, mix) for player in operator.players]
+  rows = [_row(player, columns) for player in operator.players]
   groups = [rows] if len(bases) == 1 else [[row] for row in rows]
   found = []
   for basis, group in zip(bases, groups, strict=True):
@@ -353,37 +355,38 @@ def _of_rows(
   return found
 
 
-def _row(player: gradients_lib.Player, mix: Array) -> tuple[Array, Array]:
+def _row(player: gradients_lib.Player, columns: Array) -> tuple[Array, Array]:
   """Input ``[B, a]`` and columns of cotangents ``[B, K, c]`` of a player."""
   assert player.product is not None
   factors = player.product.factors(*player.factors())
-  h = factors_lib.mixed(factors.h, mix.astype(factors.h.dtype))
+  h = factors_lib.to_columns(factors.h, columns.astype(factors.h.dtype))
   return player.product.homogeneous(factors.x)[:, 0], h[:, :, 0]
 
 
 def _of_gradients(
   operator: gradients_lib.Sensitivity,
-  bases: Sequence[inverse_lib.Rotated],
-  mix: Array,
+  bases: Sequence[inverse_lib.EigenbasisInverse],
+  columns: Array,
 ) -> list[Array]:
   """``E[(U_B^T G U_A)^2]`` in each basis, from per-sample gradients."""
   sizes = [
     (p.product.c, p.product.width) for p in operator.players if p.product
   ]
 
-  def squares(rows: Array, mix: Array) -> list[Array]:  # [b, R, p], [b, R, K]
-    columns = factors_lib.mixed(rows, mix.astype(rows.dtype))
-    parts = [columns]
+  def squares(rows: Array, columns: Array) -> list[Array]:
+    # [b, R, p] and [b, R, K] to [b, K, p]
+    made = factors_lib.to_columns(rows, columns.astype(rows.dtype))
+    parts = [made]
     if len(bases) > 1:
       parts = [
-        g.reshape(*g.shape[:-2], -1) for g in inverse_lib.split(columns, sizes)
+        g.reshape(*g.shape[:-2], -1) for g in inverse_lib.split(made, sizes)
       ]
     return [
-      linalg.total(jnp.square(basis.rotate(part)), 2)
+      linalg.sum_leading(jnp.square(basis.rotate(part)), 2)
       for basis, part in zip(bases, parts, strict=True)
     ]
 
-  totals = operator.total(squares, mix)
+  totals = operator.total(squares, columns)
   return [total / operator.batch for total in totals]
 
 

@@ -55,7 +55,7 @@ class BoundKronecker:
     if layout is not None:
       if len(layout.out) > 1:
         return None
-      return 'matrix' if layout.corrected else 'number'
+      return 'matrix' if layout.ekfac else 'number'
     places = [parts.others.index(i) for i in control]
     return diagonal.factor_form(self._isotropic, places)
 
@@ -71,7 +71,7 @@ class BoundKronecker:
     """See ``BoundBase``; EKFAC's ``s``, of layers with several positions."""
     control = tuple(i for player in players for i in player.indices)
     layout = self._parts.layouts.get(control)
-    if layout is None or not layout.corrected:
+    if layout is None or not layout.ekfac:
       return False
     return any(player.positions != 1 for player in players)
 
@@ -135,7 +135,7 @@ def _layout(
   largest = settings.statistics.largest
   if len(span) > 1 and max(sum(out), sum(into)) > largest:
     raise errors.OptionError(
-      f'The players {names} decide together: expected joint factors of at most '
+      f'The players {names} are updated jointly: expected factors of at most '
       f'Statistics(largest={largest}) rows, got {max(sum(out), sum(into))}. '
       f"Raise it, or use cooperation='none'.",
       'largest',
@@ -145,16 +145,16 @@ def _layout(
     tuple(out),
     tuple(into),
     game.alike,
-    apart=cooperation == 'schur' and len(span) > 1,
-    coincide=game.direct and not any(game.alike),
-    corrected=settings.corrected,
+    separate_bases=cooperation == 'schur' and len(span) > 1,
+    identical=game.direct and not any(game.alike),
+    ekfac=settings.ekfac,
   )
 
 
 def _without_rule(
   graph: graph_lib.LayerGraph, span: range, settings: step_lib.Settings
 ) -> str:
-  name = 'ekfac' if settings.corrected else 'kfac'
+  name = 'ekfac' if settings.ekfac else 'kfac'
   stages = [graph.stages[t] for t in span if not graph.has_kronecker(t)]
   paths = ', '.join(repr(graph.paths[i]) for s in stages for i in s.control)
   return (

@@ -1,8 +1,8 @@
 """Kronecker factors of a decision: ``A = E[x x^T]`` and ``B = E[h h^T]``.
 
 ``x`` are the layers' input rows (with a trailing 1 for a bias) and ``h`` the
-cotangents at their outputs; players who decide together have them end to end.
-Where a layer is used at several positions of a sample (pixels, tokens)::
+cotangents at their outputs; players who are updated jointly have them end to
+end. Where a layer is used at several positions of a sample (pixels, tokens)::
 
     expand    A = E_{i,t}[x x^T]     B = E_i[sum_t h h^T]
     reduce    A = E_i[m m^T]         B = E_i[n n^T]
@@ -119,26 +119,29 @@ def of_cotangents(
   products: Sequence[gradients_lib.Contraction],
   factors: Sequence[tuple[Array, Array]],
   positions: str,
-  mix: Array,
+  columns: Array,
   *,
   whole: bool,
 ) -> Array:
-  """``B``; as ``of_inputs``, with ``mix`` ``[B, R, K]`` making columns."""
+  """``B``; as ``of_inputs``, from the columns of ``V_hh`` or from ``V_h``.
+
+  ``columns`` ``[B, R, K]`` combine the R directions to K columns.
+  """
   pairs = zip(products, factors, strict=True)
   rows = jnp.concatenate([p.cotangents(h) for p, (_, h) in pairs], axis=-1)
   rows = rows.astype(jnp.promote_types(rows.dtype, jnp.float32))
   if positions == 'reduce':
     rows = rows.sum(axis=2, keepdims=True)
-  rows = mixed(rows, mix.astype(rows.dtype))
+  rows = to_columns(rows, columns.astype(rows.dtype))
   flat = rows.reshape(-1, rows.shape[-1])
   if not whole:
-    return jnp.square(flat).sum(axis=0) / mix.shape[0]
+    return jnp.square(flat).sum(axis=0) / columns.shape[0]
   with jax.default_matmul_precision('float32'):
-    return flat.T @ flat / mix.shape[0]
+    return flat.T @ flat / columns.shape[0]
 
 
-def mixed(rows: Array, mix: Array) -> Array:
-  """``[B, R, ...]`` as columns ``[B, K, ...]`` by ``mix`` ``[B, R, K]``."""
-  if mix.shape[1:] == (1, 1):
-    return rows * mix.reshape(-1, *(1,) * (rows.ndim - 1))
-  return jnp.einsum('br...,brk->bk...', rows, mix)
+def to_columns(rows: Array, columns: Array) -> Array:
+  """Rows ``[B, R, ...]`` combined to ``[B, K, ...]`` by ``[B, R, K]``."""
+  if columns.shape[1:] == (1, 1):
+    return rows * columns.reshape(-1, *(1,) * (rows.ndim - 1))
+  return jnp.einsum('br...,brk->bk...', rows, columns)

@@ -7,8 +7,8 @@ A first-order base has a diagonal. A Kronecker base is diagonal in a basis: with
 
 where ``*`` is elementwise. KFAC has the damped roots of the factors in ``V``
 and ``W`` and a number as ``D``; EKFAC has eigenvectors and a matrix. Players
-who decide together are blocks of one layer: ``G`` is then block-diagonal, and
-``V`` and ``W`` have one block of rows per player.
+who are updated jointly are blocks of one layer: ``G`` is then block-diagonal,
+and ``V`` and ``W`` have one block of rows per player.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ Arrays = tuple[jax.Array, ...]
 
 
 @dataclasses.dataclass(frozen=True)
-class Rotated:
-  """``V``, ``W`` and ``D`` (see the module's head); one block per player.
+class EigenbasisInverse:
+  """The map ``G -> V (D * (V^T G W)) W^T``; one block per player.
 
   Attributes:
     out: blocks of ``V``, ``[c_p, C]`` (``[c]`` for a diagonal).
@@ -72,7 +72,7 @@ class Rotated:
     """See ``Inverse``."""
     del packing
     rotated = self.rotate(rows.astype(self.scale.dtype))
-    return self.back(linalg.times(self.scale, rotated))
+    return self.back(linalg.broadcast_mul(self.scale, rotated))
 
   def back(self, matrices: Array) -> Array:
     """``V Y W^T``: ``[..., C, A]`` as rows ``[..., p]``, blocks end to end."""
@@ -92,7 +92,7 @@ class Rotated:
     h = linalg.right(factors.h, self.out[0])
     return gradients_lib.OnFactors(x, h, self.scale, jnp.zeros(()))
 
-  def times(self, factor: Array) -> Rotated:
+  def scaled(self, factor: Array) -> EigenbasisInverse:
     """This operator times a number."""
     return dataclasses.replace(self, scale=self.scale * factor)
 

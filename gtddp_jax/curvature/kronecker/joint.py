@@ -1,4 +1,4 @@
-"""The joint block system of players who decide together (``'schur'``).
+"""The joint block system of players updated jointly (``'schur'``).
 
 Player ``p`` has the curvature ``M_p``, diagonal in its own basis with entries
 ``D_p``; two players are coupled by ``E_p (A_pq x B_pq) E_q``. In the players'
@@ -8,8 +8,8 @@ bases, with ``z_p`` the gradients and ``y_p`` the steps::
 
 ``e = 1`` for KFAC and ``sqrt(s / (lambda_A lambda_B))`` for EKFAC, whose
 corrected eigenvalues ``s`` so scale the correlation as well. Players of equal
-input and equal cotangent (Corollary 7) share a basis in which the system falls
-apart into numbers, ``(D - o) y_p + o sum_q y_q = z_p``; else it is solved by
+input and equal cotangent (Corollary 7) share a basis in which the system is
+one of numbers, ``(D - o) y_p + o sum_q y_q = z_p``; else it is solved by
 conjugate gradients, preconditioned by ``D``, to a relative residual of
 ``eps^(3/4)`` over all gradients that are asked for at once.
 """
@@ -46,7 +46,7 @@ class Cross(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Joint:
-  """``Q_uu^-1`` of several players (see the module's head).
+  """``Q_uu^-1`` of several players, who are updated jointly.
 
   Attributes:
     players: ``M_p^-1`` of each alone, with ``1 / D_p`` as its scale.
@@ -56,12 +56,12 @@ class Joint:
     factor: the learning rate.
   """
 
-  players: tuple[inverse_lib.Rotated, ...]
+  players: tuple[inverse_lib.EigenbasisInverse, ...]
   coupling: Arrays
   cross: dict[tuple[int, int], Cross]
   factor: Array
 
-  def times(self, factor: Array) -> Joint:
+  def scaled(self, factor: Array) -> Joint:
     """This operator times a number."""
     return dataclasses.replace(self, factor=self.factor * factor)
 
@@ -85,7 +85,7 @@ class Joint:
     raise NotImplementedError
 
   def _by_numbers(self, z: Arrays) -> Arrays:
-    own, n, times = self.coupling[0], len(z), linalg.times
+    own, n, times = self.coupling[0], len(z), linalg.broadcast_mul
     mean = sum(z[1:], start=z[0]) / n
     diagonal = 1 / self.players[0].scale
     together = times(1 / (n * diagonal - (n - 1) * own), mean)
@@ -102,13 +102,14 @@ class Joint:
       tol=tolerance,
       maxiter=MOST_ITERATIONS,
       M=lambda r: tuple(
-        linalg.times(p.scale, v) for p, v in zip(self.players, r, strict=True)
+        linalg.broadcast_mul(p.scale, v)
+        for p, v in zip(self.players, r, strict=True)
       ),
     )
     return tuple(solved)
 
   def _times_curvature(self, y: Arrays) -> Arrays:
-    times = linalg.times
+    times = linalg.broadcast_mul
     scaled = [times(e, v) for e, v in zip(self.coupling, y, strict=True)]
     coupled = [jnp.zeros_like(v) for v in y]
     for (p, q), (into, out) in self.cross.items():

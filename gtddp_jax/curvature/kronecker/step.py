@@ -27,12 +27,12 @@ from gtddp_jax.curvature.kronecker import joint as joint_lib
 Array = jax.Array
 Arrays = tuple[jax.Array, ...]
 Control = tuple[int, ...]
-Inverse = inverse_lib.Rotated | joint_lib.Joint
+Inverse = inverse_lib.EigenbasisInverse | joint_lib.Joint
 T = TypeVar('T')
 
 
 class Settings(NamedTuple):
-  """Arguments of ``kfac`` and ``ekfac``; ``corrected`` tells them apart."""
+  """Arguments of ``kfac`` and ``ekfac``; ``ekfac`` says which of them."""
 
   learning_rate: diagonal.ScalarOrSchedule
   damping: float | Array
@@ -40,7 +40,7 @@ class Settings(NamedTuple):
   norm_constraint: float | None
   diagonal: diagonal.Base | None
   statistics: factors_lib.Statistics
-  corrected: bool
+  ekfac: bool
 
 
 class KroneckerState(NamedTuple):
@@ -136,7 +136,7 @@ class KroneckerCurvature:
     """See ``Curvature``."""
     if control not in self._parts.layouts:
       return self._diagonal.inverse(self._others(control))
-    return self._inverses[control].times(self._rate())
+    return self._inverses[control].scaled(self._rate())
 
   def needed(self, control: Control) -> Sequence[int]:
     """See ``Curvature``."""
@@ -181,17 +181,17 @@ class KroneckerCurvature:
     old = [block for control, block in all_blocks if control in controls]
     layouts = [self._parts.layouts[c] for c in controls]
     operators = [self._operators[c] for c in controls]
-    mix = slope[..., None]
+    columns = slope[..., None]
     if statistics.source == 'curvature':
       assert self._root is not None
-      mix = self._root
+      columns = self._root
     decay = statistics.decay
 
     def measured() -> list[block_lib.Block]:
       k = factors_lib.renewals_before(count, statistics.every)
       result = []
       for layout, operator, block in zip(layouts, operators, old, strict=True):
-        a, b = block_lib.measured(layout, operator, mix, statistics)
+        a, b = block_lib.measured(layout, operator, columns, statistics)
         a = block_lib.averaged(block.a, a, decay, k)
         b = block_lib.averaged(block.b, b, decay, k)
         result.append(block._replace(a=a, b=b))
@@ -206,9 +206,9 @@ class KroneckerCurvature:
     for control, layout, operator, block in zip(
       controls, layouts, operators, blocks, strict=True
     ):
-      if layout.corrected:
+      if layout.ekfac:
         block = block_lib.with_moment(
-          layout, block, operator, mix, (decay, count)
+          layout, block, operator, columns, (decay, count)
         )
       self._blocks[control] = block
       self._inverses[control] = block_lib.inverse(

@@ -25,11 +25,11 @@ class Frozen:
 
   @property
   def needs_curvature(self) -> bool:
-    """See ``Level``."""
+    """See ``ValueRecursion``."""
     return False
 
   def wanted(self, n: int) -> gradients_lib.Wanted:
-    """See ``Level``."""
+    """See ``ValueRecursion``."""
     del n
     return gradients_lib.Wanted()
 
@@ -46,7 +46,7 @@ class Frozen:
 
 @dataclasses.dataclass(frozen=True)
 class Own:
-  """A function of the user's as a level; it may ask for anything.
+  """A function of the user's as a value recursion.
 
   Attributes:
     function: from ``Problem`` to ``Sweep``.
@@ -56,11 +56,11 @@ class Own:
 
   @property
   def needs_curvature(self) -> bool:
-    """See ``Level``."""
+    """See ``ValueRecursion``."""
     return True
 
   def wanted(self, n: int) -> gradients_lib.Wanted:
-    """See ``Level``; products are formed in blocks."""
+    """See ``ValueRecursion``; products are formed in blocks."""
     del n
     return gradients_lib.Wanted()
 
@@ -69,7 +69,7 @@ class Own:
     return self.function(problem)
 
 
-LEVELS: Mapping[str, problem_lib.Level] = MappingProxyType(
+RECURSIONS: Mapping[str, problem_lib.ValueRecursion] = MappingProxyType(
   {
     'frozen': Frozen(),
     'bellman': bellman.Bellman(),
@@ -78,18 +78,19 @@ LEVELS: Mapping[str, problem_lib.Level] = MappingProxyType(
 )
 
 
-def level(value: Any) -> problem_lib.Level:
-  """The level of a name, or of a function.
+def recursion(value: Any) -> problem_lib.ValueRecursion:
+  """The value recursion of a name, or of a function.
 
   Raises:
     OptionError: for an unknown name.
   """
-  if isinstance(value, str) and value in LEVELS:
-    return LEVELS[value]
+  if isinstance(value, str) and value in RECURSIONS:
+    return RECURSIONS[value]
   if isinstance(value, (str, type)) or not callable(value):
     raise errors.OptionError(
       f'Invalid value: got {value!r}, expected one of '
-      f'{", ".join(map(repr, LEVELS))}, Bellman(memory) or Coupled(memory).',
+      f'{", ".join(map(repr, RECURSIONS))}, Bellman(memory) or '
+      f'Coupled(memory).',
       'value',
     )
   return value if hasattr(value, 'wanted') else Own(value)
