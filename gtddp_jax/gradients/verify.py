@@ -4,10 +4,11 @@ What a step works with is compared with ``jax.vjp`` of the network on random
 cotangents ``Z``, where ``w`` weighs the samples::
 
     sum_i w_i g_i      = gradient of <w Z, outputs>       in every control
-    g_i of one sample  = gradient of <Z_i, outputs_i>     if samples do not meet
-    P_t from sample i  = 0 in the rows of other samples   likewise
+    P_t of samples     = 0 in the rows of other samples   if they do not meet
+    g_i of one sample  = gradient of <Z_i, outputs_i>     likewise
 
-The first at the batch given, all of them at a second batch size.
+The first two at the batch given, with cotangents for half of the samples; the
+first, made of gradients of single samples, and the last at a second batch size.
 """
 
 from __future__ import annotations
@@ -154,14 +155,14 @@ def _at_batch(
   ]
   if pull is None:
     return checks
-  z = _cotangents(nominal.outputs)
+  z = _scaled(_cotangents(nominal.outputs), _some(graph))
   weights = _weights(graph)
   expected = pull(_scaled(z, weights))
-  directions = trajectory_lib.propagate(nominal, _two(z, graph))
-  weights = jnp.stack([weights, jnp.zeros_like(weights)], axis=1)
+  directions = trajectory_lib.propagate(nominal, jax.tree.map(_one, z))
   for t, stage in enumerate(graph.stages):
     player = control_lib.Player(graph, nominal, directions, t)
-    checks += _gradients(graph, stage, expected, player.combine(weights))
+    got = player.combine(weights[:, None])
+    checks += _gradients(graph, stage, expected, got)
     checks += _leaks(graph, stage, directions[t])
   return checks
 
@@ -194,21 +195,19 @@ def _at_second_batch(
     )
   )
   of_all, of_first = ([g[n] for g in of_both] for n in range(2))
-  directions = trajectory_lib.propagate(nominal, _two(z, small))
+  directions = trajectory_lib.propagate(nominal, jax.tree.map(_one, z))
   checks: list[Check] = []
   for t, stage in enumerate(small.stages):
     player = control_lib.Player(small, nominal, directions, t)
     try:
-      rows = player.rows(player.samples())  # [B, 2, p]
+      rows = player.rows(player.samples())[:, 0]  # [B, p]
     except errors.OptionError:  # no sample has a gradient of its own
-      rows = None
-    if rows is not None:
-      total = weights.astype(rows.dtype) @ rows[:, 0]
-      checks += _gradients(small, stage, of_all, player.packing.unpack(total))
-    if rows is not None and not small.mixed:
-      own = player.packing.unpack(rows[0, 0])
+      continue
+    total = player.packing.unpack(weights.astype(rows.dtype) @ rows)
+    checks += _gradients(small, stage, of_all, total)
+    if not small.mixed:
+      own = player.packing.unpack(rows[0])
       checks += _gradients(small, stage, of_first, own, ' of one sample')
-    checks += _leaks(small, stage, directions[t])
   return checks
 
 
@@ -263,8 +262,9 @@ def _leaks(
   stage: graph_lib.Stage,
   directions: trajectory_lib.Directions,
 ) -> list[Check]:
-  """What the direction of the first sample has in the rows of others."""
-  if graph.mixed or graph.batch_size == 1:
+  """What a direction of some samples has in the rows of the others."""
+  first = _count(graph)
+  if first == graph.batch_size:
     return []
   found = []
   for values, where in (
@@ -272,7 +272,7 @@ def _leaks(
     (directions.layer, 'the layer of'),
   ):
     for value in values:
-      others = value[1, value.shape[1] // graph.batch_size :]
+      others = value[0, first * (value.shape[1] // graph.batch_size) :]
       name = f'derivative by other samples, {where} stage {stage.name!r},'
       found.append(Check(name, others.dtype, jnp.zeros_like(others), others))
   return found
@@ -339,7 +339,15 @@ def _first(graph: graph_lib.LayerGraph) -> Array:
   return jnp.zeros(graph.batch_size).at[0].set(1)
 
 
-def _two(z: Any, graph: graph_lib.LayerGraph) -> Any:
-  """Two directions: all samples, and the first one alone."""
-  alone = _scaled(z, _first(graph))
-  return jax.tree.map(lambda a, b: jnp.stack([a, b]), z, alone)
+def _count(graph: graph_lib.LayerGraph) -> int:
+  """How many samples have a cotangent: half of them, where they do not meet."""
+  batch = graph.batch_size
+  return batch if graph.mixed else -(-batch // 2)
+
+
+def _some(graph: graph_lib.LayerGraph) -> Array:
+  return (jnp.arange(graph.batch_size) < _count(graph)).astype(jnp.float32)
+
+
+def _one(leaf: Array) -> Array:
+  return leaf[None]
