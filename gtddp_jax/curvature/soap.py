@@ -143,19 +143,8 @@ class Soap(optax.GradientTransformationExtraArgs):
     decisions: Sequence[range],
     cooperation: str,
   ) -> BoundSoap:
-    """See ``BaseOptimizer``.
-
-    Raises:
-      OptionError: for a complex parameter.
-    """
-    del decisions, cooperation
-    shapes = jax.tree.leaves(graph.params)
-    for path, shape in zip(graph.paths, shapes, strict=True):
-      if jnp.iscomplexobj(shape):
-        raise errors.OptionError(
-          f'soap: parameter {path!r} is {shape.dtype}: expected real numbers. '
-          f'Make it of two real parameters in apply_fn, or use adam.'
-        )
+    """See ``BaseOptimizer``; any network will do."""
+    del graph, decisions, cooperation
     return BoundSoap(self)
 
 
@@ -304,6 +293,14 @@ class _Leaf(NamedTuple):
 
 
 def _init(settings: Settings, params: Any) -> SoapState:
+  for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
+    if jnp.iscomplexobj(leaf):
+      raise errors.OptionError(
+        f'soap: parameter {checks.path_of(path)!r} is {leaf.dtype}: expected '
+        f'real numbers. Make it of two real parameters in apply_fn, or use '
+        f'adam.'
+      )
+
   def zeros(u: Array) -> Array:
     return jnp.zeros(u.shape, jnp.promote_types(u.dtype, jnp.float32))
 

@@ -111,7 +111,8 @@ def verify(
     [
       check._replace(expected=_numbers(expected), got=_numbers(got))
       for check, (expected, got) in found
-    ]
+    ],
+    _precision(graph),
   )
   return len(names[-1])
 
@@ -278,7 +279,19 @@ def _leaks(
   return found
 
 
-def _judge(checks: Sequence[Check]) -> None:
+def _precision(graph: graph_lib.LayerGraph) -> float:
+  """``eps`` of the coarsest numbers that the network computes with."""
+  shapes = [*jax.tree.leaves((graph.params, graph.outputs))]
+  for stage in graph.stages:
+    shapes += [*stage.state, *stage.x]
+  return max(
+    float(jnp.finfo(s.dtype).eps)
+    for s in shapes
+    if jnp.issubdtype(s.dtype, jnp.inexact)
+  )
+
+
+def _judge(checks: Sequence[Check], eps: float) -> None:
   """Raises ``TraceMismatchError`` for a difference beyond rounding."""
   sizes = [check.size for check in checks]
   for check, size in zip(checks, sizes, strict=True):
@@ -295,9 +308,8 @@ def _judge(checks: Sequence[Check]) -> None:
     default=0.0,
   )
   for check, size in zip(checks, sizes, strict=True):
-    rounding = 0.0
-    if jnp.issubdtype(check.kind, jnp.inexact):
-      rounding = min(1e3 * float(jnp.finfo(check.kind).eps), 0.1)
+    exact = not jnp.issubdtype(check.kind, jnp.inexact)
+    rounding = 0.0 if exact else min(1e3 * eps, 0.1)
     most = rounding * (size + 0.1 * usual + rounding)
     if not check.error <= most:
       raise errors.TraceMismatchError(
