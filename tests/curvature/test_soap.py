@@ -109,7 +109,7 @@ def test_the_inverse_is_the_step_along_what_was_observed() -> None:
 def test_the_bases_follow_the_factors() -> None:
   """One step of a power iteration a period keeps up with a slow change."""
   rng = np.random.default_rng(0)
-  tx = gt.soap(RATE, eigenbasis_period=5)
+  tx = gt.soap(RATE, b2=0.99, eigenbasis_period=5)
   params = {'w': jnp.zeros((6, 4))}
   state, step = tx.init(params), jax.jit(tx.update)
   turned = np.linalg.qr(rng.normal(size=(6, 6)))[0] * 0.3 ** np.arange(6)
