@@ -57,6 +57,16 @@ def _argument(name: str) -> str:
   return name.rpartition(': ')[2].partition(' ')[0]
 
 
+def check_real(name: str, params: Any) -> None:
+  """Raises ``OptionError`` for a complex leaf of a pytree of parameters."""
+  for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
+    if jnp.iscomplexobj(leaf):
+      raise errors.OptionError(
+        f'{name}: parameter {path_of(path)!r} is {leaf.dtype}: expected real '
+        f'numbers. Make it of two real parameters in apply_fn, or use adam.'
+      )
+
+
 def path_of(path: tuple[Any, ...]) -> str:
   """A key path as '/'-joined text."""
   return jax.tree_util.keystr(path, simple=True, separator='/')

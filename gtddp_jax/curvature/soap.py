@@ -13,9 +13,8 @@ and diagonal in a basis. A vector, and a side longer than ``max_dim``, keep the
 identity as basis: there SOAP is Adam. ``L``, ``R`` and ``nu`` are taken from
 the observed ``Q_u``; momentum filters the step, not the curvature.
 
-The eigenvectors of the first gradient are exact, by falling eigenvalue; later
-ones follow by one step of a power iteration, ``U <- QR(L U)``. The first call
-has no basis yet: it makes one and moves nothing; ``Q_uu^-1`` is zero there.
+The first call makes exact eigenvectors, by falling eigenvalue, and moves nothing
+(``Q_uu^-1 = 0``); they then follow by a power iteration, ``U <- QR(L U)``.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gtddp_jax import checks, errors
+from gtddp_jax import checks
 from gtddp_jax import gradients as gradients_lib
 from gtddp_jax import graph as graph_lib
 from gtddp_jax.curvature import diagonal, linalg, optax_base, protocol
@@ -293,13 +292,7 @@ class _Leaf(NamedTuple):
 
 
 def _init(settings: Settings, params: Any) -> SoapState:
-  for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
-    if jnp.iscomplexobj(leaf):
-      raise errors.OptionError(
-        f'soap: parameter {checks.path_of(path)!r} is {leaf.dtype}: expected '
-        f'real numbers. Make it of two real parameters in apply_fn, or use '
-        f'adam.'
-      )
+  checks.check_real('soap', params)
 
   def zeros(u: Array) -> Array:
     return jnp.zeros(u.shape, jnp.promote_types(u.dtype, jnp.float32))

@@ -40,7 +40,7 @@ def scanned(x: jax.Array) -> jax.Array:
 
 
 def solved(x: jax.Array) -> jax.Array:
-  a = jnp.einsum('btf,btg->bfg', x, x) + jnp.eye(F)
+  a = jnp.einsum('btf,btg->bfg', x, x) + jnp.eye(F)[None]
   return jnp.linalg.solve(a, x[:, 0, :, None])[..., 0]
 
 
@@ -129,7 +129,7 @@ APART: dict[str, Callable[[jax.Array], Any]] = {
   'gram of a sample': whole(lambda s: s @ s.T),
   'solve': solved,
   'cholesky': lambda x: jnp.linalg.cholesky(
-    jnp.einsum('btf,btg->bfg', x, x) + jnp.eye(F)
+    jnp.einsum('btf,btg->bfg', x, x) + jnp.eye(F)[None]
   ),
   'eigh': lambda x: jnp.linalg.eigh(jnp.einsum('btf,btg->bfg', x, x))[0],
   'convolution': lambda x: jax.lax.conv_general_dilated(
@@ -162,7 +162,7 @@ APART: dict[str, Callable[[jax.Array], Any]] = {
 }
 
 MEET: dict[str, Callable[[jax.Array], Any]] = {
-  'mean over the batch': lambda x: x - x.mean(0),
+  'mean over the batch': lambda x: x - x.mean(0, keepdims=True),
   'mean over all': lambda x: x / x.sum(),
   'product over the batch': lambda x: jnp.einsum('btf,ctf->bc', x, x),
   'roll along the batch': lambda x: jnp.roll(x, 1, axis=0),
@@ -183,7 +183,7 @@ MEET: dict[str, Callable[[jax.Array], Any]] = {
     lambda h: jnp.max(h) > 0.1, lambda h: h / 2, x
   ),
   'mean in a loop': lambda x: jax.lax.scan(
-    lambda h, _: (h - h.mean(0), None), x, length=2
+    lambda h, _: (h - h.mean(0, keepdims=True), None), x, length=2
   )[0],
   'segments': lambda x: (
     x + jax.ops.segment_sum(x, jnp.zeros(len(x), int), len(x))
