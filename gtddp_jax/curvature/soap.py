@@ -13,8 +13,8 @@ and diagonal in a basis. A vector, and a side longer than ``max_dim``, keep the
 identity as basis: there SOAP is Adam. ``L``, ``R`` and ``nu`` are taken from
 the observed ``Q_u``; momentum filters the step, not the curvature.
 
-The first call makes exact eigenvectors, by falling eigenvalue, and moves nothing
-(``Q_uu^-1 = 0``); they then follow by a power iteration, ``U <- QR(L U)``.
+The first call makes exact eigenvectors, by falling eigenvalue; it moves nothing
+(``Q_uu^-1 = 0``). They then follow by a power iteration, ``U <- QR(L U)``.
 """
 
 from __future__ import annotations
