@@ -34,7 +34,7 @@ def cast(tree: Any, axes: frozenset[Any]) -> Any:
 
   def to(leaf: Any) -> Any:
     missing = tuple(sorted(axes - axes_of(leaf), key=str))
-    return jax.lax.pcast(leaf, missing, to='varying') if missing else leaf
+    return _varying(leaf, missing) if missing else leaf
 
   return jax.tree.map(to, tree)
 
@@ -48,6 +48,13 @@ def shaped(shape: tuple[int, ...], dtype: Any, like: Any) -> Any:
     like: an array, a shape or a tracer; anything else varies nowhere.
   """
   return jax.ShapeDtypeStruct(shape, dtype, **_kind(like))
+
+
+def _varying(leaf: Any, axes: tuple[Any, ...]) -> Any:
+  if hasattr(jax.lax, 'pcast'):
+    return jax.lax.pcast(leaf, axes, to='varying')
+  pvary: Any = getattr(jax.lax, 'pvary')  # noqa: B009 (before jax 0.8.2)
+  return pvary(leaf, axes)
 
 
 def placeholders(tree: Any) -> Any:
