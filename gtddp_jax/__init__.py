@@ -19,7 +19,6 @@ from gtddp_jax.gradients import trace
 from gtddp_jax.graph import LayerGraph, Stage, module_of
 from gtddp_jax.optimizer import (
   GtDdpState,
-  StepReport,
   collections,
   gt_ddp,
   metrics,
@@ -45,7 +44,6 @@ __all__ = (
   'LayerGraph',
   'Stage',
   'Statistics',
-  'StepReport',
   'TerminalValue',
   'adam',
   'analysis',

@@ -1,7 +1,6 @@
 """A network as a chain of stages: programs, cuts, layers, games, tracing."""
 
-from gtddp_jax.graph.batch_axis import analyse
-from gtddp_jax.graph.batch_axis.layout import as_dtype, as_real, real_shape
+from gtddp_jax.graph.batch_axis import analyse, as_dtype, as_real, real_shape
 from gtddp_jax.graph.layer_graph import (
   Arrays,
   Extras,

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from gtddp_jax import checks, errors
 from gtddp_jax.graph import varying
-from gtddp_jax.graph.batch_axis.layout import as_dtype, as_real
+from gtddp_jax.graph.batch_axis import as_dtype, as_real
 from gtddp_jax.graph.chain import (
   Arrays,
   Extras,

@@ -16,8 +16,7 @@ import jax.numpy as jnp
 
 from gtddp_jax.graph import cuts as cuts_lib
 from gtddp_jax.graph import program as jaxprs
-from gtddp_jax.graph.batch_axis import Batch
-from gtddp_jax.graph.batch_axis.layout import is_within
+from gtddp_jax.graph.batch_axis import Batch, is_within
 
 _CAST = 'convert_element_type'
 _KINDS = {'dot_general': 'dense', 'conv_general_dilated': 'conv'}

@@ -16,11 +16,11 @@ from typing import Any
 import jax
 
 from gtddp_jax import errors
+from gtddp_jax.graph import batch_axis, layers
 from gtddp_jax.graph import cuts as cuts_lib
 from gtddp_jax.graph import layer_graph as graph_lib
-from gtddp_jax.graph import layers
 from gtddp_jax.graph import program as jaxprs
-from gtddp_jax.graph.batch_axis import Batch, layout
+from gtddp_jax.graph.batch_axis import Batch
 
 Piece = Callable[..., graph_lib.Arrays]
 
@@ -126,14 +126,14 @@ class Builder:
 
   def _encode(self, name: Any, value: Any) -> Any:
     if self._has_samples(name):
-      return layout.encode(self.batch.layouts[name], self.batch.size, value)
-    return layout.as_real(value)
+      return batch_axis.encode(self.batch.layouts[name], self.batch.size, value)
+    return batch_axis.as_real(value)
 
   def _decode(self, name: jaxprs.Var, value: Any) -> Any:
     dtype = jaxprs.abstract(name).dtype
     if self._has_samples(name):
-      return layout.decode(self.batch.layouts[name], dtype, value)
-    return layout.as_dtype(value, dtype)
+      return batch_axis.decode(self.batch.layouts[name], dtype, value)
+    return batch_axis.as_dtype(value, dtype)
 
   def _has_samples(self, name: Any) -> bool:
     return jaxprs.is_variable(name) and self.batch.has_samples(name)
@@ -146,8 +146,8 @@ class Builder:
     shape = jaxprs.abstract(value)
     if self._has_samples(value):
       found = self.batch.layouts[value]
-      return layout.encoded(found, self.batch.size, shape.dtype)
-    return layout.real_shape(jax.ShapeDtypeStruct(shape.shape, shape.dtype))
+      return batch_axis.encoded(found, self.batch.size, shape.dtype)
+    return batch_axis.real_shape(jax.ShapeDtypeStruct(shape.shape, shape.dtype))
 
   def _check_known(
     self, entries: Sequence[jaxprs.Var], cut: cuts_lib.Cut

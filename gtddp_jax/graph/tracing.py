@@ -23,8 +23,7 @@ from gtddp_jax.graph import layer_graph as graph_lib
 from gtddp_jax.graph import program as jaxprs
 from gtddp_jax.graph import stages as building
 from gtddp_jax.graph import varying
-from gtddp_jax.graph.batch_axis import Batch, analyse
-from gtddp_jax.graph.batch_axis.layout import leading
+from gtddp_jax.graph.batch_axis import Batch, analyse, leading
 
 KeyPath = tuple[Any, ...]
 ApplyFn = Callable[..., Any]

@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from gtddp_jax import curvature as curvature_lib
+from gtddp_jax import gradients as gradients_lib
 from gtddp_jax import graph as graph_lib
 from gtddp_jax import terminal as terminal_lib
 from gtddp_jax import value as value_lib
@@ -45,8 +46,8 @@ def refusal(graph: graph_lib.LayerGraph, options: StepOptions) -> str | None:
   )
   reasons = {
     'no feedback, no recursion': not options.feedback,
-    'the base has no diagonal Q_uu': not isinstance(
-      options.base, curvature_lib.Base
+    'the base has no Q_uu of its gradients alone': (
+      options.base.needs_operators or not options.base.has_curvature
     ),
     'the value recursion is of your own': _recursion(options) is None,
     'the terminal draws numbers, or takes part of the batch': (
@@ -196,13 +197,8 @@ def _backward(
     u = graph_lib.pick(chain.leaves, stage.control)
     q_u = g.T @ d / batch
     base.observe(stage.control, d.reshape(batch, rank), _like(q_u, u))
-    diagonal = jnp.concatenate(
-      [
-        jnp.broadcast_to(m, leaf.shape).ravel()
-        for m, leaf in zip(base.inverse(stage.control).leaves, u, strict=True)
-      ]
-    )
-    n = (g * diagonal[None]) @ g.T / batch
+    packing = gradients_lib.EndToEnd(u)
+    n = base.inverse(stage.control).apply(g, packing) @ g.T / batch
     if kind == 'coupled':
       a = jnp.eye(len(d)) + s @ n
       d, s = jnp.linalg.solve(a, d), jnp.linalg.solve(a, s)

@@ -161,6 +161,39 @@ def _check_state(expected: GtDdpState, state: Any) -> None:
     )
 
 
+def _check_call(
+  options: StepOptions, init_fn: Any, given: tuple[Any, Any, Any, Any, Any]
+) -> None:
+  """Raises an error for arguments of ``update`` that are not as expected."""
+  updates, state, params, batch, rngs = given
+  if params is None:
+    raise errors.ParameterTreeError(
+      'gt_ddp needs the parameters: call update(grads, state, params, '
+      'batch=(inputs, targets)).'
+    )
+  if batch is None:
+    raise errors.OptionError(
+      'gt_ddp needs the batch: call update(grads, state, params, '
+      'batch=(inputs, targets)). A wrapper that calls update(grads, state, '
+      'params), such as TrainState.apply_gradients, cannot hand it on.'
+    )
+  pair: Any = batch
+  if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+    raise errors.OptionError(
+      f'Invalid batch: got a {type(pair).__name__}, expected the pair '
+      f'(inputs, targets).'
+    )
+  _check_gradients(options.graph, updates)
+  # Its own function each time: JAX keeps what it traced while that lives,
+  # and with it the arrays of a whole state.
+  _check_state(jax.eval_shape(lambda p: init_fn(p), params), state)
+  if not isinstance(rngs, Mapping):
+    raise errors.OptionError(
+      f'Invalid rngs: got a {type(rngs).__name__}, expected a dict of keys '
+      f"by name, as in rngs={{'dropout': key}}."
+    )
+
+
 def _transformation(
   options: StepOptions,
 ) -> optax.GradientTransformationExtraArgs:
@@ -187,32 +220,8 @@ def _transformation(
     rngs: Mapping[str, Array] = MappingProxyType({}),
     **extra_args: Any,
   ) -> tuple[Any, GtDdpState]:
-    if params is None:
-      raise errors.ParameterTreeError(
-        'gt_ddp needs the parameters: call update(grads, state, params, '
-        'batch=(inputs, targets)).'
-      )
-    if batch is None:
-      raise errors.OptionError(
-        'gt_ddp needs the batch: call update(grads, state, params, '
-        'batch=(inputs, targets)). A wrapper that calls update(grads, state, '
-        'params), such as TrainState.apply_gradients, cannot hand it on.'
-      )
-    pair: Any = batch
-    if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-      raise errors.OptionError(
-        f'Invalid batch: got a {type(pair).__name__}, expected the pair '
-        f'(inputs, targets).'
-      )
-    _check_gradients(options.graph, updates)
-    # Its own function each time: JAX keeps what it traced while that lives,
-    # and with it the arrays of a whole state.
-    _check_state(jax.eval_shape(lambda p: init_fn(p), params), state)
-    if not isinstance(rngs, Mapping):
-      raise errors.OptionError(
-        f'Invalid rngs: got a {type(rngs).__name__}, expected a dict of keys '
-        f"by name, as in rngs={{'dropout': key}}."
-      )
+    _check_call(options, init_fn, (updates, state, params, batch, rngs))
+    assert batch is not None
     if _is_empty(batch):
       return _nothing_done(state, params)
     arguments = (state, params, updates, batch, dict(rngs))

@@ -23,7 +23,7 @@ END = '<!-- end of the reference -->'
 GROUPS = {
   'The network as a chain': ('trace', 'LayerGraph', 'Stage', 'module_of'),
   'The optimizer': ('gt_ddp', 'metrics', 'collections', 'GtDdpState',
-    'verify_step', 'StepReport'),
+    'verify_step'),
   'Base optimizers': ('sgd', 'rmsprop', 'adam', 'soap', 'kfac', 'ekfac',
     'Statistics', 'Base'),
   'Terminal value functions': ('sampled', 'truncated', 'subset',
