@@ -177,7 +177,7 @@ class Builder:
   def _entangled(self, draws: bool, part: jaxprs.Slice) -> tuple[str, ...]:
     """What in a slice, which may draw numbers, no sample has by itself."""
     made = (v for e in part.equations for v in e.outvars)
-    mixes = any(v in self.batch.meeting for v in made)
+    mixes = any(v in self.batch.mixing for v in made)
     return ('random',) * draws + ('mixing',) * mixes
 
   def _made_in(self, span: range) -> tuple[int, ...]:

@@ -123,25 +123,15 @@ def _constant_input(gt: Any) -> None:
 
 
 @refused(
-  'another axis than the first as batch, between modules',
+  'an operation of which it is not known where it leaves the samples '
+  '(`pure_callback`, a custom kernel) between the parameters and the outputs',
   'BatchAxisError',
-  'keep the batch first',
+  'write that part with `jax.numpy` and `jax.lax`',
 )
-def _features_first(gt: Any) -> None:
-  params = {'a': ones(3, 3), 'b': ones(3, 3)}
-  gt.trace(lambda p, x: (p['b'] @ jnp.tanh(p['a'] @ x.T)).T, params, X)
-
-
-@refused(
-  'rows of one sample that are not next to each other (two views joined by '
-  '`concatenate`, time before batch)',
-  'BatchAxisError',
-  'join them behind the batch axis, `jnp.stack(parts, axis=1)`',
-)
-def _apart(gt: Any) -> None:
+def _callback(gt: Any) -> None:
   def apply_fn(p: Any, x: jax.Array) -> jax.Array:
-    left, right = jnp.split(jnp.concatenate([x, -x]) @ p['w'], 2)
-    return left * right
+    h = x @ p['w']
+    return jax.pure_callback(abs, jax.ShapeDtypeStruct(h.shape, h.dtype), h)
 
   gt.trace(apply_fn, {'w': ones(3, 3)}, X)
 

@@ -72,8 +72,19 @@ def lost(shape: Shape, unknown: str) -> Layout:
   return Layout(tuple(map(within, shape)), unknown=unknown)
 
 
-def join(layouts: Layouts, shape: Shape) -> Layout | None:
-  """Values met elementwise; scalars and axes of size 1 are broadcast."""
+def join(
+  layouts: Layouts, shape: Shape, *, alike: bool = False
+) -> Layout | None:
+  """Values met elementwise; scalars and axes of size 1 are broadcast.
+
+  Args:
+    layouts: of the values.
+    shape: of the result.
+    alike: whether a value of no sample counts as one of another layout.
+
+  Returns:
+    The layout of the result; None if all are None.
+  """
   known = [v for v in layouts if v is not None]
   if not known:
     return None
@@ -81,7 +92,9 @@ def join(layouts: Layouts, shape: Shape) -> Layout | None:
   first = next((v for v in wide if v.batch), wide[0] if wide else None)
   if first is None:
     first = Layout(tuple(map(within, shape)))
-  differ = any(v.axes != first.axes for v in wide)
+  differ = any(
+    v.axes != first.axes for v in wide if alike or v.batch or v.is_shuffled
+  )
   return Layout(first.axes, differ or any(v.coupled for v in known))
 
 

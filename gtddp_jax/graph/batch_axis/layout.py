@@ -54,11 +54,14 @@ class Layout(NamedTuple):
   Attributes:
     axes: the factors of each axis.
     coupled: whether what is in the place of one sample depends on others.
+    joined: whether that is only since a value of no sample (a batch statistic)
+      was joined to it, which is a constant to each sample.
     unknown: the operation after which nothing can be told, or None.
   """
 
   axes: tuple[Axis, ...]
   coupled: bool = False
+  joined: bool = False
   unknown: str | None = None
 
   @property

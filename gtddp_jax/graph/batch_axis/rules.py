@@ -40,10 +40,13 @@ def apply(call: Call) -> list[Layout | None]:
   # What belongs to no sample, or to one as a whole, meets all samples.
   meet = any(not v.batch for v in known)
   found = [v and _single(v, call.batch) for v in rule(call)]
-  return [
-    v and v._replace(coupled=v.coupled or (meet and bool(v.batch)))
-    for v in found
-  ]
+  return [v and _joined(v, meet) for v in found]
+
+
+def _joined(layout: Layout, meet: bool) -> Layout:
+  if layout.coupled or not (meet and layout.batch):
+    return layout
+  return layout._replace(coupled=True, joined=True)
 
 
 def _single(layout: Layout, batch: int) -> Layout:

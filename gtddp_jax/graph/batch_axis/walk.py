@@ -38,11 +38,14 @@ class Batch(NamedTuple):
     size: B.
     layouts: of each value that depends on the inputs.
     meeting: values made where samples meet.
+    mixing: those of them that are made of several samples, rather than of one
+      and of what is the same for all (see ``Layout.joined``).
   """
 
   size: int
   layouts: Mapping[jaxprs.Var, Layout]
   meeting: frozenset[jaxprs.Var]
+  mixing: frozenset[jaxprs.Var]
 
   def has_samples(self, value: jaxprs.Var) -> bool:
     """Whether every sample has a place of its own in a value."""
@@ -75,7 +78,7 @@ def analyse(
     walk.layouts[value] = leading(shape, size)
   walk.run()
   known = {v: layout for v, layout in walk.layouts.items() if layout}
-  return Batch(size, known, frozenset(walk.meeting))
+  return Batch(size, known, frozenset(walk.meeting), frozenset(walk.mixing))
 
 
 class _Walk:
@@ -91,6 +94,7 @@ class _Walk:
     self._closed_over = closed_over
     self.layouts: dict[jaxprs.Var, Layout | None] = {}
     self.meeting: list[jaxprs.Var] = []
+    self.mixing: list[jaxprs.Var] = []
     self._made_by: dict[jaxprs.Var, jaxprs.Equation] = {}
 
   def run(self) -> None:
@@ -105,8 +109,10 @@ class _Walk:
         self._made_by[value] = equation
         if layout and layout.coupled and self._size > 1:
           self.meeting.append(value)
+          if not layout.joined:
+            self.mixing.append(value)
         self.layouts[value] = layout and layout._replace(
-          coupled=layout.coupled or coupled
+          coupled=layout.coupled or coupled, joined=False
         )
 
   def read(self, atom: Any) -> Layout | None:
@@ -176,7 +182,7 @@ def _cond(equation: jaxprs.Equation, operands: Layouts, size: int) -> Layouts:
   which, *given = operands
   results = [_body(b, given, size)[0] for b in equation.params['branches']]
   joined = [
-    join(options, jaxprs.shape_of(v))
+    join(options, jaxprs.shape_of(v), alike=True)
     for options, v in zip(
       zip(*results, strict=True), equation.outvars, strict=True
     )
@@ -230,7 +236,9 @@ def _settled(equation: jaxprs.Equation, carry: Layouts, body: Any) -> Layouts:
   """The layouts of a carry that its body leaves as they are."""
   for _ in range(_MOST_PASSES):
     after = [
-      join((a, b), tuple(a.shape if a else b.shape)) if a or b else None
+      join((a, b), tuple(a.shape if a else b.shape), alike=True)
+      if a or b
+      else None
       for a, b in zip(carry, body(carry), strict=True)
     ]
     if after == carry:
