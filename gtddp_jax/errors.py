@@ -21,7 +21,7 @@ class UnownedParameterError(GtddpError):
 
 
 class ControlDtypeError(GtddpError):
-  """A parameter leaf is not a floating-point array.
+  """A parameter leaf is an array of neither floating-point nor complex numbers.
 
   ::
 
@@ -30,7 +30,7 @@ class ControlDtypeError(GtddpError):
 
 
 class BatchAxisError(GtddpError):
-  """An output, or a value at a cut, does not have the batch as leading axis.
+  """An output has no batch axis, or samples cannot be found in a value.
 
   ::
 
@@ -51,7 +51,7 @@ class UncuttableStageError(GtddpError):
 
 
 class TraceMismatchError(GtddpError):
-  """The composed stages do not reproduce ``apply_fn``, as with side effects.
+  """The linearised stages differ from ``apply_fn``, as with side effects.
 
   ::
 

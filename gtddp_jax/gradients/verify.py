@@ -26,7 +26,6 @@ from gtddp_jax.gradients import control as control_lib
 from gtddp_jax.gradients import trajectory as trajectory_lib
 
 Array = jax.Array
-Network = Callable[..., Any]
 
 # The program runs once: optimising it would take longer than it runs.
 _QUICK: dict[str, Any] = {
@@ -91,12 +90,11 @@ def verify(
   Raises:
     TraceMismatchError: if they differ by more than rounding.
   """
-  network = graph.network
   names: list[list[Check]] = []  # once the program is traced
 
   def compared(params: Any, inputs: Any, extras: Any) -> list[tuple[Any, Any]]:
-    checks = _at_batch(network, graph, params, inputs, extras)
-    checks += _at_second_batch(network, graph, params, inputs, extras)
+    checks = _at_batch(graph, params, inputs, extras)
+    checks += _at_second_batch(graph, params, inputs, extras)
     names.append(checks)
     return [(check.expected, check.got) for check in checks]
 
@@ -127,14 +125,13 @@ def _numbers(values: np.ndarray) -> np.ndarray:
 
 
 def _at_batch(
-  network: Network, graph: graph_lib.LayerGraph, params: Any, inputs: Any,
-  extras: Any,
-) -> list[Check]:  # fmt: skip
+  graph: graph_lib.LayerGraph, params: Any, inputs: Any, extras: Any
+) -> list[Check]:
   """Results, and gradients of samples weighed at random."""
   nominal = trajectory_lib.linearize(
     graph, graph.flatten(params), inputs, extras
   )
-  result, pull = _pulled(network, params, inputs, extras)
+  result, pull = _pulled(graph, params, inputs, extras)
   checks = [
     Check(f'output {i}', a.dtype, a, b)
     for i, (a, b) in enumerate(
@@ -169,9 +166,8 @@ def _at_batch(
 
 
 def _at_second_batch(
-  network: Network, graph: graph_lib.LayerGraph, params: Any, inputs: Any,
-  extras: Any,
-) -> list[Check]:  # fmt: skip
+  graph: graph_lib.LayerGraph, params: Any, inputs: Any, extras: Any
+) -> list[Check]:
   """Gradients of single samples, for the smallest batch but that given."""
   try:
     small = graph.of_few()
@@ -183,7 +179,7 @@ def _at_second_batch(
   nominal = trajectory_lib.linearize(
     small, small.flatten(params), inputs, extras
   )
-  _, pull = _pulled(network, params, inputs, extras)
+  _, pull = _pulled(small, params, inputs, extras)
   if pull is None:
     return []
   z = _cotangents(nominal.outputs)
@@ -213,29 +209,23 @@ def _at_second_batch(
 
 
 def _pulled(
-  network: Network, params: Any, inputs: Any, extras: Any
+  graph: graph_lib.LayerGraph, params: Any, inputs: Any, extras: Any
 ) -> tuple[Any, Callable[[Any], tuple[Array, ...]] | None]:
-  """What a network returns, and cotangents pulled to all parameters.
+  """What the network returns, and cotangents pulled to all parameters.
 
   Cotangents are those of outputs as pairs of real numbers, and gradients are
   such pairs; None if an output has no derivative.
   """
 
-  def run(leaves: list[Array]) -> tuple[Any, Any]:
-    shapes, tree = jax.tree.flatten(params)
-    complete = [
-      graph_lib.as_dtype(x, p.dtype)
-      for x, p in zip(leaves, shapes, strict=True)
-    ]
-    result = network(jax.tree.unflatten(tree, complete), inputs, extras)
+  def run(leaves: tuple[Array, ...]) -> tuple[Any, Any]:
+    result = graph.network(graph.unflatten(leaves), inputs, extras)
     return jax.tree.map(graph_lib.as_real, result.outputs), result
 
-  leaves = list(map(graph_lib.as_real, jax.tree.leaves(params)))
-  outputs, pull, result = jax.vjp(run, leaves, has_aux=True)
+  outputs, pull, result = jax.vjp(run, graph.flatten(params), has_aux=True)
   kinds = [leaf.dtype for leaf in jax.tree.leaves(outputs)]
   if not all(jnp.issubdtype(kind, jnp.inexact) for kind in kinds):
     return result, None
-  return result, lambda z: tuple(pull(z)[0])
+  return result, lambda z: pull(z)[0]
 
 
 def _gradients(

@@ -167,7 +167,8 @@ class _Chain:
       e = p @ jnp.concatenate(change) if change else jnp.zeros_like(d)
       total = g.T @ (d + s @ e) / self.graph.batch_size
       u = graph_lib.pick(self.leaves, stage.control)
-      own = dict(zip(stage.control, _like(total, u), strict=True))
+      gradients = gradients_lib.EndToEnd(u).unpack(total)
+      own = dict(zip(stage.control, gradients, strict=True))
       moves = base.step(stage.control, own)
       updates.update(zip(stage.control, moves, strict=True))
       moved = tuple(map(jnp.add, u, moves))
@@ -195,9 +196,9 @@ def _backward(
       values.append((d, s))
       continue
     u = graph_lib.pick(chain.leaves, stage.control)
-    q_u = g.T @ d / batch
-    base.observe(stage.control, d.reshape(batch, rank), _like(q_u, u))
     packing = gradients_lib.EndToEnd(u)
+    q_u = packing.unpack(g.T @ d / batch)
+    base.observe(stage.control, d.reshape(batch, rank), q_u)
     n = base.inverse(stage.control).apply(g, packing) @ g.T / batch
     if kind == 'coupled':
       a = jnp.eye(len(d)) + s @ n
@@ -205,7 +206,7 @@ def _backward(
       values.append((d, s))
     else:
       values.append((d, s))
-      own = dict(zip(stage.control, _like(q_u, u), strict=True))
+      own = dict(zip(stage.control, q_u, strict=True))
       k = jnp.concatenate([m.ravel() for m in base.step(stage.control, own)])
       d = d + s @ (g @ k)
       s = _contracted(s, n, batch, rank)
@@ -228,12 +229,3 @@ def _matrix(leaves: Any, rows: int) -> Array:
   """Jacobians by several arrays as one matrix."""
   parts = [leaf.reshape(rows, -1) for leaf in leaves]
   return jnp.concatenate(parts, axis=1) if parts else jnp.zeros((rows, 0))
-
-
-def _like(row: Array, leaves: Any) -> tuple[Array, ...]:
-  """A row as arrays of the shapes of these."""
-  found, at = [], 0
-  for leaf in leaves:
-    found.append(row[at : at + leaf.size].reshape(leaf.shape))
-    at += leaf.size
-  return tuple(found)

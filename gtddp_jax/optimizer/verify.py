@@ -9,6 +9,7 @@ on ``d`` and ``S`` gives what dense matrices in float64 give (``dense_step``).
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -133,18 +134,9 @@ class _Case:
     )(self.params, self.batch, state)
 
   def _variant(self, **changed: Any) -> Any:
-    options = self.options
-    arguments = {
-      'graph': options.graph,
-      'loss': options.loss,
-      'base': options.base,
-      'terminal': options.terminal,
-      'value': options.value,
-      'cooperation': options.cooperation,
-      'feedback': options.feedback,
-      'trust_region': options.trust_region,
-    }
-    variant = transform.gt_ddp(**{**arguments, **changed})
+    given = [f.name for f in dataclasses.fields(self.options) if f.init]
+    arguments = {name: getattr(self.options, name) for name in given}
+    variant = transform.gt_ddp(**(arguments | changed))
     return self._run(variant, self.state)
 
   def without_feedback(self) -> tuple[Any, Any, float]:

@@ -2,7 +2,7 @@
 
 equal      all that was asked for agrees
 refused    an error of the library, which names an operation or a parameter
-wrong      a number differs
+wrong      a number differs, be it that `trace` itself finds it
 crash      any other error
 unclear    rounding alone moves the reference by more than the tolerance
 """
@@ -78,6 +78,8 @@ def examine(program: Program, cases: list[Case], library: Any = gt) -> Outcome:
     return Outcome('wrong', str(error), 0, primitives)
   except UnclearError as error:
     return Outcome('unclear', str(error), 0, primitives)
+  except gt.errors.TraceMismatchError as error:
+    return Outcome('wrong', f'at trace time: {error}', 0, primitives)
   except gt.errors.GtddpError as error:
     why = f'{type(error).__name__}: {error}'
     kind = 'refused'

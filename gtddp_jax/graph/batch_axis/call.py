@@ -137,6 +137,34 @@ def either(a: Axis, b: Axis) -> tuple[Axis, bool]:
   return a, a != b
 
 
+def counted(
+  call: Call, at: int, mapped: Sequence[int]
+) -> tuple[int, range] | None:
+  """The axis of the indices along which rows are asked for in even steps.
+
+  Args:
+    call: a gather or a scatter.
+    at: the axis of the operand whose rows are asked for.
+    mapped: the axes of the operand that the columns of the indices are for.
+
+  Returns:
+    The axis, and the rows in order; None if they are not known, or not so.
+  """
+  column = call.constant(call.equation.invars[1], list(mapped).index(at))
+  if column is None or not column.size:
+    return None
+  column = np.asarray(column)
+  first = int(column.flat[0])
+  for place, size in enumerate(column.shape):
+    second = column.take(min(1, size - 1), place).flat[0]
+    step = max(int(second) - first, 1)
+    rows = range(first, first + size * step, step)
+    shape = [size if axis == place else 1 for axis in range(column.ndim)]
+    if (column == np.reshape(rows, shape)).all():
+      return place, rows
+  return None
+
+
 def own_row(
   call: Call, at: int, mapped: Sequence[int], axis: Axis
 ) -> int | None:
@@ -145,16 +173,7 @@ def own_row(
   That is where the indices into axis ``at`` of the operand, all samples of the
   batch in order, are known and count ``0, 1 ...``.
   """
-  column = call.constant(call.equation.invars[1], list(mapped).index(at))
-  if column is None:
+  found = counted(call, at, mapped)
+  if found is None or found[1] != range(size_of(axis)):
     return None
-  column = np.asarray(column)
-  for place, size in enumerate(column.shape):
-    shape = [1] * column.ndim
-    shape[place] = size
-    counted = np.arange(size).reshape(shape)
-    if size == size_of(axis) and np.array_equal(
-      column, np.broadcast_to(counted, column.shape)
-    ):
-      return place
-  return None
+  return found[0]

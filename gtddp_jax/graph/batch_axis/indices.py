@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gtddp_jax.graph.batch_axis.call import Call, either, own_row, slots
+from gtddp_jax.graph.batch_axis.call import (
+  Call,
+  counted,
+  either,
+  own_row,
+  slots,
+)
 from gtddp_jax.graph.batch_axis.layout import (
   Axis,
   Layout,
@@ -12,6 +18,7 @@ from gtddp_jax.graph.batch_axis.layout import (
   size_of,
   within,
 )
+from gtddp_jax.graph.batch_axis.parts import cut
 
 
 def gather(call: Call) -> list[Layout | None]:
@@ -40,10 +47,11 @@ def gather(call: Call) -> list[Layout | None]:
       axes[place] = axis if whole else slots(sizes[at], call.batch)
       coupled |= not whole
     else:
-      own = own_row(call, at, numbers.start_index_map, axis)
+      own = _rows_of(call, at, axis)
       differ = own is None
       if own is not None:
-        axes[rows[own]], differ = either(axis, axes[rows[own]])
+        place, taken = own
+        axes[rows[place]], differ = either(taken, axes[rows[place]])
       coupled |= differ
   if coupled and not any(f.stride for a in axes for f in a):
     axes = [
@@ -51,6 +59,21 @@ def gather(call: Call) -> list[Layout | None]:
       for at, (axis, size) in enumerate(zip(axes, shape, strict=True))
     ]
   return [Layout(tuple(axes), coupled)]
+
+
+def _rows_of(call: Call, at: int, axis: Axis) -> tuple[int, Axis] | None:
+  """The axis of the indices by which each sample is given rows of its own.
+
+  Returns:
+    That axis, and what the rows are; None if samples ask for each other's.
+  """
+  numbers = call.params['dimension_numbers']
+  found = counted(call, at, numbers.start_index_map)
+  if found is None or found[1][0] < 0 or found[1][-1] >= size_of(axis):
+    return None
+  place, rows = found
+  part = cut(axis, rows.start, rows[-1] + 1, rows.step, call.batch)
+  return None if part.coupled else (place, part.axes[0])
 
 
 def scatter(call: Call) -> list[Layout | None]:

@@ -17,7 +17,7 @@ from gtddp_jax.graph.batch_axis.layout import (
 )
 
 
-def _cut(axis: Axis, start: int, stop: int, step: int, batch: int) -> Layout:
+def cut(axis: Axis, start: int, stop: int, step: int, batch: int) -> Layout:
   """The axis of ``[start:stop:step]`` of an axis, as a layout of one axis."""
   size = size_of(axis)
   count = max(0, -(-(stop - start) // step))
@@ -44,7 +44,7 @@ def slice(call: Call) -> list[Layout | None]:
   bounds = zip(
     axes, params['start_indices'], params['limit_indices'], steps, strict=True
   )
-  cuts = [_cut(*bound, call.batch) for bound in bounds]
+  cuts = [cut(*bound, call.batch) for bound in bounds]
   return [Layout(tuple(c.axes[0] for c in cuts), any(c.coupled for c in cuts))]
 
 
@@ -53,9 +53,9 @@ def split(call: Call) -> list[Layout | None]:
   axes, at, where = call.axes(0), 0, call.params['axis']
   found: list[Layout | None] = []
   for size in call.params['sizes']:
-    cut = _cut(axes[where], at, at + size, 1, call.batch)
-    parts = (*axes[:where], cut.axes[0], *axes[where + 1 :])
-    found.append(Layout(parts, cut.coupled))
+    part = cut(axes[where], at, at + size, 1, call.batch)
+    parts = (*axes[:where], part.axes[0], *axes[where + 1 :])
+    found.append(Layout(parts, part.coupled))
     at += size
   return found
 
@@ -86,15 +86,17 @@ def tile(call: Call) -> list[Layout | None]:
 def concatenate(call: Call) -> list[Layout | None]:
   """Values one after the other along an axis."""
   axis, shape = call.params['dimension'], call.out_shape
+  # Parts of size 0 have nothing to say.
+  all_parts = list(range(len(call.layouts)))
+  numbers = [i for i in all_parts if call.shape(i)[axis]] or all_parts
   kept = [  # the axis in question is looked at apart
     v and Layout((*v.axes[:axis], *v.axes[axis + 1 :]), v.coupled)
-    for v in call.layouts
+    for v in (call.layouts[i] for i in numbers)
   ]
   others = join(kept, (*shape[:axis], *shape[axis + 1 :]))
-  assert others is not None
-  parts = [call.axes(i)[axis] for i in range(len(call.layouts))]
-  # Parts of size 0 have nothing to say.
-  parts = [part for part in parts if size_of(part)] or parts[:1]
+  if others is None:  # what is not empty depends on no input
+    return [None]
+  parts = [call.axes(i)[axis] for i in numbers]
   joined = _end_to_end(parts, shape[axis], call.batch)
   axes = (*others.axes[:axis], joined.axes[0], *others.axes[axis:])
   return [Layout(axes, joined.coupled or others.coupled)]

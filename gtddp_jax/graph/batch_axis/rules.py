@@ -5,7 +5,7 @@ not depend on the inputs, and says the layout of each result. ``coupled`` is set
 where samples meet in this very equation: a mean over the batch, a product of
 two values whose samples are in different axes, an operation along an axis that
 holds the batch. An operation without a rule makes nothing that can be told.
-Operations that run a program of their own are in ``batch_axis``.
+Operations that run a program of their own are in ``walk``.
 """
 
 from __future__ import annotations

@@ -72,7 +72,7 @@ def analyse(
   Returns:
     The values.
   """
-  walk = _Walk(program.equations, size, program.constants)
+  walk = _Walk(program.equations, program.outputs, size, program.constants)
   for value in batched:
     shape = jaxprs.shape_of(value)
     walk.layouts[value] = leading(shape, size)
@@ -87,11 +87,13 @@ class _Walk:
   def __init__(
     self,
     equations: Sequence[jaxprs.Equation],
+    results: Sequence[Any],
     size: int,
     closed_over: Mapping[jaxprs.Var, Any] = MappingProxyType({}),
   ):
     self._equations, self._size = equations, size
     self._closed_over = closed_over
+    self._reaching = _reaching(equations, results)
     self.layouts: dict[jaxprs.Var, Layout | None] = {}
     self.meeting: list[jaxprs.Var] = []
     self.mixing: list[jaxprs.Var] = []
@@ -107,6 +109,9 @@ class _Walk:
       coupled = any(v.coupled for v in before if v)
       for value, layout in zip(equation.outvars, after, strict=True):
         self._made_by[value] = equation
+        if value not in self._reaching:
+          self.layouts[value] = layout and layout._replace(coupled=False)
+          continue
         if layout and layout.coupled and self._size > 1:
           self.meeting.append(value)
           if not layout.joined:
@@ -147,15 +152,34 @@ class _Walk:
     return None if known is None else known[..., place]
 
 
-def _body(
-  body: Any, operands: Sequence[Layout | None], size: int
-) -> tuple[Layouts, bool]:
-  """Layouts of the results of a body, and whether samples meet in it."""
+def _reaching(
+  equations: Sequence[jaxprs.Equation], results: Sequence[Any]
+) -> set[jaxprs.Var]:
+  """Values with an element that a result can depend on.
+
+  A value without elements passes nothing on: padding by the edge makes one of
+  a row of the batch where nothing is to be padded.
+  """
+
+  def full(atoms: Sequence[Any]) -> list[jaxprs.Var]:
+    return [
+      a for a in atoms if jaxprs.is_variable(a) and 0 not in jaxprs.shape_of(a)
+    ]
+
+  wanted = set(full(results))
+  for equation in reversed(equations):
+    if not wanted.isdisjoint(equation.outvars):
+      wanted.update(full(equation.invars))
+  return wanted
+
+
+def _body(body: Any, operands: Sequence[Layout | None], size: int) -> Layouts:
+  """Layouts of the results of a body."""
   jaxpr = getattr(body, 'jaxpr', body)
-  walk = _Walk(jaxpr.eqns, size)
+  walk = _Walk(jaxpr.eqns, jaxpr.outvars, size)
   walk.layouts.update(zip(jaxpr.invars, operands, strict=True))
   walk.run()
-  return [walk.read(v) for v in jaxpr.outvars], bool(walk.meeting)
+  return [walk.read(v) for v in jaxpr.outvars]
 
 
 def _coupled(layouts: Layouts, meet: bool) -> Layouts:
@@ -166,7 +190,7 @@ def _call(equation: jaxprs.Equation, operands: Layouts, size: int) -> Layouts:
   """A function called in its place."""
   names = ('call_jaxpr', 'jaxpr', 'fun_jaxpr', 'call', 'callee')
   body = next(equation.params[n] for n in names if n in equation.params)
-  return _body(body, operands, size)[0]
+  return _body(body, operands, size)
 
 
 def _solve(equation: jaxprs.Equation, operands: Layouts, size: int) -> Layouts:
@@ -174,13 +198,13 @@ def _solve(equation: jaxprs.Equation, operands: Layouts, size: int) -> Layouts:
   lengths, bodies = equation.params['const_lengths'], equation.params['jaxprs']
   first = sum(lengths[: list(lengths._fields).index('solve')])
   constants = operands[first : first + lengths.solve]
-  return _body(bodies.solve, [*constants, *operands[sum(lengths) :]], size)[0]
+  return _body(bodies.solve, [*constants, *operands[sum(lengths) :]], size)
 
 
 def _cond(equation: jaxprs.Equation, operands: Layouts, size: int) -> Layouts:
   """Of several branches the one that the first operand says."""
   which, *given = operands
-  results = [_body(b, given, size)[0] for b in equation.params['branches']]
+  results = [_body(b, given, size) for b in equation.params['branches']]
   joined = [
     join(options, jaxprs.shape_of(v), alike=True)
     for options, v in zip(
@@ -205,9 +229,9 @@ def _while(equation: jaxprs.Equation, operands: Layouts, size: int) -> Layouts:
   carry = _settled(
     equation,
     carry,
-    lambda carry: _body(params['body_jaxpr'], [*constants, *carry], size)[0],
+    lambda carry: _body(params['body_jaxpr'], [*constants, *carry], size),
   )
-  (going,), _ = _body(params['cond_jaxpr'], [*test, *carry], size)
+  (going,) = _body(params['cond_jaxpr'], [*test, *carry], size)
   return _coupled(carry, going is not None)
 
 
@@ -224,7 +248,7 @@ def _scan(equation: jaxprs.Equation, operands: Layouts, size: int) -> Layouts:
   each = [v and v._replace(axes=v.axes[1:], coupled=meet) for v in taken]
 
   def body(carry: Layouts) -> Layouts:
-    return _body(params['jaxpr'], [*constants, *carry, *each], size)[0]
+    return _body(params['jaxpr'], [*constants, *carry, *each], size)
 
   carry = _settled(equation, carry, lambda carry: body(carry)[:m])
   first = next(iter(steps), within(params['length']))
