@@ -44,7 +44,7 @@ _PASSES = (
     '$F_1(\\cdot, u_1)$')),
   (0.53, -1, '2. backward: what is the outcome worth?', ('$P_0,\\ d, S$',
     '$P_1,\\ d, S$')),
-  (0.20, 1, '3. forward: each layer answers what changed', ('$u_0+\\delta u_0$',
+  (0.20, 1, '3. forward: layers react to what changed', ('$u_0+\\delta u_0$',
     '$u_1+\\delta u_1$')),
 )  # fmt: skip
 

@@ -2,7 +2,7 @@
 
 ``g^{i,r} = F_u^T P_{t+1}^{i,r}`` is the gradient of control ``t`` that
 direction ``r`` of sample ``i`` gives. A decision is one control, or those of
-several players who decide together, end to end. The recursions need four
+several players of a joint update, end to end. The recursions need four
 products, with ``Q_uu^-1`` an ``Inverse``::
 
     combine(w)      (1/B) sum_i sum_r w_i^r g^{i,r}     like u

@@ -132,7 +132,7 @@ class Stage:
 
 
 class Game(NamedTuple):
-  """Stages whose outputs meet in one add, and who may decide together.
+  """Stages whose outputs meet in one add, and that a joint update may take.
 
   Attributes:
     stages: the players, in order.

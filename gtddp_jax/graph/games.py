@@ -1,4 +1,4 @@
-"""Games: stages whose outputs meet in one add, and who so decide together.
+"""Games: stages whose outputs meet in one add.
 
 Forward from each layer's output ``h``, through work that keeps every position
 and feeds nothing else, to the add (of adds) where it ends::

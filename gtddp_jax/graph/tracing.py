@@ -319,8 +319,8 @@ def _check_known(
         f'The operation {unknown!r} does not say where the samples are in what '
         f'it makes, on the way to a value of shape {shape}: expected one of '
         f'the operations of jax.numpy and jax.lax between the parameters and '
-        f'the outputs, by which samples can be told apart. Write that part '
-        f'with them, or leave it to the loss.'
+        f'the outputs, whose results are known sample by sample. Write that '
+        f'part with them, or leave it to the loss.'
       )
 
 

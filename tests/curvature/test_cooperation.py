@@ -1,4 +1,4 @@
-"""Players who decide together, against dense matrices."""
+"""Joint updates of players, against dense matrices."""
 
 from __future__ import annotations
 

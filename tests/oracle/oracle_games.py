@@ -1,4 +1,4 @@
-"""The running statistics of players who decide together, with dense matrices.
+"""The running statistics of players of a joint update, with dense matrices.
 
 See `oracle_kronecker` for the symbols.
 """

@@ -1,7 +1,7 @@
 """The table of networks that the library supports, and of what it refuses.
 
 `PYTHONPATH=.:tests/networks python tests/support/support.py` prints the part of
-the README that holds both.
+docs/networks.md that holds both.
 """
 
 from __future__ import annotations
@@ -183,7 +183,7 @@ def _mean_loss(gt: Any) -> None:
 
 
 def markdown() -> str:
-  """Both tables, as they stand in the README between the markers."""
+  """Both tables, as they stand in docs/networks.md between the markers."""
   head = 'network', 'linen', 'nnx', 'stages', 'oracle', 'note'
   names = dict.fromkeys(name for name, _ in TABLE)
   rows = [_row([c for c in TABLE.values() if c.name == n]) for n in names]

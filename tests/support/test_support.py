@@ -20,7 +20,7 @@ from support_reference import Dense
 import gtddp_jax as gt
 from gtddp_jax.graph import Fixed
 
-README = pathlib.Path(__file__).parents[2] / 'README.md'
+PAGE = pathlib.Path(__file__).parents[2] / 'docs' / 'networks.md'
 RATE = 0.05
 LEVELS = 'frozen', 'bellman', 'coupled'
 CASES = {' '.join(key): case for key, case in TABLE.items()}
@@ -163,7 +163,7 @@ def test_what_is_refused_is_refused_with_a_remedy(
 
 
 def test_the_readme_holds_the_tables() -> None:
-  text = README.read_text()
+  text = PAGE.read_text()
   assert support.BEGIN in text and support.END in text
   begin, end = text.index(support.BEGIN), text.index(support.END)
   assert text[begin : end + len(support.END)] == support.section()
