@@ -39,7 +39,7 @@ class Value(NamedTuple):
   """What is known of a value.
 
   Attributes:
-    axes: see the module's head.
+    axes: each a product of lengths, one of which may be the batch's, `B`.
     kind: 'f' real, 'c' complex, 'i' integer, '?' boolean.
     bound: integers are smaller than this.
   """

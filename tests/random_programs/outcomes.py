@@ -34,7 +34,7 @@ class Outcome(NamedTuple):
   """What came of a program.
 
   Attributes:
-    kind: see the module's head.
+    kind: 'equal', 'refused', 'wrong', 'crash' or 'unclear'.
     why: of what is not equal: the case, and the error or the difference.
     refused_in_part: cases that are refused since samples meet, while the
       others agree.

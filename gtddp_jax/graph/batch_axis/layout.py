@@ -36,7 +36,7 @@ WITHIN, SHUFFLED = 0, -1
 
 
 class Factor(NamedTuple):
-  """A part of an axis; see the module's docstring."""
+  """A part of an axis; its index times its stride counts samples."""
 
   size: int
   stride: int = WITHIN
@@ -171,7 +171,7 @@ def encoded(layout: Layout, batch: int, dtype: Any) -> jax.ShapeDtypeStruct:
 
 
 def encode(layout: Layout, batch: int, value: Array) -> Array:
-  """A value as it is carried; see the module's docstring.
+  """A value with the rows of each sample next to each other.
 
   Args:
     layout: of the value; one that has all samples.

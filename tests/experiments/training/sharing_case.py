@@ -39,7 +39,7 @@ def config_of(form: str, devices: int) -> Any:
 
 
 def main() -> None:
-  """See the module's head."""
+  """Prints parameters and last evaluations as JSON, by number and form."""
   root, forms, numbers, *others = sys.argv[1:]
   sys.path.insert(0, root)
   largest = max(map(int, numbers.split(',')))
