@@ -179,6 +179,18 @@ def one_hot(d: Draft) -> None:
   )
 
 
+def chosen(i: Array, n: int, table: Array) -> Array:
+  """Entries of a table by a mask.
+
+  A mask of numbers would be a smooth value before the leaf is read, in which an
+  integer that changes within the step is a jump.
+  """
+  numbers = jnp.arange(n).reshape(*[1] * i.ndim, n, *[1] * (table.ndim - 1))
+  mask = i.reshape(*i.shape, *[1] * table.ndim) == numbers
+  entries = table.reshape(*[1] * i.ndim, *table.shape)
+  return jnp.sum(jnp.where(mask, entries, 0), axis=i.ndim)
+
+
 @operation(3)
 def embedding(d: Draft) -> None:
   """Rows of a table, by integers of the inputs or of the network."""
@@ -193,7 +205,7 @@ def embedding(d: Draft) -> None:
       return jnp.take(u[w], i, axis=0)
     if name == 'index':
       return u[w][i]
-    return jax.nn.one_hot(i, n, dtype=jnp.float64) @ u[w]
+    return chosen(i, n, u[w])
 
   d.do(f'{name}({{1}}, {{0}})', run, [i], Value((*index.axes, (out,))), [w])
 
@@ -219,8 +231,7 @@ def routed(d: Draft) -> None:
   def run(b: int, u: Any, x: Array, i: Array) -> Array:
     if name == 'rows':
       return jnp.einsum('...f,...fo->...o', x, u[w][i])
-    gate = jax.nn.one_hot(i, n, dtype=jnp.float64)
-    return jnp.einsum('...f,efo,...e->...o', x, u[w], gate)
+    return jnp.einsum('...f,...fo->...o', x, chosen(i, n, u[w]))
 
   made = value.with_axis(len(value.axes) - 1, out)
   d.do(f'{{0}} @ {{2}}[{{1}}] by {name}', run, [x, i], made, [w])
