@@ -71,7 +71,9 @@ def losses(form: str, rates: Sequence[float] | np.ndarray) -> np.ndarray:
   loss = gt.losses.squared_error
 
   def after(rate: jax.Array) -> jax.Array:
-    tx = gt.gt_ddp(graph, loss, gt.sgd(rate), **VARIANTS[form])
+    tx = gt.gt_ddp(
+      graph, loss, gt.sgd(rate), trust_region=None, **VARIANTS[form]
+    )
     updates, _ = tx.update(None, tx.init(params), params, batch=(x, y))
     return loss(_network(optax.apply_updates(params, updates), x), y)[0]
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -53,7 +54,6 @@ def refusal(graph: graph_lib.LayerGraph, options: StepOptions) -> str | None:
     'the terminal draws numbers, or takes part of the batch': (
       options.terminal not in map(terminal_lib.named, _TERMINALS)
     ),
-    'a trust region': options.trust_region is not None,
     'samples are coupled': graph.mixed,
     'a parameter is read by several stages': any(
       stage.shared for stage in graph.stages
@@ -99,7 +99,7 @@ def dense_step(
     state.base, params, context
   )
   values = _backward(options, expansion, jacobians, base, chain)
-  return chain.forward(values, jacobians, base)
+  return chain.forward(values, jacobians, base, _bounding(options, expansion))
 
 
 class _Chain:
@@ -154,7 +154,11 @@ class _Chain:
     return found[::-1]
 
   def forward(
-    self, values: list[tuple[Array, Array]], jacobians: Any, base: Any
+    self,
+    values: list[tuple[Array, Array]],
+    jacobians: Any,
+    base: Any,
+    bounded: Callable[[Array], Array],
   ) -> Any:
     """The closed loop."""
     state, fixed = self.states[0], self._fixed[0]
@@ -165,7 +169,7 @@ class _Chain:
         (a - b).ravel() for a, b in zip(state, self.states[t], strict=True)
       ]
       e = p @ jnp.concatenate(change) if change else jnp.zeros_like(d)
-      total = g.T @ (d + s @ e) / self.graph.batch_size
+      total = g.T @ (d + bounded(s @ e)) / self.graph.batch_size
       u = graph_lib.pick(self.leaves, stage.control)
       gradients = gradients_lib.EndToEnd(u).unpack(total)
       own = dict(zip(stage.control, gradients, strict=True))
@@ -175,6 +179,21 @@ class _Chain:
       state, aux = stage(state, moved, (), fixed)
       fixed = dataclasses.replace(fixed, aux=aux)
     return self.graph.unflatten([updates[i] for i in range(len(updates))])
+
+
+def _bounding(options: StepOptions, expansion: Any) -> Callable[[Array], Array]:
+  """Shortens each sample's part of a row ``[B R]`` to the trust region."""
+  if options.trust_region is None:
+    return lambda row: row
+  slope = expansion.slope
+  bound = options.trust_region * jnp.sqrt(jnp.sum(slope**2) / slope.shape[0])
+
+  def bounded(row: Array) -> Array:
+    rows = row.reshape(slope.shape)
+    length = jnp.sqrt(jnp.sum(rows**2, axis=1, keepdims=True))
+    return jnp.where(length > bound, rows * (bound / length), rows).ravel()
+
+  return bounded
 
 
 def _at_control(function: Any, u: Any, state: Any) -> Array:
@@ -190,6 +209,7 @@ def _backward(
   d = expansion.slope.ravel()
   s = jax.scipy.linalg.block_diag(*expansion.curvature)
   kind, values = _recursion(options), []
+  bounded = _bounding(options, expansion)
   for t in reversed(range(len(jacobians))):
     stage, (_, g) = chain.graph.stages[t], jacobians[t]
     if kind == 'frozen' or (kind == 'bellman' and t == 0):
@@ -208,7 +228,8 @@ def _backward(
       values.append((d, s))
       own = dict(zip(stage.control, q_u, strict=True))
       k = jnp.concatenate([m.ravel() for m in base.step(stage.control, own)])
-      d = d + s @ (g @ k)
+      first = expansion.slope.ravel()
+      d = first + bounded(d + s @ (g @ k) - first)
       s = _contracted(s, n, batch, rank)
   return values[::-1]
 

@@ -33,7 +33,7 @@ class StepOptions:
     value: the value recursion.
     cooperation: 'none' too where it would change nothing.
     feedback: whether layers react to the updates of those before them.
-    trust_region: bound on the feedback weights, or None.
+    trust_region: bound on the feedback weights, or None; 'auto' is resolved.
     bound: the base on the graph.
     decisions: the stages of each decision.
   """
@@ -45,7 +45,7 @@ class StepOptions:
   value: Any = 'frozen'
   cooperation: str = 'none'
   feedback: bool = True
-  trust_region: float | None = None
+  trust_region: Any = 'auto'
   bound: curvature_lib.BoundBase = dataclasses.field(init=False)
   decisions: list[range] = dataclasses.field(init=False)
 
@@ -62,6 +62,8 @@ class StepOptions:
     _check_outputs(self.graph)
     checks.check_option('cooperation', self.cooperation, COOPERATIONS)
     resolve('value', value_lib.recursion(self.value))
+    if isinstance(self.trust_region, str):
+      resolve('trust_region', self.value.trust_region)
     resolve('base', curvature_lib.lift(self.base))
     if self.feedback and self.value.needs_curvature:
       self.base.check_recursion()
@@ -89,8 +91,8 @@ class StepOptions:
         "'gradient', 'gauss_newton', sampled(m), truncated(r), subset(...) or "
         'a TerminalValue'),
       'feedback': (isinstance(self.feedback, bool), 'True or False'),
-      'trust_region': (bound is None or _is_positive(bound),
-        'a positive number or None'),
+      'trust_region': (bound is None or _is_bound(bound),
+        "a positive number, None, or 'auto'"),
     }  # fmt: skip
     for name, (fine, wanted) in expected.items():
       if not fine:
@@ -131,7 +133,9 @@ def _check_outputs(graph: graph_lib.LayerGraph) -> None:
       )
 
 
-def _is_positive(bound: Any) -> bool:
+def _is_bound(bound: Any) -> bool:
+  if isinstance(bound, str):
+    return bound == 'auto'
   if isinstance(bound, jax.core.Tracer):  # a hyperparameter in a state
     return True
   known = checks.is_number(bound) or isinstance(bound, jax.Array)

@@ -279,7 +279,7 @@ def _key(call: UpdateCall, name: str, reader: str) -> Array:
   return call.rngs[name]
 
 
-def _radius(trust_region: float | None, slope: Array) -> Array | None:
+def _radius(trust_region: Any, slope: Array) -> Array | None:
   """The bound in units of the root mean square slope of the batch."""
   if trust_region is None:
     return None

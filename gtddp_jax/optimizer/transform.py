@@ -82,7 +82,7 @@ def gt_ddp(
   value: str | value_lib.ValueRecursion = 'frozen',
   cooperation: str = 'none',
   feedback: bool = True,
-  trust_region: float | None = None,
+  trust_region: float | str | None = 'auto',
 ) -> optax.GradientTransformationExtraArgs:
   r"""Game-theoretic differential dynamic programming over a base optimizer.
 
@@ -115,9 +115,10 @@ def gt_ddp(
       every ``value`` (Prop. 1, 4).
     trust_region: largest length of a sample's ``S e``, and of how far
       'bellman' moves its ``d``, in units of the batch's root mean square
-      terminal ``d``; None for no bound. Start with 0.3: the bare equations
-      may diverge, and with ``ekfac`` did at usual rates, to losses that are
-      finite and so not skipped.
+      terminal ``d``, and so whatever the scale of the loss. 'auto' is 0.3, and
+      no bound with 'coupled', which expects the change of the whole batch. None
+      for the bare equations, which may diverge at rates that the base takes, to
+      losses that are finite and so not skipped.
 
   Returns:
     A transformation whose ``update(grads_or_None, state, params, batch=(inputs,

@@ -45,6 +45,11 @@ class Bellman:
     """See ``ValueRecursion``."""
     return True
 
+  @property
+  def trust_region(self) -> float | None:
+    """See ``ValueRecursion``."""
+    return problem_lib.BOUND
+
   def wanted(self, n: int) -> gradients_lib.Wanted:
     """See ``ValueRecursion``; no stage reads the first value function."""
     product = 'gram' if n > 0 else None

@@ -81,6 +81,11 @@ class Coupled:
     """See ``ValueRecursion``."""
     return True
 
+  @property
+  def trust_region(self) -> float | None:
+    """See ``ValueRecursion``."""
+    return None
+
   def wanted(self, n: int) -> gradients_lib.Wanted:
     """See ``ValueRecursion``."""
     del n

@@ -28,6 +28,11 @@ class Frozen:
     """See ``ValueRecursion``."""
     return False
 
+  @property
+  def trust_region(self) -> float | None:
+    """See ``ValueRecursion``."""
+    return problem_lib.BOUND
+
   def wanted(self, n: int) -> gradients_lib.Wanted:
     """See ``ValueRecursion``."""
     del n
@@ -58,6 +63,11 @@ class Own:
   def needs_curvature(self) -> bool:
     """See ``ValueRecursion``."""
     return True
+
+  @property
+  def trust_region(self) -> float | None:
+    """See ``ValueRecursion``."""
+    return problem_lib.BOUND
 
   def wanted(self, n: int) -> gradients_lib.Wanted:
     """See ``ValueRecursion``; products are formed in blocks."""
