@@ -15,7 +15,7 @@ from experiments.report import tables
 _LARGEST = 10.0  # nats; what is above has the same colour
 _WIDE = 20  # ratio of bars from which the axis is logarithmic
 BASE, OURS = '#8C8C8C', '#0072B2'  # a base alone, its GT-DDP variants
-# Okabe and Ito's, which the colour-blind tell apart.
+# Okabe and Ito's, which the colour-blind distinguish.
 PALETTE = (
   '#000000',
   '#E69F00',
@@ -29,7 +29,6 @@ PALETTE = (
 _TICKS = (1,), (1, 3), (1, 2, 5)
 _LEAST_TICKS = 3
 _STYLES = ('-', '--', '-.')
-BAND = 'line: median over seeds; band: from least to largest'
 WHISKERS = 'line: median over seeds; whisker: from least to largest, at the end'
 _APART = 0.02  # whiskers, of the width of the lines
 
@@ -79,8 +78,7 @@ def levels(
     _heat(panels[0], rates, losses)
     for panel, series in zip(panels[1:], bars, strict=True):
       draw_bars(panel, series)
-    panels[0].set_yticks(range(len(variants)), variants)
-    panels[0].set_ylim(len(variants) - 0.5, -0.5)
+    tables.name_rows(panels[0], variants)
 
 
 def _heat(
@@ -174,14 +172,7 @@ def curves(
       draw_curves(panel, names, lines, every, band=False)
       panel.set(title=title)
     places[0].set(ylabel=label)
-    handles, labels = places[0].get_legend_handles_labels()
-    drawing.legend(
-      handles,
-      labels,
-      loc='outside lower center',
-      ncols=3,
-      title=WHISKERS,
-    )
+    tables.legend(drawing, places[0], 3, WHISKERS)
 
 
 def draw_curves(
@@ -242,9 +233,8 @@ def plain_ticks(line: axis.Axis) -> None:
     for digits in _TICKS
   ]
   if high < 10 * low:
-    choices = [
-      ticker.MaxNLocator(6, steps=[1, 2, 5, 10]).tick_values(low, high)
-    ]
+    steps = ticker.MaxNLocator(6, steps=[1, 2, 5, 10])
+    choices = [steps.tick_values(low, high)]
   for choice in choices:
     ticks = [tick for tick in choice if low <= tick <= high]
     if len(ticks) >= _LEAST_TICKS:
@@ -317,6 +307,5 @@ def intervals(
       place.set(title=panel.title, xlabel=panel.label)
       place.locator_params(axis='x', nbins=5)
       place.grid(visible=False, axis='y')
-    places[0].set_yticks(range(len(names)), names)
-    places[0].set_ylim(len(names) - 0.5, -0.5)
+    tables.name_rows(places[0], names)
     drawing.supxlabel('filled: the 95 % interval leaves out zero', fontsize=9)

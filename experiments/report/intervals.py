@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from scipy import stats
@@ -23,6 +23,8 @@ LEAST = 3  # seeds; two that happen to agree tell nothing
 # rests on the losses being normal alone.
 LEAST_SPREAD = 5
 _EQUAL = 1e-9  # of an end; a narrower interval is of equal values, rounded
+# How differences are written: what they are multiplied by, and their form.
+_FORMS = {'nats': (1, '.2g'), 'points': (100, '.2f'), 'steps': (1, '.1f')}
 
 
 def difference(own: Values, base: Values) -> Interval | None:
@@ -43,9 +45,7 @@ def difference(own: Values, base: Values) -> Interval | None:
   mean = statistics.fmean(differences)
   if not statistics.pstdev(differences):  # of which SciPy makes no interval
     return {'mean': mean, 'half_width': 0.0}
-  with warnings.catch_warnings(
-    action='ignore'
-  ):  # of differences that are close
+  with warnings.catch_warnings(action='ignore'):  # of close differences
     found = stats.ttest_rel(*zip(*pairs, strict=True)).confidence_interval()
   return {'mean': mean, 'half_width': float(found.high - found.low) / 2}
 
@@ -97,18 +97,36 @@ def deviation_ratio(own: Values, base: Values) -> Interval | None:
   return {'ratio': middle, 'low': middle / factor, 'high': middle * factor}
 
 
-def text(found: Mapping[str, Any] | None, scale: float, form: str) -> str:
-  """Returns a difference, in units of ``1 / scale``, with its half width.
+def text(found: Mapping[str, Any] | None, unit: str) -> str:
+  """Returns a difference with its half width, or a ratio with its interval.
 
   Args:
-    found: of ``difference``; None, or without a mean, where there is none.
-    scale: what both are multiplied by.
-    form: of both numbers, such as '.2f'.
+    found: of ``compared`` or ``compared_ratio``; '-' where there is no number.
+    unit: a key of ``_FORMS``, where a point is a hundredth; '×' for ratios.
   """
-  if found is None or 'mean' not in found:
+  if found is None or not {'mean', 'ratio'} & {*found}:
     return '-'
+  if 'ratio' in found:
+    return ratio_text(found)
+  scale, form = _FORMS[unit]
   mean, half = scale * found['mean'], scale * found['half_width']
   return f'{mean:+{form}} ± {half:{form}}'
+
+
+def columns(
+  head: str, unit: str, of: Callable[[Any], Mapping[str, Any] | None]
+) -> list[tuple[str, str, Callable[[Any], str]]]:
+  """Returns two columns for ``tables.columns``: a comparison, what it says.
+
+  Args:
+    head: of the first.
+    unit: see ``text``.
+    of: returns the comparison of a row.
+  """
+  return [
+    (head, '× base' if unit == '×' else unit, lambda row: text(of(row), unit)),
+    ('significance', '', lambda row: word(of(row))),
+  ]
 
 
 def significance(low: float, high: float, neutral: float = 0.0) -> str:
@@ -186,9 +204,8 @@ def compared_ratio(
     return None
   word = significance(found['low'], found['high'], 1.0)
   pairs = zip(own, base, strict=True)
-  if (
-    whole and word != NONE and all(abs(a - b) <= 1 for a, b in pairs if a and b)
-  ):
+  close = all(abs(a - b) <= 1 for a, b in pairs if a and b)
+  if whole and close and word != NONE:
     word = OPEN
   return {**found, 'significance': word}
 

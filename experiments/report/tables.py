@@ -1,6 +1,6 @@
 """Tables and figures, in one style.
 
-A base and its GT-DDP form share a colour: dashed for the base, solid for
+A base and its GT-DDP variant share a colour: dashed for the base, solid for
 GT-DDP. The colours are Okabe and Ito's, which the colour-blind distinguish.
 """
 
@@ -45,6 +45,7 @@ _COLOURS = {
   'Muon': '#999999',
 }
 _OURS = 'GT-DDP '
+BAND = 'line: median over seeds; band: from least to largest'
 _ABSENT = '-'
 
 
@@ -53,6 +54,9 @@ class Curve(NamedTuple):
 
   title: str
   runs: Sequence[Sequence[Row]]
+
+
+Spec = tuple[str, str, Callable[[Any], str]]  # head, unit, cell of a row
 
 
 class Column(NamedTuple):
@@ -65,6 +69,14 @@ class Column(NamedTuple):
   def title(self, between: str) -> str:
     """Returns head and unit; ``between`` separates them."""
     return f'{self.head}{between}({self.unit})' if self.unit else self.head
+
+
+def columns(rows: Sequence[Any], *specs: Spec) -> list[Column]:
+  """Returns a column for each head and unit, with the cell of each row."""
+  return [
+    Column(head, unit, [cell(row) for row in rows])
+    for head, unit, cell in specs
+  ]
 
 
 def line(row: Row) -> str:
@@ -155,6 +167,27 @@ def drawing(
     made.savefig(path, dpi=150)
 
 
+def legend(
+  made: figure.Figure, panel: axes.Axes, wide: int = 6, title: str | None = None
+) -> None:
+  """Puts what a panel shows below all panels, each name once."""
+  handles, labels = panel.get_legend_handles_labels()
+  known = dict(zip(labels, handles, strict=True))
+  made.legend(
+    [*known.values()],
+    [*known],
+    loc='outside lower center',
+    ncols=min(wide, len(known) or 1),
+    title=title,
+  )
+
+
+def name_rows(panel: axes.Axes, names: Sequence[str]) -> None:
+  """Writes names at the vertical axis, the first at its top."""
+  panel.set_yticks(range(len(names)), names)
+  panel.set_ylim(len(names) - 0.5, -0.5)
+
+
 def curves(path: pathlib.Path, all_curves: Sequence[Curve]) -> None:
   """Draws train loss and test error against epochs.
 
@@ -176,17 +209,8 @@ def curves(path: pathlib.Path, all_curves: Sequence[Curve]) -> None:
     right.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
     right.yaxis.set_major_formatter(ticker.FormatStrFormatter('%g'))
     right.yaxis.set_minor_formatter(ticker.NullFormatter())
-    handles, labels = left.get_legend_handles_labels()
-    title = None
-    if max(len(curve.runs) for curve in all_curves) > 1:
-      title = 'line: median over seeds; band: from least to largest'
-    made.legend(
-      handles,
-      labels,
-      loc='outside lower center',
-      ncols=min(6, len(labels)),
-      title=title,
-    )
+    several = max(len(curve.runs) for curve in all_curves) > 1
+    legend(made, left, title=BAND if several else None)
 
 
 def _draw(

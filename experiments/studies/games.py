@@ -17,7 +17,8 @@ it stopped: --workdir may hold a study of the same configuration.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+import operator
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ml_collections
@@ -41,7 +42,6 @@ SECTION: Section = {
 FILES = ('games.png',)
 
 Row = outcomes.Row
-Setting = tuple[float, float]  # rate, damping
 
 _TUNED = (
   'Each variant at its own best setting against the first at its. Settings '
@@ -52,14 +52,7 @@ _GRID = 'Mean train loss (nats) over the last epoch, by rate / damping.'
 
 
 def variants(title: str) -> list[trainings.Variant]:
-  """Returns what is compared; the first is the base alone.
-
-  Args:
-    title: of the base.
-
-  Returns:
-    The variants.
-  """
+  """Returns what is compared, of a base by its title; it alone is the first."""
   ddp = f'GT-DDP-{title}'
   feedback: dict[str, Any] = registry.VARIANTS['frozen']
   return [
@@ -138,21 +131,21 @@ def summaries(rows: Sequence[Row], titles: Sequence[str]) -> list[Row]:
     One summary per variant: its best setting, the runs there and at the base's
     best, and the paired differences from the base at both; of the base, none.
   """
-  best = {title: _best(rows, title) for title in titles}
+  keys = ('rate', 'damping')
+  best = {title: outcomes.best(rows, title, keys) for title in titles}
   base = titles[0]
-  reference = outcomes.at(rows, base, *best[base])
 
-  def gain(own: Sequence[Row], key: str) -> Row | None:
-    if own[0]['form'] == base:
-      return None
-    values = (intervals.of_runs(part, key) for part in (own, reference))
-    return intervals.compared(*values)
+  def runs(title: str, setting: Sequence[float]) -> list[Row]:
+    return outcomes.at(
+      rows, form=title, **dict(zip(keys, setting, strict=True))
+    )
 
   found = []
   for title in titles:
-    own, equal = (
-      outcomes.at(rows, title, *setting)
-      for setting in (best[title], best[base])
+    own, equal = (runs(title, best[other]) for other in (title, base))
+    tuned, fair = (
+      outcomes.against_baseline(part, runs(base, best[base]), title == base)
+      for part in (own, equal)
     )
     found.append(
       {
@@ -161,74 +154,55 @@ def summaries(rows: Sequence[Row], titles: Sequence[str]) -> list[Row]:
         'base_best': best[base],
         'own': own,
         'equal': equal,
-        'loss_gain': gain(equal, 'final_loss'),
-        'accuracy_gain': gain(equal, 'test_accuracy'),
-        'tuned_loss_gain': gain(own, 'final_loss'),
-        'tuned_accuracy_gain': gain(own, 'test_accuracy'),
+        'loss_gain': fair['loss_gain'],
+        'accuracy_gain': fair['accuracy_gain'],
+        'tuned_loss_gain': tuned['loss_gain'],
+        'tuned_accuracy_gain': tuned['accuracy_gain'],
         'step_ratio': outcomes.step_ratio(rows, title, base),
       }
     )
   return found
 
 
-def _best(rows: Sequence[Row], title: str) -> Setting:
-  """The setting with the least mean loss over all seeds."""
-  settings = sorted({(row['rate'], row['damping']) for row in rows})
-  return min(
-    settings, key=lambda s: outcomes.mean_loss(outcomes.at(rows, title, *s))
+def _standings(found: Sequence[Row]) -> list[tables.Column]:
+  def losses(key: str) -> Callable[[Row], str]:
+    return lambda s: tables.losses(intervals.of_runs(s[key], 'final_loss'))
+
+  def accuracies(key: str) -> Callable[[Row], str]:
+    return lambda s: tables.accuracies(
+      intervals.of_runs(s[key], 'test_accuracy')
+    )
+
+  return tables.columns(
+    found,
+    ('variant', '', lambda s: s['form']),
+    ('best', 'rate / damping', lambda s: '{:g} / {:g}'.format(*s['best'])),
+    ('train loss', 'nats', losses('own')),
+    ('accuracy', '%', accuracies('own')),
+    ('train loss, equal', 'nats', losses('equal')),
+    ('accuracy, equal', '%', accuracies('equal')),
+    *_differences('', ', equal'),
+    ('step', '× base', lambda s: f'{s["step_ratio"]:.2f}'),
   )
 
 
-def _standings(found: Sequence[Row]) -> list[tables.Column]:
-  def losses(rows: Sequence[Row]) -> str:
-    return tables.losses(intervals.of_runs(rows, 'final_loss'))
-
-  def accuracies(rows: Sequence[Row]) -> str:
-    return tables.accuracies(intervals.of_runs(rows, 'test_accuracy'))
-
-  return [
-    tables.Column('variant', '', [s['form'] for s in found]),
-    tables.Column(
-      'best', 'rate / damping', [f'{r:g} / {d:g}' for r, d in _bests(found)]
-    ),
-    tables.Column('train loss', 'nats', [losses(s['own']) for s in found]),
-    tables.Column('accuracy', '%', [accuracies(s['own']) for s in found]),
-    tables.Column(
-      'train loss, equal', 'nats', [losses(s['equal']) for s in found]
-    ),
-    tables.Column(
-      'accuracy, equal', '%', [accuracies(s['equal']) for s in found]
-    ),
-    *_differences(found, '', ', equal'),
-    tables.Column('step', '× base', [f'{s["step_ratio"]:.2f}' for s in found]),
-  ]
-
-
 def _tuned(found: Sequence[Row]) -> list[tables.Column]:
-  others = found[1:]
-  return [
-    tables.Column('variant', '', [s['form'] for s in others]),
-    *_differences(others, 'tuned_', ''),
-  ]
+  return tables.columns(
+    found[1:],
+    ('variant', '', lambda s: s['form']),
+    *_differences('tuned_', ''),
+  )
 
 
-def _differences(
-  found: Sequence[Row], kind: str, where: str
-) -> list[tables.Column]:
-  loss, accuracy = f'{kind}loss_gain', f'{kind}accuracy_gain'
+def _differences(kind: str, where: str) -> list[tables.Spec]:
   return [
-    tables.Column(
-      f'difference of loss{where}',
-      'nats',
-      [intervals.text(s[loss], 1, '.2g') for s in found],
-    ),
-    tables.Column('significance', '', _words(found, loss)),
-    tables.Column(
-      f'difference of accuracy{where}',
-      'points',
-      [intervals.text(s[accuracy], 100, '.2f') for s in found],
-    ),
-    tables.Column('significance', '', _words(found, accuracy)),
+    column
+    for name, unit in (('loss', 'nats'), ('accuracy', 'points'))
+    for column in intervals.columns(
+      f'difference of {name}{where}',
+      unit,
+      operator.itemgetter(f'{kind}{name}_gain'),
+    )
   ]
 
 
@@ -260,7 +234,7 @@ def _named(form: Row, key: str) -> str:
   """A variant, its difference of loss and its step."""
   return (
     f'{form["form"]}, with a difference of loss of '
-    f'{intervals.text(form[key], 1, ".2g")} nats ({_words([form], key)[0]}) '
+    f'{intervals.text(form[key], "nats")} nats ({_words([form], key)[0]}) '
     f'and a step of {form["step_ratio"]:.2f} × that of the base'
   )
 
@@ -280,21 +254,21 @@ def _caption(config: ml_collections.ConfigDict) -> str:
   )
 
 
-def _bests(found: Sequence[Row]) -> list[Setting]:
-  return [s['best'] for s in found]
-
-
 def _grid(rows: Sequence[Row], found: Sequence[Row]) -> list[tables.Column]:
-  settings = sorted({(row['rate'], row['damping']) for row in rows})
+  def mean(title: str, rate: float, damping: float) -> str:
+    own = outcomes.at(rows, form=title, rate=rate, damping=damping)
+    return tables.number(outcomes.mean_loss(own), '.3g')
+
   titles = [s['form'] for s in found]
-  columns = [tables.Column('variant', '', titles)]
-  for setting in settings:
-    means = [
-      outcomes.mean_loss(outcomes.at(rows, title, *setting)) for title in titles
-    ]
-    cells = [tables.number(mean, '.3g') for mean in means]
-    columns.append(tables.Column(f'{setting[0]:g} / {setting[1]:g}', '', cells))
-  return columns
+  return [
+    tables.Column('variant', '', titles),
+    *(
+      tables.Column(
+        f'{rate:g} / {damping:g}', '', [mean(t, rate, damping) for t in titles]
+      )
+      for rate, damping in sorted({(r['rate'], r['damping']) for r in rows})
+    ),
+  ]
 
 
 def _curves(

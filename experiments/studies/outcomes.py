@@ -1,10 +1,14 @@
-"""What a run of the study of the levels came to, and how the variants stand."""
+"""What runs of the studies came to, and how the variants stand.
+
+Rows are those of metrics.jsonl: one a run, with the title of its variant
+(``form``), its ``rate``, and its ``seed``.
+"""
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import ml_collections
@@ -34,18 +38,14 @@ def outcome(
   epoch: int,
   target: float,
 ) -> Row:
-  """Returns what is known of a run from the losses of its batches.
+  """Returns what the row of a run says of the losses of its batches.
 
   Args:
     losses: nats, each before its step.
     seconds_per_step: median.
     stopped: whether the run ended early, at what is not finite.
     epoch: steps in an epoch.
-    target: nats.
-
-  Returns:
-    What the run's line in metrics.jsonl holds, but for its name. A run that
-    diverged reached nothing.
+    target: nats; a run that diverged does not reach it.
   """
   averages = smooth(losses)
   diverged = stopped or not averages[-1] <= losses[0]
@@ -72,16 +72,23 @@ def mean_loss(rows: Sequence[Row]) -> float:
   return statistics.fmean(losses)
 
 
+def best(
+  rows: Sequence[Row], form: str, keys: Sequence[str] = ('rate',)
+) -> tuple[float, ...]:
+  """Returns the values of keys with the least mean loss over all seeds."""
+  settings = {tuple(r[k] for k in keys) for r in rows if r['form'] == form}
+  return min(
+    sorted(settings),
+    key=lambda values: mean_loss(
+      at(rows, form=form, **dict(zip(keys, values, strict=True)))
+    ),
+  )
+
+
 def step_ratio(rows: Sequence[Row], form: str, base: str) -> float:
   """Returns the time of a step of a variant in units of that of its base.
 
-  Args:
-    rows: of all runs.
-    form: its title.
-    base: that of its base.
-
-  Returns:
-    The median of the ratios run by run, as the variants took turns.
+  The median of the ratios run by run, as the variants took turns.
   """
   times = {
     (row['form'], row['rate'], row.get('damping'), row['seed']): row[
@@ -96,39 +103,78 @@ def step_ratio(rows: Sequence[Row], form: str, base: str) -> float:
   )
 
 
+def at(rows: Sequence[Row], **labels: Any) -> list[Row]:
+  """Returns the runs with these labels, by seed."""
+  own = [row for row in rows if labels.items() <= row.items()]
+  return sorted(own, key=lambda row: row['seed'])
+
+
+def against_baseline(
+  own: Sequence[Row], base: Sequence[Row], alone: bool = False
+) -> Row:
+  """Returns losses and accuracies by seed, and the differences from the base.
+
+  Args:
+    own: runs, by seed.
+    base: on the same seeds.
+    alone: whether ``own`` is a base itself, which has no differences.
+  """
+  pairs = {
+    key: [intervals.of_runs(part, key) for part in (own, base)]
+    for key in ('final_loss', 'test_accuracy')
+  }
+  losses, accuracies = pairs.values()
+  return {
+    'losses': losses[0],
+    'accuracies': accuracies[0],
+    'loss_gain': None if alone else intervals.compared(*losses),
+    'accuracy_gain': None if alone else intervals.compared(*accuracies),
+  }
+
+
+def target_ratio(
+  own: Sequence[Row], base: Sequence[Row], unit: str
+) -> Row | None:
+  """Returns what runs took to the target, over those of their base, by seed.
+
+  In one of ``UNITS``; see ``intervals.compared_ratio``.
+  """
+  values = ([row[f'{unit}_to_target'] for row in part] for part in (own, base))
+  return intervals.compared_ratio(*values, whole=unit == 'steps')
+
+
 def summaries(
   rows: Sequence[Row],
   variants: Sequence[str],
   rates: Sequence[float],
   classes: int,
 ) -> list[Row]:
-  """Returns how the variants stand.
+  """Returns how the variants stand, one summary each, ready for JSON.
 
   Args:
     rows: of all runs; every variant, rate and seed is there.
     variants: their titles; the first is the base, to which times are compared.
     rates: in the order of the columns.
     classes: of the data set; half of chance is half the log of it.
-
-  Returns:
-    One summary per variant, ready for JSON.
   """
   found: list[Row] = []
   base: list[Row] = []
   for form in variants:
-    own = [row for row in rows if row['form'] == form]
-    at_rates = [_at_rate(at(own, form, rate), rate, classes) for rate in rates]
+    at_rates = [
+      _at_rate(at(rows, form=form, rate=rate), rate, classes) for rate in rates
+    ]
     best = min(at_rates, key=_rank)
-    at_best = at(own, form, best['rate'])
+    at_best = at(rows, form=form, rate=best['rate'])
     base = base or at_best
-    stable = [part['rate'] for part in at_rates if part['stable']]
     found.append(
       {
         'form': form,
         'best': best,
-        'largest_stable_rate': max(stable, default=None),
+        'largest_stable_rate': max(
+          (part['rate'] for part in at_rates if part['stable']), default=None
+        ),
         'seconds_per_step': statistics.median(
-          row['seconds_per_step'] for row in own
+          row['seconds_per_step'] for row in at(rows, form=form)
         ),
         **{
           f'{unit}_ratio': target_ratio(at_best, base, unit) if found else None
@@ -139,32 +185,6 @@ def summaries(
       }
     )
   return found
-
-
-def at(
-  rows: Sequence[Row], form: str, rate: float, damping: float | None = None
-) -> list[Row]:
-  """Returns the runs of a variant at a setting, by seed."""
-  setting = form, rate, damping
-  own = [r for r in rows if (r['form'], r['rate'], r.get('damping')) == setting]
-  return sorted(own, key=lambda row: row['seed'])
-
-
-def target_ratio(
-  own: Sequence[Row], base: Sequence[Row], unit: str
-) -> Row | None:
-  """Returns what runs took to the target, over those of their base.
-
-  Args:
-    own: runs, by seed.
-    base: on the same seeds.
-    unit: one of ``UNITS``.
-
-  Returns:
-    See ``intervals.compared_ratio``.
-  """
-  values = ([row[f'{unit}_to_target'] for row in part] for part in (own, base))
-  return intervals.compared_ratio(*values, whole=unit == 'steps')
 
 
 def _at_rate(rows: Sequence[Row], rate: float, classes: int) -> Row:
@@ -194,43 +214,39 @@ def _rank(part: Row) -> tuple[float, ...]:
 
 def standings(found: Sequence[Row]) -> list[tables.Column]:
   """Returns the variants at their best rates as a table."""
-  heads = (
-    ('variant', ''),
-    ('best rate', ''),
-    ('reached', 'runs'),
-    ('to target', 'steps'),
-    ('steps', '× base'),
-    ('to target', 's'),
-    ('seconds', '× base'),
-    ('test accuracy', '%'),
-    ('stable to', 'rate'),
-    ('step', 'ms'),
-    ('step', '× base'),
+
+  def of_best(key: str, form: str) -> Callable[[Row], str]:
+    return lambda s: tables.spread(s['best'][key], form)
+
+  return tables.columns(
+    found,
+    ('variant', '', lambda s: s['form']),
+    ('best rate', '', lambda s: tables.number(_best_rate(s), 'g')),
+    ('reached', 'runs', lambda s: '{reached}/{runs}'.format(**s['best'])),
+    ('to target', 'steps', of_best('steps_to_target', '.0f')),
+    ('steps', '× base', lambda s: intervals.text(s['steps_ratio'], '×')),
+    ('to target', 's', of_best('seconds_to_target', '.2f')),
+    ('seconds', '× base', lambda s: intervals.text(s['seconds_ratio'], '×')),
+    ('test accuracy', '%', _accuracies),
+    (
+      'stable to',
+      'rate',
+      lambda s: tables.number(s['largest_stable_rate'], 'g'),
+    ),
+    ('step', 'ms', lambda s: tables.number(1e3 * s['seconds_per_step'], '.2f')),
+    ('step', '× base', lambda s: tables.number(s['step_ratio'], '.2f')),
   )
-  cells = [_cells(summary) for summary in found]
-  return [
-    tables.Column(*head, column)
-    for head, column in zip(heads, zip(*cells, strict=True), strict=True)
-  ]
 
 
-def _cells(summary: Row) -> list[str]:
-  best = summary['best']
-  known = best['reached'] > 0
-  accuracies = [100 * part for part in best['test_accuracy'] if known]
-  return [
-    summary['form'],
-    tables.number(best['rate'] if known else None, 'g'),
-    f'{best["reached"]}/{best["runs"]}',
-    tables.spread(best['steps_to_target'], '.0f'),
-    intervals.ratio_text(summary['steps_ratio']),
-    tables.spread(best['seconds_to_target'], '.2f'),
-    intervals.ratio_text(summary['seconds_ratio']),
-    tables.spread(accuracies, '.2f'),
-    tables.number(summary['largest_stable_rate'], 'g'),
-    tables.number(1e3 * summary['seconds_per_step'], '.2f'),
-    tables.number(summary['step_ratio'], '.2f'),
-  ]
+def _best_rate(summary: Row) -> float | None:
+  """None where no seed reached the target at any rate."""
+  best: Row = summary['best']
+  return best['rate'] if best['reached'] else None
+
+
+def _accuracies(summary: Row) -> str:
+  values = summary['best']['test_accuracy'] if _best_rate(summary) else []
+  return tables.spread([100 * value for value in values], '.2f')
 
 
 def caption(config: ml_collections.ConfigDict) -> str:
@@ -255,16 +271,19 @@ def caption(config: ml_collections.ConfigDict) -> str:
 
 def final_losses(found: Sequence[Row]) -> list[tables.Column]:
   """Returns the mean train loss of the last epoch, by variant and rate."""
-  columns = [tables.Column('variant', '', [s['form'] for s in found])]
-  for parts in zip(*(s['rates'] for s in found), strict=True):
-    cells = [
-      f'diverged {part["diverged"]}/{part["runs"]}'
-      if part['final_loss'] is None
-      else tables.number(part['final_loss'], '.3g')
-      for part in parts
-    ]
-    columns.append(tables.Column(f'{parts[0]["rate"]:g}', '', cells))
-  return columns
+
+  def cell(part: Row) -> str:
+    if part['final_loss'] is None:
+      return f'diverged {part["diverged"]}/{part["runs"]}'
+    return tables.number(part['final_loss'], '.3g')
+
+  return [
+    tables.Column('variant', '', [s['form'] for s in found]),
+    *(
+      tables.Column(f'{parts[0]["rate"]:g}', '', [*map(cell, parts)])
+      for parts in zip(*(s['rates'] for s in found), strict=True)
+    ),
+  ]
 
 
 def short(found: Sequence[Row], alone: Sequence[str]) -> list[str]:
@@ -299,23 +318,22 @@ def _fewest(ours: Sequence[Row], unit: str) -> list[str]:
   form, found = ours[least], ratios[least]
   return [
     f'The fewest {unit}: *{form["form"]}* at rate {form["best"]["rate"]:g}, '
-    f'× {intervals.ratio_text(found)} ({intervals.word(found)}), with a step '
+    f'× {intervals.text(found, "×")} ({intervals.word(found)}), with a step '
     f'of {form["step_ratio"]:.2f} × that of the base.'
   ]
 
 
 def _stable(found: Sequence[Row]) -> str:
   """How far the variants are stable, the furthest first."""
-  variants: dict[float, list[str]] = {}
-  for summary in found:
-    if summary['largest_stable_rate'] is not None:
-      own = variants.setdefault(summary['largest_stable_rate'], [])
-      own.append(f'*{summary["form"]}*')
-  if not variants:
+  rates = {s['largest_stable_rate'] for s in found} - {None}
+  if not rates:
     return 'No rate lets all seeds end below half of chance.'
   parts = '; '.join(
-    f'{rate:g} of {" and ".join(variants[rate])}'
-    for rate in sorted(variants, reverse=True)
+    f'{rate:g} of '
+    + ' and '.join(
+      f'*{s["form"]}*' for s in found if s['largest_stable_rate'] == rate
+    )
+    for rate in sorted(rates, reverse=True)
   )
   return (
     f'The largest rate at which all seeds end below half of chance: {parts}.'

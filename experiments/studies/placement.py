@@ -16,7 +16,7 @@ it stopped: --workdir may hold a study of the same configuration.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import ml_collections
@@ -54,19 +54,22 @@ _PLACED = {intervals.LOWER: 'fork lower', intervals.HIGHER: 'fork higher'}
 
 
 class _Measure(NamedTuple):
-  """What is compared: its key in a row, and how it is written."""
+  """What is compared: its key in a row, its name and its unit."""
 
   key: str
   head: str
   unit: str
-  scale: float
-  form: str
+
+  def difference(self, summary: Row) -> Row | None:
+    """The paired difference in a summary."""
+    found: Row | None = summary[self.key]['difference']
+    return found
 
 
 _MEASURES = (
-  _Measure('final_loss', 'train loss', 'nats', 1, '.2g'),
-  _Measure('test_accuracy', 'accuracy', 'points', 100, '.2f'),
-  _Measure('steps_to_target', 'to target', 'steps', 1, '.1f'),
+  _Measure('final_loss', 'train loss', 'nats'),
+  _Measure('test_accuracy', 'accuracy', 'points'),
+  _Measure('steps_to_target', 'to target', 'steps'),
 )
 
 
@@ -92,14 +95,7 @@ def work(
 
 
 def check(config: ml_collections.ConfigDict) -> None:
-  """Refuses what the study does not read.
-
-  Args:
-    config: of the study.
-
-  Raises:
-    ConfigError: at the first key.
-  """
+  """Raises ConfigError for a base, or a key, that the study cannot use."""
   trainings.check(config)
   trainings.check_explicit(
     config.optimizer.base.name, 'choose one after the colon of --config'
@@ -152,21 +148,18 @@ def summaries(rows: Sequence[Row], rates: Sequence[float]) -> list[Row]:
   for form in dict.fromkeys(row['form'] for row in rows):
     for rate in rates:
       part: Row = {'form': form, 'rate': rate}
-      own = sorted(
-        (r for r in rows if (r['form'], r['rate']) == (form, rate)),
-        key=lambda row: row['seed'],
-      )
       for measure in _MEASURES:
-        by_place = {
-          place: intervals.of_runs(
-            [row for row in own if row['place'] == place], measure.key
+        merge, fork = (
+          intervals.of_runs(
+            outcomes.at(rows, form=form, rate=rate, place=place), measure.key
           )
           for place in PLACES
-        }
-        merge, fork = (by_place[place] for place in PLACES)
+        )
         part[measure.key] = {
-          **by_place, 'difference': intervals.difference(fork, merge)
-        }  # fmt: skip
+          PLACES[0]: merge,
+          PLACES[1]: fork,
+          'difference': intervals.difference(fork, merge),
+        }
       found.append(part)
   return found
 
@@ -190,7 +183,10 @@ def _conclude(
       charts.Intervals(
         f'{m.head}, fork − merge',
         m.unit,
-        [_scaled(s[m.key]['difference'], m.scale) for s in found],
+        [
+          _scaled(m.difference(s), 100 if m.unit == 'points' else 1)
+          for s in found
+        ],
       )
       for m in _MEASURES
     ],
@@ -198,42 +194,36 @@ def _conclude(
   tables.show(columns, caption)
 
 
-def _scaled(
-  part: dict[str, float] | None, scale: float
-) -> tuple[float, float] | None:
+def _scaled(part: Row | None, scale: float) -> tuple[float, float] | None:
   if part is None:
     return None
   return scale * part['mean'], scale * part['half_width']
 
 
 def _standings(found: Sequence[Row]) -> list[tables.Column]:
-  columns = [
-    tables.Column('variant', '', [s['form'] for s in found]),
-    tables.Column('rate', '', [f'{s["rate"]:g}' for s in found]),
-  ]
-  loss = _MEASURES[0]
-  columns += [
-    tables.Column(
-      f'{loss.head}, {place}',
-      loss.unit,
-      [tables.losses(s[loss.key][place]) for s in found],
-    )
-    for place in PLACES
-  ]
-  for m in _MEASURES:
-    parts = [s[m.key]['difference'] for s in found]
-    columns += [
-      tables.Column(
+  def losses(place: str) -> Callable[[Row], str]:
+    return lambda s: tables.losses(s['final_loss'][place])
+
+  def differences(m: _Measure) -> list[tables.Spec]:
+    return [
+      (
         f'{m.head}, fork − merge',
         m.unit,
-        [intervals.text(part, m.scale, m.form) for part in parts],
+        lambda s: intervals.text(m.difference(s), m.unit),
       ),
-      tables.Column('significance', '', [_word(part) for part in parts]),
+      ('significance', '', lambda s: _word(m.difference(s))),
     ]
-  return columns
+
+  return tables.columns(
+    found,
+    ('variant', '', lambda s: s['form']),
+    ('rate', '', lambda s: f'{s["rate"]:g}'),
+    *((f'train loss, {place}', 'nats', losses(place)) for place in PLACES),
+    *(column for m in _MEASURES for column in differences(m)),
+  )
 
 
-def _word(part: dict[str, float] | None) -> str:
+def _word(part: Row | None) -> str:
   """Whether the fork differs significantly from the merge."""
   word = intervals.of_difference(part)
   return _PLACED.get(word, word)
@@ -249,7 +239,7 @@ def _short(found: Sequence[Row]) -> list[str]:
       for word in (*_PLACED.values(), intervals.OPEN)
     )
     for m in _MEASURES[:2]
-    for words in [[_word(s[m.key]['difference']) for s in ours]]
+    for words in [[_word(m.difference(s)) for s in ours]]
   ]
   return [
     f'The fork against the merge in {len(ours)} pairs of a variant with '

@@ -109,14 +109,7 @@ def draw(
     unit = sweeps.METRICS[chosen.metric]
     grid[0].set_ylabel(chosen.metric + (f' ({unit})' if unit else ''))
     _scale_metric(grid[0], [y for _, y in points])
-    handles, labels = grid[0].get_legend_handles_labels()
-    drawing.legend(
-      handles,
-      labels,
-      loc='outside lower center',
-      ncols=min(6, len(labels) or 1),
-      title=_explanation(outcomes, chosen),
-    )
+    tables.legend(drawing, grid[0], title=_explanation(outcomes, chosen))
 
 
 def _panel(

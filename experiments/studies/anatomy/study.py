@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import pathlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -288,39 +288,34 @@ def _pair_columns(
     for n, own in separated.items()
     for number, pair in enumerate(own, start=1)
   ]
-  return [
-    tables.Column('stage', '', [name for name, _, _ in rows]),
-    tables.Column('eigenvector', '', [str(number) for _, number, _ in rows]),
-    tables.Column('classes', '', [pair.text() for *_, pair in rows]),
-    tables.Column('d′', '', [f'{pair.distance:.2f}' for *_, pair in rows]),
-    tables.Column('chance', '', [f'{pair.chance:.2f}' for *_, pair in rows]),
-  ]
+  return tables.columns(
+    rows,
+    ('stage', '', lambda row: row[0]),
+    ('eigenvector', '', lambda row: str(row[1])),
+    ('classes', '', lambda row: row[2].text()),
+    ('d′', '', lambda row: f'{row[2].distance:.2f}'),
+    ('chance', '', lambda row: f'{row[2].chance:.2f}'),
+  )
 
 
 def _columns(found: Sequence[gt.analysis.Decision]) -> list[tables.Column]:
-  def after_first(numbers: Sequence[Any]) -> list[str]:
-    """Of the stages that have a state before them."""
-    return cells([None, *numbers[1:]])
+  def cell(of: Callable[[gt.analysis.Decision], Any]) -> Callable[[Any], str]:
+    return lambda decision: tables.number(of(decision), '.2e')
 
-  def cells(numbers: Sequence[Any]) -> list[str]:
-    return [tables.number(number, '.2e') for number in numbers]
+  def later(cell: Callable[[Any], str]) -> Callable[[Any], str]:
+    """The first stage has no state before it."""
+    return lambda decision: '-' if decision is found[0] else cell(decision)
 
-  shares = [100 * figures.share(decision) for decision in found]
-  return [
-    tables.Column('stage', '', [decision.name for decision in found]),
-    tables.Column('update', '', cells([d.update for d in found])),
-    tables.Column(
-      'without feedback', '', cells([d.open_update for d in found])
-    ),
-    tables.Column('feedback', '%', ['-', *map(_percent, shares[1:])]),
-    tables.Column('λ₁', '', after_first([d.spectrum[0] for d in found])),
-    tables.Column(
-      'median gain', '', after_first([np.median(d.gains) for d in found])
-    ),
-    tables.Column(
-      'largest gain', '', after_first([d.gains.max() for d in found])
-    ),
-  ]
+  return tables.columns(
+    found,
+    ('stage', '', lambda decision: decision.name),
+    ('update', '', cell(lambda d: d.update)),
+    ('without feedback', '', cell(lambda d: d.open_update)),
+    ('feedback', '%', later(lambda d: _percent(100 * figures.share(d)))),
+    ('λ₁', '', later(cell(lambda d: d.spectrum[0]))),
+    ('median gain', '', later(cell(lambda d: np.median(d.gains)))),
+    ('largest gain', '', later(cell(lambda d: d.gains.max()))),
+  )
 
 
 def _percent(share: float) -> str:

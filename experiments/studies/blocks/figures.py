@@ -6,9 +6,8 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
-from matplotlib import colors, figure
+from matplotlib import colors
 
 from experiments.report import charts, tables
 
@@ -19,19 +18,17 @@ _FLOOR = 1e-6  # %, about what float32 can tell
 
 
 def maps(path: pathlib.Path, rows: Sequence[Row], title: str) -> None:
-  """Draws the norms of all blocks, a row of heat maps per normalisation.
+  """Draws the norms of all blocks, a row of heat maps per normalization.
 
   Args:
     path: of the PNG.
-    rows: one per normalisation, with ``maps`` by layer.
+    rows: one per normalization, with ``maps`` by layer.
     title: of the figure.
   """
   columns = max(len(row['maps']) for row in rows)
-  with matplotlib.rc_context({**tables.STYLE, 'axes.grid': False}):
-    drawing = figure.Figure(
-      figsize=(1.75 * columns + 1.6, 2.05 * len(rows) + 0.9),
-      layout='constrained',
-    )
+  with tables.drawing(
+    path, 1.75 * columns + 1.6, 2.05 * len(rows) + 0.9
+  ) as drawing:
     grid = drawing.subplots(len(rows), columns, squeeze=False)
     shade = colors.LogNorm(_LEAST, 1)
     for row, panels in zip(rows, grid, strict=True):
@@ -49,13 +46,13 @@ def maps(path: pathlib.Path, rows: Sequence[Row], title: str) -> None:
         panel.set_axis_off()
     for panel in grid.flat:
       panel.set(xticks=[], yticks=[])
+      panel.grid(visible=False)
       panel.spines[:].set_visible(False)
     for panel in grid[-1]:
       panel.set_xlabel('sample j')
     bar = drawing.colorbar(drawn, ax=grid, shrink=0.8, aspect=30, extend='min')
     bar.set_label('‖block‖ / largest')
     drawing.suptitle(title)
-    drawing.savefig(path, dpi=150)
 
 
 def masses(path: pathlib.Path, found: Sequence[Row]) -> None:
@@ -91,19 +88,17 @@ def masses(path: pathlib.Path, found: Sequence[Row]) -> None:
         range(len(layers)), layers, rotation=45, ha='right', fontsize=8
       )
     grid[0, 0].set_yscale('log')
-    handles, labels = grid[0, 0].get_legend_handles_labels()
-    drawing.legend(
-      handles,
-      labels,
-      loc='outside lower center',
-      ncols=len(norms),
-      title='mean over seeds and batches; band: from least to largest; what is '
+    tables.legend(
+      drawing,
+      grid[0, 0],
+      len(norms),
+      'mean over seeds and batches; band: from least to largest; what is '
       f'below {_FLOOR:g} % is drawn there',
     )
 
 
 def _line(panel: Any, part: Row, layers: Sequence[str], number: int) -> None:
-  """One normalisation; zero is drawn at the floor of the axis."""
+  """One normalization; zero is drawn at the floor of the axis."""
   places = [layers.index(layer) for layer in part['layers']]
   colour = charts.PALETTE[(0, 4, 5, 3)[number % 4]]
   mean, least, largest = (

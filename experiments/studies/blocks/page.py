@@ -17,15 +17,10 @@ MEASURES = ('mass', 'dropped', 'coupled')
 
 
 def summaries(rows: Sequence[Row]) -> list[Row]:
-  """Returns what was measured, by normalisation, epoch and terminal.
+  """Returns what was measured, by normalization, epoch and terminal, as shares.
 
-  Args:
-    rows: of all trainings.
-
-  Returns:
-    One summary each: of every measure the mean, the least and the largest over
-    seeds and batches (of masses over layers, too), and the mean mass by layer;
-    as shares.
+  Of every measure the mean, the least and the largest over seeds and batches
+  (of masses over layers, too), and the same of the mass by layer.
   """
   found = []
   for norm in dict.fromkeys(row['norm'] for row in rows):
@@ -33,16 +28,12 @@ def summaries(rows: Sequence[Row]) -> list[Row]:
     moments = [moment for row in own for moment in row['moments']]
     for epoch in sorted({moment['epoch'] for moment in moments}):
       for terminal in TERMINALS:
-        part = [
-          moment
-          for moment in moments
-          if (moment['epoch'], moment['terminal']) == (epoch, terminal)
-        ]
+        asked = {'epoch': epoch, 'terminal': terminal}
+        part = [m for m in moments if asked.items() <= m.items()]
         found.append(
           {
             'norm': norm,
-            'epoch': epoch,
-            'terminal': terminal,
+            **asked,
             **{
               key: _reach([moment[key] for moment in part]) for key in MEASURES
             },
@@ -118,16 +109,12 @@ def caption(config: ml_collections.ConfigDict) -> str:
 
 def standings(found: Sequence[Row]) -> list[tables.Column]:
   """Returns what was measured, by normalization, epoch and terminal."""
-  return [
-    tables.Column('norm', '', [s['norm'] for s in found]),
-    tables.Column('epoch', '', [str(s['epoch']) for s in found]),
-    tables.Column('terminal', '', [s['terminal'] for s in found]),
-    *(
-      tables.Column(head, '%', [_cell(s[key]) for s in found])
-      for head, key in (
-        ('off-diagonal mass', 'mass'),
-        ('update, blocks dropped', 'dropped'),
-        ('update, coupled', 'coupled'),
-      )
-    ),
-  ]
+  return tables.columns(
+    found,
+    ('norm', '', lambda s: s['norm']),
+    ('epoch', '', lambda s: str(s['epoch'])),
+    ('terminal', '', lambda s: s['terminal']),
+    ('off-diagonal mass', '%', lambda s: _cell(s['mass'])),
+    ('update, blocks dropped', '%', lambda s: _cell(s['dropped'])),
+    ('update, coupled', '%', lambda s: _cell(s['coupled'])),
+  )

@@ -3,7 +3,7 @@ r"""What the block-diagonal approximation drops: the paper's Fig. 4.
   python -m experiments.studies.blocks --config=configs/digits.py \
     --workdir=runs/b
 
-Trains the network of a config with each normalisation of ``config.blocks`` on
+Trains the network of a config with each normalization of ``config.blocks`` on
 each of its seeds, by ``config.optimizer``. After each of its epochs it solves,
 for a few batches and both terminals, the exact problem of a step of the base
 over the whole batch as one state (``gtddp_jax.augmented``), and measures
@@ -12,7 +12,7 @@ over the whole batch as one state (``gtddp_jax.augmented``), and measures
            V_{x_i x_j} with i != j, over that of all blocks (%)
   dropped  how far the update moves if every stage hands on a value function
            whose S has no blocks between samples: norm of the difference over
-           the norm of the exact update (%). With batch normalisation this keeps
+           the norm of the exact update (%). With batch normalization this keeps
            what goes from sample to sample through the batch's statistics
   coupled  how far the update of value='coupled' is from the exact one (%): zero
            up to rounding but for batch statistics, through which its weights
@@ -95,14 +95,7 @@ def work(
 
 
 def check(config: ml_collections.ConfigDict) -> None:
-  """Refuses what the study cannot use.
-
-  Args:
-    config: of the study.
-
-  Raises:
-    ConfigError: at the first key.
-  """
+  """Raises ConfigError for a base, or a key, that the study cannot use."""
   trainings.check(config)
   name = registry.base_name(config.optimizer)
   if name not in _BASES:
@@ -142,14 +135,9 @@ def check(config: ml_collections.ConfigDict) -> None:
 def with_norm(
   config: ml_collections.ConfigDict, norm: str
 ) -> ml_collections.ConfigDict:
-  """Returns the config with another normalisation.
+  """Returns a copy of the config with one of ``default.NORMS``.
 
-  Args:
-    config: of the study.
-    norm: of ``models.NORMS``.
-
-  Returns:
-    A copy; what only another normalisation reads is as by default.
+  What only another normalization reads is as by default.
   """
   made = ml_collections.ConfigDict(config.to_dict())
   reference = default.get_config().model
@@ -244,11 +232,7 @@ class _Trained:
 
 
 def mass(blocks: Any) -> float:
-  """Returns the off-diagonal mass, from 0 to 1.
-
-  Args:
-    blocks: Frobenius norms of the blocks, ``[B, B]``.
-  """
+  """Returns the off-diagonal mass, 0 to 1, of norms of blocks, ``[B, B]``."""
   squares = np.square(np.asarray(blocks, np.float64))
   between = squares[~np.eye(len(squares), dtype=bool)].sum()
   return float(between / squares.sum()) if between else 0.0

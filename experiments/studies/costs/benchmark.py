@@ -11,12 +11,12 @@ memory; and what a batch of MNIST's size costs to read (results.md, result.json,
 ratios.png). Close other programs.
 
 The variants take turns. Each steps twice in its turn and the second step
-counts, so that none pays for the memory that the one before it used. Forms with
-feedback have the trust region of the studies. One that skips a step, as one
-that diverges does, ends the measurement: skipped steps do not count, and may
-renew factors again and again. A Kronecker base renews its factors at steps 0,
-1, 2, 4, 8, ..., and then every ``every`` steps, an even number; the steps that
-count are 3, 5, 7, ..., which renew nothing.
+counts, so that none pays for the memory that the one before it used. Variants
+with feedback have the trust region of the studies. One that skips a step, as
+one that diverges does, ends the measurement: skipped steps do not count, and
+may renew factors again and again. A Kronecker base renews its factors at steps
+0, 1, 2, 4, 8, ..., and then every ``every`` steps, an even number; the steps
+that count are 3, 5, 7, ..., which renew nothing.
 
 --base, --batch, --rounds, --rate and --every stand for --config.benchmark.KEY;
 no other section of the config is read. A finished round is one line of
@@ -31,7 +31,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import optax
@@ -41,7 +40,6 @@ from configs import schema
 from configs.schema import Key, Section
 from experiments import refusals
 from experiments.data import splits
-from experiments.networks import resnets
 from experiments.optimizers import registry
 from experiments.report import tables
 from experiments.runs import cli, progress, run_folder
@@ -106,14 +104,7 @@ VARIANTS = {
 
 
 def variants(base: str) -> dict[str, Variant]:
-  """Returns what is timed of a base.
-
-  Args:
-    base: one of ``registry.EXPLICIT``.
-
-  Returns:
-    The variants by title; see ``reference``.
-  """
+  """Returns what is timed of a base (``registry.EXPLICIT``), by title."""
   if base not in registry.KRONECKER:
     return VARIANTS
   title = registry.BASES[base].title
@@ -173,13 +164,8 @@ def measure(
 ) -> list[dict[str, Any]]:
   """Compiles every variant, then times them in turn; logs each round.
 
-  Args:
-    config: of the study.
-    folder: with the rounds that have been timed.
-
-  Returns:
-    The lines of metrics.jsonl: what compiling the variants costs, and the
-    seconds of each variant in each round.
+  Returns the rows: what compiling the variants costs, and the seconds of each
+  variant in each round.
   """
   own, rows = config.benchmark, folder.rows()
   known = {row['form'] for row in rows if 'form' in row}
@@ -199,13 +185,8 @@ def measure(
     for title in titles:
       made, calls[title] = problem.build(title)
       if title not in known:
-        log(
-          {
-            'form': title,
-            'compile_seconds': made.seconds,
-            'memory': made.memory,
-          }
-        )
+        cost = {'compile_seconds': made.seconds, 'memory': made.memory}
+        log({'form': title, **cost})
       progress.say(f'compiled {title} in {made.seconds:.1f} s')
       bar.update(1)
     calls[INPUT] = reading(own.batch)
@@ -224,23 +205,22 @@ class Problem:
   def __init__(self, own: ml_collections.ConfigDict):
     """Traces the network; ``own`` is ``config.benchmark``."""
     self.own = own
-    self.network = resnets.ResNet((16, 32), 10)
-    inputs = jax.random.normal(jax.random.key(0), (own.batch, *_SHAPE))
-    self.batch = inputs, jnp.arange(own.batch) % 10
-    self.params: Any = self.network.init(jax.random.key(1), inputs)
-    self.graph = gt.trace(self.network.apply, self.params, inputs)
+    self.problem = timing.residual(own.batch)
+    network, params, (inputs, _) = self.problem
+    self.graph = gt.trace(network.apply, params, inputs)
     self._held: dict[str, list[Any]] = {}  # of variants of gt_ddp
 
   def build(self, title: str) -> tuple[timing.Compiled, Call]:
     """Returns a form's step and what takes one more of them in a training."""
     tx, step = self._step(title)
-    held = [self.params, tx.init(self.params)]
-    made = timing.compiled(step, (*held, self.batch))
+    _, params, batch = self.problem
+    held = [params, tx.init(params)]
+    made = timing.compiled(step, (*held, batch))
     if variants(self.own.base)[title].options is not None:
       self._held[title] = held
 
     def call() -> Any:
-      held[:] = made.call(*held, self.batch)
+      held[:] = made.call(*held, batch)
       return held
 
     return made, call
@@ -256,24 +236,14 @@ class Problem:
           'lower it, and take a new --workdir',
         )
 
-  def _step(self, title: str) -> tuple[Any, Callable[..., Any]]:
+  def _step(self, title: str) -> tuple[Any, timing.Step]:
     """The transformation of a variant, and its training step."""
-    own, loss = self.own, gt.losses.softmax_cross_entropy
+    own = self.own
     kronecker = own.base in registry.KRONECKER
     form = variants(own.base)[title]
     if form.options is None:
       tx = getattr(optax, 'sgd' if kronecker else own.base)(own.rate)
-
-      def mean_loss(params: Any, batch: Any) -> jax.Array:
-        outputs: Any = self.network.apply(params, batch[0])
-        return jnp.mean(loss(outputs, batch[1]))
-
-      def plain(params: Any, state: Any, batch: Any) -> tuple[Any, Any]:
-        grads = jax.grad(mean_loss)(params, batch)
-        updates, state = tx.update(grads, state, params)
-        return optax.apply_updates(params, updates), state
-
-      return tx, plain
+      return tx, self.problem.plain_step(tx)
     words: dict[str, Any] = {}
     if kronecker:
       words['statistics'] = gt.Statistics(
@@ -281,20 +251,20 @@ class Problem:
       )
     base = getattr(gt, own.base)(own.rate, **words)
     bound = registry.BOUND if form.feedback else None
-    tx = gt.gt_ddp(self.graph, loss, base, trust_region=bound, **form.options)
-
-    def step(params: Any, state: Any, batch: Any) -> tuple[Any, Any]:
-      updates, state = tx.update(None, state, params, batch=batch)
-      return optax.apply_updates(params, updates), state
-
-    return tx, step
+    tx = gt.gt_ddp(
+      self.graph,
+      gt.losses.softmax_cross_entropy,
+      base,
+      trust_region=bound,
+      **form.options,
+    )
+    return tx, timing.gt_ddp_step(tx)
 
 
 def reading(batch: int) -> Call:
   """Returns what takes the next batch of a training to the device.
 
-  Args:
-    batch: samples; of random images of MNIST's size and number.
+  Of random images of MNIST's size and number.
   """
   random = np.random.default_rng(0)
   images = random.integers(0, 256, (_SAMPLES, *_SHAPE), np.uint8)
@@ -311,16 +281,11 @@ def reading(batch: int) -> Call:
 def summaries(
   rows: Sequence[Mapping[str, Any]], base: str
 ) -> list[dict[str, Any]]:
-  """Returns what each variant costs.
+  """Returns what each variant costs, from the rows of ``measure``.
 
-  Args:
-    rows: of ``measure``.
-    base: one of ``registry.EXPLICIT``.
-
-  Returns:
-    One per variant: the median step (s); the ratio to the base, round by round,
-    by median and quartiles; the goal, and in how many rounds it was met;
-    seconds of the compilation and bytes of memory.
+  Of each the median step (s); the ratio to the base, round by round, by median
+  and quartiles; the goal, and in how many rounds it was met; seconds of the
+  compilation and bytes of memory.
   """
   turns = [row['seconds'] for row in rows if 'seconds' in row]
   costs = {row['form']: row for row in rows if 'form' in row}

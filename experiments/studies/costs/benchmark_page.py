@@ -1,4 +1,8 @@
-"""The table and the figure of ``benchmark``."""
+"""The table and the figure of ``benchmark``.
+
+Rows are those of ``benchmark.summaries``; ``base`` is the title of the variant
+that ratios are to.
+"""
 
 from __future__ import annotations
 
@@ -12,42 +16,32 @@ from matplotlib import axes, ticker
 from experiments.optimizers import registry
 from experiments.report import charts, tables
 
+Row = Mapping[str, Any]
+
 _GOAL = charts.PALETTE[4]
 _TICKS = (0.5, 0.7, 1, 1.4, 2, 3, 5, 7, 10, 15, 20, 30, 50)
 
 
-def columns(found: Sequence[Mapping[str, Any]]) -> list[tables.Column]:
-  """Returns a table of what each variant costs.
-
-  Args:
-    found: of ``benchmark.summaries``.
-  """
-  return [
-    tables.Column('variant', '', [s['form'] for s in found]),
-    tables.Column('step', 'ms', [f'{1e3 * s["seconds"]:.3g}' for s in found]),
-    tables.Column('step', '× base', [_ratio(s) for s in found]),
-    tables.Column(
-      'goal', '× base', [_cell(s['goal'], '≤ {:g}') for s in found]
-    ),
-    tables.Column('goal met', '', [_goal(s) for s in found]),
-    tables.Column(
-      'compilation', 's', [_cell(s['compile_seconds'], '{:.1f}') for s in found]
-    ),
-    tables.Column(
+def columns(found: Sequence[Row]) -> list[tables.Column]:
+  """Returns a table of what each variant costs."""
+  return tables.columns(
+    found,
+    ('variant', '', lambda s: s['form']),
+    ('step', 'ms', lambda s: f'{1e3 * s["seconds"]:.3g}'),
+    ('step', '× base', _ratio),
+    ('goal', '× base', lambda s: _cell(s['goal'], '≤ {:g}')),
+    ('goal met', '', _goal),
+    ('compilation', 's', lambda s: _cell(s['compile_seconds'], '{:.1f}')),
+    (
       'memory',
       'MB',
-      [_cell(s['memory'] and s['memory'] / 1e6, '{:.0f}') for s in found],
+      lambda s: _cell(s['memory'] and s['memory'] / 1e6, '{:.0f}'),
     ),
-  ]
+  )
 
 
-def short(found: Sequence[Mapping[str, Any]], base: str) -> list[str]:
-  """Returns how each goal was met.
-
-  Args:
-    found: of ``benchmark.summaries``.
-    base: the variant that ratios are to.
-  """
+def short(found: Sequence[Row], base: str) -> list[str]:
+  """Returns how each goal was met."""
   goals = [
     f'{part["form"]} {part["ratio"]:.3g} (goal ≤ {part["goal"]:g}: '
     f'{_met(part)})'
@@ -61,28 +55,23 @@ def _cell(value: float | None, form: str) -> str:
   return '-' if value is None else form.format(value)
 
 
-def _ratio(part: Mapping[str, Any]) -> str:
+def _ratio(part: Row) -> str:
   low, high = part['quartiles']
   return f'{part["ratio"]:.3g} [{low:.3g}, {high:.3g}]'
 
 
-def _goal(part: Mapping[str, Any]) -> str:
+def _goal(part: Row) -> str:
   if part['goal'] is None:
     return '-'
   return f'{_met(part)} ({part["met_in"]}/{part["rounds"]} rounds)'
 
 
-def _met(part: Mapping[str, Any]) -> str:
+def _met(part: Row) -> str:
   return 'met' if part['ratio'] <= part['goal'] else 'missed'
 
 
 def caption(config: ml_collections.ConfigDict, base: str) -> str:
-  """Returns what stands below the table.
-
-  Args:
-    config: of the study.
-    base: the variant that ratios are to.
-  """
+  """Returns what stands below the table."""
   own = config.benchmark
   renewals = ''
   if base != 'plain optax':
@@ -102,15 +91,10 @@ def caption(config: ml_collections.ConfigDict, base: str) -> str:
   )
 
 
-def draw(
-  path: pathlib.Path, found: Sequence[Mapping[str, Any]], base: str
-) -> None:
+def draw(path: pathlib.Path, found: Sequence[Row], base: str) -> None:
   """Draws the ratios as bars from 1, on a logarithmic axis, and their goals.
 
-  Args:
-    path: of the PNG.
-    found: of ``benchmark.summaries``; those without a step are left out.
-    base: the variant that ratios are to.
+  What has no step, as reading a batch, is left out.
   """
   shown = [part for part in found if part['memory'] is not None]
   ends = [end for part in shown for end in part['quartiles']]
@@ -120,8 +104,7 @@ def draw(
     panel.axvline(1, color='black', linewidth=1)
     for place, part in enumerate(shown):
       _bar(panel, place, part)
-    panel.set_yticks(range(len(shown)), [part['form'] for part in shown])
-    panel.set_ylim(len(shown) - 0.5, -0.5)
+    tables.name_rows(panel, [part['form'] for part in shown])
     panel.set_xscale('log')
     panel.set_xlim(0.85 * min(ends), 1.3 * max(ends))
     panel.xaxis.set_major_locator(ticker.FixedLocator(_TICKS))
@@ -132,14 +115,10 @@ def draw(
     panel.set_xlabel(
       f'time of a step, in units of {base} (median; whiskers: quartiles)'
     )
-    handles, labels = panel.get_legend_handles_labels()
-    known = dict(zip(labels, handles, strict=True))
-    drawing.legend(
-      [*known.values()], [*known], loc='outside lower center', ncols=3
-    )
+    tables.legend(drawing, panel, 3)
 
 
-def _bar(panel: axes.Axes, place: int, part: Mapping[str, Any]) -> None:
+def _bar(panel: axes.Axes, place: int, part: Row) -> None:
   """One variant: its ratio, quartiles and goal."""
   ratio, (low, high), goal = part['ratio'], part['quartiles'], part['goal']
   panel.barh(

@@ -32,9 +32,9 @@ import optax
 
 import gtddp_jax as gt
 from experiments import refusals
-from experiments.networks import resnets
 from experiments.report import tables
 from experiments.runs import cli, flags
+from experiments.studies.costs import timing
 
 _BATCH, _RATE, _DAMPING, _DECAY = 128, 1e-3, 0.03, 0.95
 
@@ -53,19 +53,10 @@ class Peer(NamedTuple):
   step: Callable[[Any, Any], tuple[Any, Any]]
 
 
-def problem() -> tuple[Any, Any, tuple[jax.Array, jax.Array]]:
-  """Returns network, parameters and one batch of noise."""
-  network = resnets.ResNet((16, 32), 10)
-  inputs = jax.random.normal(jax.random.key(0), (_BATCH, 28, 28, 1))
-  params = network.init(jax.random.key(1), inputs)
-  return network, params, (inputs, jnp.arange(_BATCH) % 10)
-
-
-def ours(
-  network: Any, params: Any, batch: Any, every: int, whole: bool
-) -> Peer:
+def ours(problem: timing.Problem, every: int, whole: bool) -> Peer:
   """Returns ``gt.kfac`` without feedback; tracing is in its start."""
   made: dict[str, Any] = {}
+  network, _, batch = problem
 
   def start(params: Any) -> Any:
     graph = gt.trace(network.apply, params, batch[0])
@@ -77,22 +68,17 @@ def ours(
     loss = gt.losses.softmax_cross_entropy
     tx = gt.gt_ddp(graph, loss, base, feedback=False)
 
-    @jax.jit
-    def step(params: Any, state: Any) -> tuple[Any, Any]:
-      updates, state = tx.update(None, state, params, batch=batch)
-      return optax.apply_updates(params, updates), state
-
-    made['step'] = step
+    made['step'] = jax.jit(timing.gt_ddp_step(tx))
     return tx.init(params)
 
-  return Peer('gtddp_jax', start, lambda p, state: made['step'](p, state))
+  return Peer(
+    'gtddp_jax', start, lambda p, state: made['step'](p, state, batch)
+  )
 
 
-def theirs(
-  network: Any, params: Any, batch: Any, every: int, whole: bool
-) -> Peer:
+def theirs(problem: timing.Problem, every: int, whole: bool) -> Peer:
   """Returns kfac-jax's optimizer with the empirical Fisher matrix."""
-  del params
+  network, _, batch = problem
   kfac_jax = importlib.import_module('kfac_jax')
 
   def loss(params: Any, batch: Any) -> jax.Array:
@@ -125,21 +111,11 @@ def theirs(
   return Peer('kfac-jax', start, step)
 
 
-def plain(network: Any, params: Any, batch: Any) -> Peer:
+def plain(problem: timing.Problem) -> Peer:
   """Returns SGD in plain optax."""
-  del params
   tx = optax.sgd(_RATE)
-
-  @jax.jit
-  def step(params: Any, state: Any) -> tuple[Any, Any]:
-    def loss(params: Any) -> jax.Array:
-      logits = network.apply(params, batch[0])
-      return jnp.mean(gt.losses.softmax_cross_entropy(logits, batch[1]))
-
-    updates, state = tx.update(jax.grad(loss)(params), state, params)
-    return optax.apply_updates(params, updates), state
-
-  return Peer('plain SGD', tx.init, step)
+  step = jax.jit(problem.plain_step(tx))
+  return Peer('plain SGD', tx.init, lambda p, s: step(p, s, problem.batch))
 
 
 def _sizes(params: Any) -> list[int]:
@@ -172,10 +148,10 @@ def measure(
 
 
 def differences(own: Any, other: Any) -> dict[str, float]:
-  """How far the factors of the convolutions are apart.
+  """How far the factors of the convolutions are apart after one step.
 
   Args:
-    own: state of ``gt.gt_ddp`` after one step.
+    own: state of ``gt.gt_ddp``.
     other: state of kfac-jax.
 
   Returns:
@@ -215,21 +191,21 @@ def columns(
     for times in seconds
   ]
 
-  def cells(values: Sequence[float], form: str) -> list[str]:
-    return [tables.number(value, form) for value in values]
-
-  medians = [statistics.median(times) for times in between]
-  slow = [statistics.median(times) for times in renewing]
-  mean = [
-    ((every - 1) * a + b) / every for a, b in zip(medians, slow, strict=True)
-  ]
-  return [
-    tables.Column('', '', [peer.title for peer in peers]),
-    tables.Column('first step', 's', cells([t[0] for t in seconds], '.1f')),
-    tables.Column('step', 'ms', cells([1e3 * t for t in medians], '.1f')),
-    tables.Column('renewing', 'ms', cells([1e3 * t for t in slow], '.0f')),
-    tables.Column('mean', 'ms', cells([1e3 * t for t in mean], '.1f')),
-  ]
+  rows = []
+  for peer, times, slow, fast in zip(
+    peers, seconds, renewing, between, strict=True
+  ):
+    usual, most = statistics.median(fast), statistics.median(slow)
+    mean = ((every - 1) * usual + most) / every
+    rows.append((peer.title, times[0], 1e3 * usual, 1e3 * most, 1e3 * mean))
+  return tables.columns(
+    rows,
+    ('', '', lambda row: row[0]),
+    ('first step', 's', lambda row: tables.number(row[1], '.1f')),
+    ('step', 'ms', lambda row: tables.number(row[2], '.1f')),
+    ('renewing', 'ms', lambda row: tables.number(row[3], '.0f')),
+    ('mean', 'ms', lambda row: tables.number(row[4], '.1f')),
+  )
 
 
 def main(argv: Sequence[str]) -> None:
@@ -244,13 +220,9 @@ def main(argv: Sequence[str]) -> None:
         '--every', 'an integer from 2', values.every, 'raise it'
       )
   every, whole = values.every, values.whole
-  network, params, batch = problem()
-  peers = [
-    plain(network, params, batch),
-    ours(network, params, batch, every, whole),
-    theirs(network, params, batch, every, whole),
-  ]
-  seconds, states = measure(peers, params, every)
+  made = timing.residual(_BATCH)
+  peers = [plain(made), ours(made, every, whole), theirs(made, every, whole)]
+  seconds, states = measure(peers, made.params, every)
   for name, error in differences(*states[1:]).items():
     print(f'{name}: factors of convolutions differ by {error:.1e} at most')
   print(tables.markdown(columns(peers, seconds, every), ''))

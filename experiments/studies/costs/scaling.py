@@ -23,8 +23,6 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import ml_collections
 import optax
@@ -32,7 +30,7 @@ import optax
 import gtddp_jax as gt
 from configs import schema
 from configs.schema import Key, Section
-from experiments.networks import layers, mlps, resnets
+from experiments.networks import layers, mlps
 from experiments.report import charts, tables
 from experiments.runs import cli, progress, run_folder
 from experiments.studies.costs import dense_ddp, timing
@@ -183,13 +181,14 @@ def build(
   form: str, network: str, size: int
 ) -> tuple[Callable[[Any, Any], Any], tuple[Any, Any]]:
   """A step ``(params, batch) -> new params`` and its arguments."""
-  module: nn.Module = mlps.MLP((32, 32), 10, layers.Style('tanh'))
-  shape: tuple[int, ...] = (64,)
-  if network == 'resnet':
-    module, shape = resnets.ResNet((16, 32), 10), (28, 28, 1)
-  inputs = jax.random.normal(jax.random.key(0), (size, *shape))
-  batch = inputs, jnp.arange(size) % 10
-  params = module.init(jax.random.key(1), inputs)
+  problem = (
+    timing.residual(size)
+    if network == 'resnet'
+    else timing.problem(
+      mlps.MLP((32, 32), 10, layers.Style('tanh')), (64,), size
+    )
+  )
+  module, params, batch = problem
   loss = gt.losses.softmax_cross_entropy
   if form == DIRECT:
 
@@ -201,15 +200,11 @@ def build(
       return optax.apply_updates(params, pairs)
 
     return direct, (params, batch)
-  graph = gt.trace(module.apply, params, inputs)
+  graph = gt.trace(module.apply, params, batch[0])
   options = VARIANTS.get(form, {'feedback': False})
   tx = gt.gt_ddp(graph, loss, gt.sgd(RATE), **options)
-
-  def step(params: Any, batch: Any) -> Any:
-    updates, _ = tx.update(None, tx.init(params), params, batch=batch)
-    return optax.apply_updates(params, updates)
-
-  return step, (params, batch)
+  step = timing.gt_ddp_step(tx)
+  return lambda p, batch: step(p, tx.init(p), batch)[0], (params, batch)
 
 
 def exponent(costs: Sequence[Cost], of: str) -> float:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import pathlib
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ml_collections
 
 from experiments.report import tables
+from experiments.studies import outcomes
 
 Row = dict[str, Any]
 
@@ -27,58 +28,58 @@ def columns(
     rows: of all runs, with ``evaluations``.
     target: test accuracy, 0 to 1.
   """
-  cells = [_cells(summary, _own(summary, rows), target) for summary in found]
-  heads = (
-    ('optimizer', ''),
-    ('train loss', 'nats'),
-    ('test accuracy', '%'),
-    ('runs', ''),
-    ('step', 'ms'),
-    ('step', '× base'),
-    (f'to {100 * target:g} %', 's'),
+
+  def runs(of: Callable[[list[Row]], str]) -> Callable[[Row], str]:
+    return lambda summary: of(_own(summary, rows))
+
+  return tables.columns(
+    found,
+    ('optimizer', '', lambda s: s['method']),
+    ('train loss', 'nats', runs(_loss)),
+    ('test accuracy', '%', runs(_accuracies)),
+    ('runs', '', runs(lambda own: f'{len(_last(own))}/{len(own)}')),
+    ('step', 'ms', runs(lambda own: tables.number(1e3 * _step(own), '.2f'))),
+    ('step', '× base', lambda s: tables.number(s['step_ratio'], '.2f')),
+    (f'to {100 * target:g} %', 's', runs(lambda own: _time(own, target))),
   )
-  return [
-    tables.Column(*head, column)
-    for head, column in zip(heads, zip(*cells, strict=True), strict=True)
-  ]
 
 
 def _own(summary: Row, rows: Sequence[Row]) -> list[Row]:
   """The runs of a method at its best rate."""
-  key = summary['method'], summary['best_rate']
-  return [row for row in rows if (row['form'], row['rate']) == key]
+  return outcomes.at(rows, form=summary['method'], rate=summary['best_rate'])
 
 
-def _cells(summary: Row, own: Sequence[Row], target: float) -> list[str]:
-  last = [row['evaluations'][-1] for row in own if row['stopped'] is None]
-  seconds = statistics.median(row['seconds_per_step'] for row in own)
-  reached = [_first(row, target) for row in own if row['stopped'] is None]
-  known = [step for step in reached if step is not None]
-  losses = [row['train_loss'] for row in last]
-  return [
-    summary['method'],
-    tables.number(statistics.fmean(losses) if losses else None, '.1e'),
-    tables.spread([100 * row['test_accuracy'] for row in last], '.2f'),
-    f'{len(last)}/{len(own)}',
-    tables.number(1e3 * seconds, '.2f'),
-    tables.number(summary['step_ratio'], '.2f'),
-    tables.number(
-      seconds * statistics.fmean(known)
-      if known and len(known) == len(reached)
-      else None,
-      '.2f',
-    ),
-  ]
+def _last(own: Sequence[Row]) -> list[Row]:
+  """The last evaluations of the runs that finished."""
+  return [row['evaluations'][-1] for row in own if row['stopped'] is None]
 
 
-def _first(row: Row, target: float) -> int | None:
-  """The step of the first evaluation at the target; None if there is none."""
-  steps = (
-    part['step']
-    for part in row['evaluations']
-    if part['test_accuracy'] >= target
+def _loss(own: Sequence[Row]) -> str:
+  losses = [row['train_loss'] for row in _last(own)]
+  return tables.number(statistics.fmean(losses) if losses else None, '.1e')
+
+
+def _accuracies(own: Sequence[Row]) -> str:
+  return tables.spread(
+    [100 * row['test_accuracy'] for row in _last(own)], '.2f'
   )
-  return next(steps, None)
+
+
+def _step(own: Sequence[Row]) -> float:
+  return statistics.median(row['seconds_per_step'] for row in own)
+
+
+def _time(own: Sequence[Row], target: float) -> str:
+  """To the first evaluation at the target, if all that finished got there."""
+  done = [row['evaluations'] for row in own if row['stopped'] is None]
+  there = [
+    [part['step'] for part in row if part['test_accuracy'] >= target]
+    for row in done
+  ]
+  time = None
+  if done and all(there):
+    time = _step(own) * statistics.fmean(steps[0] for steps in there)
+  return tables.number(time, '.2f')
 
 
 def caption(config: ml_collections.ConfigDict) -> str:

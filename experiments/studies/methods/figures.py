@@ -31,7 +31,8 @@ def curves(
   """
 
   def points(title: str, rate: float) -> list[list[float]]:
-    return [row['smoothed_losses'] for row in outcomes.at(rows, title, rate)]
+    own = outcomes.at(rows, form=title, rate=rate)
+    return [row['smoothed_losses'] for row in own]
 
   groups = _groups(found)
   alone = [s for s in found if s['method'] == s['base']]
@@ -58,7 +59,7 @@ def curves(
     if any(panel.lines for panel in panels):
       charts.plain_ticks(panels[0].yaxis)
     drawing.supylabel('train loss, smoothed (nats)')
-    _legend(drawing, panels[0], charts.BAND)
+    tables.legend(drawing, panels[0], 5, tables.BAND)
     drawing.savefig(path, dpi=150)
 
 
@@ -107,7 +108,7 @@ def deviations(path: pathlib.Path, found: Sequence[Row]) -> None:
       charts.plain_ticks(first.yaxis)
     first.set(ylabel='standard deviation of\nthe final loss (nats)')
     whiskers = '; whiskers: 95 % intervals' if told else ''
-    _legend(drawing, first, f'over seeds{whiskers}')
+    tables.legend(drawing, first, 5, f'over seeds{whiskers}')
     drawing.savefig(path, dpi=150)
 
 
@@ -144,8 +145,7 @@ def targets(path: pathlib.Path, found: Sequence[Row], target: float) -> None:
           bases,
         ),
       )
-    panels[0].set_yticks(range(len(names)), names)
-    panels[0].set_ylim(len(names) - 0.5, -0.5)
+    tables.name_rows(panels[0], names)
 
 
 def _groups(found: Sequence[Row]) -> list[list[Row]]:
@@ -172,13 +172,6 @@ def _panels(count: int, height: float) -> tuple[figure.Figure, list[axes.Axes]]:
   for panel in panels[count:]:
     panel.remove()
   return drawing, panels[:count]
-
-
-def _legend(drawing: figure.Figure, panel: axes.Axes, title: str) -> None:
-  handles, labels = panel.get_legend_handles_labels()
-  drawing.legend(
-    handles, labels, loc='outside lower center', ncols=5, title=title
-  )
 
 
 def _at_base(summary: Row) -> Row:
@@ -218,8 +211,7 @@ def _ratios(panel: axes.Axes, group: Sequence[Row]) -> None:
     )
   panel.axvline(1, color=charts.PALETTE[0], linewidth=1)
   panel.set_xscale('log')
-  panel.set_yticks(range(len(group)), [_short(s) for s in group])
-  panel.set_ylim(len(group) - 0.5, -0.5)
+  tables.name_rows(panel, [_short(s) for s in group])
   panel.set(xlabel='deviation, × base')
   panel.grid(visible=False, axis='y')
 
@@ -255,9 +247,8 @@ def _note(part: Row, unit: str, form: str) -> str:
   if median is None:
     return f'not reached ({part["reached"]}/{part["runs"]})'
   text = tables.number(median, form)
-  ratio = part[f'{unit}_ratio']
-  if ratio is not None:
-    text += f' (× {intervals.ratio_text(ratio)})'
+  if ratio := part[f'{unit}_ratio']:
+    text += f' (× {intervals.text(ratio, "×")})'
   if part['reached'] < part['runs']:
     text += f' ({part["reached"]}/{part["runs"]})'
   return text

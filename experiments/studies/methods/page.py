@@ -227,11 +227,10 @@ def _worse(summary: Row) -> list[str]:
 
 def _amount(gain: Row, unit: str) -> str:
   if 'ratio' in gain:
-    return f'× {intervals.ratio_text(gain)}'
+    return f'× {intervals.text(gain, unit)}'
   if 'mean' not in gain:
     return 'diverged'
-  scale, form = (100, '.2f') if unit == 'points' else (1, '.2g')
-  return f'{intervals.text(gain, scale, form)} {unit}'
+  return f'{intervals.text(gain, unit)} {unit}'
 
 
 _SHOWN: dict[str, tuple[Callable[[float], str], str]] = {

@@ -42,11 +42,12 @@ def summaries(
   Returns:
     One summary per method, ready for JSON.
   """
-  best = {title: best_rate(rows, title) for title in bases}
+  best = {title: outcomes.best(rows, title)[0] for title in bases}
   found = []
   for title, base in bases.items():
-    reference = outcomes.at(rows, base, best[base])
-    own = outcomes.at(rows, title, best[title])
+    reference = outcomes.at(rows, form=base, rate=best[base])
+    own = outcomes.at(rows, form=title, rate=best[title])
+    equal = outcomes.at(rows, form=title, rate=best[base])
     alone = title == base
     found.append(
       {
@@ -56,9 +57,7 @@ def summaries(
         'base_rate': best[base],
         'at_edge': _at_edge(rows, title, best[title]),
         'rates': _rates(rows, title),
-        'equal': _standing(
-          outcomes.at(rows, title, best[base]), reference, alone
-        ),
+        'equal': _standing(equal, reference, alone),
         'tuned': _standing(own, reference, alone),
         'targets': _targets(own, reference, alone),
         'step_ratio': outcomes.step_ratio(rows, title, base),
@@ -69,19 +68,6 @@ def summaries(
       }
     )
   return found
-
-
-def rates(rows: Sequence[Row], title: str) -> list[float]:
-  """Returns the rates that a method was tried at."""
-  return sorted({row['rate'] for row in rows if row['form'] == title})
-
-
-def best_rate(rows: Sequence[Row], title: str) -> float:
-  """Returns the rate with the least mean train loss over all seeds."""
-  return min(
-    rates(rows, title),
-    key=lambda r: outcomes.mean_loss(outcomes.at(rows, title, r)),
-  )
 
 
 def champions(found: Sequence[Row]) -> list[Row]:
@@ -138,15 +124,19 @@ def _middle(summary: Row, part: str, key: str) -> float:
 
 def _at_edge(rows: Sequence[Row], title: str, rate: float) -> bool:
   """Whether a better rate may lie beyond those that were tried."""
-  tried = rates(rows, title)
+  tried = _tried(rows, title)
   return len(tried) > 1 and rate in (tried[0], tried[-1])
+
+
+def _tried(rows: Sequence[Row], title: str) -> list[float]:
+  return sorted({row['rate'] for row in outcomes.at(rows, form=title)})
 
 
 def _rates(rows: Sequence[Row], title: str) -> list[Row]:
   """Mean loss by rate; None where a run diverged."""
   found = []
-  for rate in rates(rows, title):
-    own = outcomes.at(rows, title, rate)
+  for rate in _tried(rows, title):
+    own = outcomes.at(rows, form=title, rate=rate)
     mean = outcomes.mean_loss(own)
     found.append(
       {
@@ -161,22 +151,11 @@ def _rates(rows: Sequence[Row], title: str) -> list[Row]:
 
 def _standing(own: Sequence[Row], base: Sequence[Row], alone: bool) -> Row:
   """A method at one rate, beside the base at one."""
-  losses, their_losses = (
-    intervals.of_runs(part, 'final_loss') for part in (own, base)
-  )
-  accuracies, their_accuracies = (
-    intervals.of_runs(part, 'test_accuracy') for part in (own, base)
-  )
   return {
     'rate': own[0]['rate'],
     'runs': len(own),
     'diverged': sum(row['diverged'] for row in own),
-    'losses': losses,
-    'accuracies': accuracies,
-    'loss_gain': None if alone else intervals.compared(losses, their_losses),
-    'accuracy_gain': None
-    if alone
-    else intervals.compared(accuracies, their_accuracies),
+    **outcomes.against_baseline(own, base, alone),
   }
 
 
@@ -209,8 +188,8 @@ def _deviations(
   compared.
   """
   made = []
-  for rate in rates(rows, title):
-    runs = [outcomes.at(rows, t, rate) for t in (title, base)]
+  for rate in _tried(rows, title):
+    runs = [outcomes.at(rows, form=t, rate=rate) for t in (title, base)]
     losses = [intervals.of_runs(own, 'final_loss') for own in runs]
     ours, theirs = (_deviation(values) for values in losses)
     learned, base_learned = (_learned(own, classes) for own in runs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ml_collections
@@ -29,16 +29,12 @@ _AT_CHANCE = 'not trained'
 
 def caption(config: ml_collections.ConfigDict) -> str:
   """Returns what a reader must know beside every table."""
-  samples = [
-    config.dataset[f'{split}_samples'] or size
-    for split, size in zip(
-      ('train', 'test'), _sizes(config.dataset.name), strict=True
-    )
-  ]
+  own, spec = config.dataset, catalog.SPECS[config.dataset.name]
   return (
-    f'{config.dataset.name} ({samples[0]} training and {samples[1]} test '
-    f'samples), {config.model.name} {tuple(config.model.widths)}, '
-    f'{config.epochs} epochs, batch {config.batch_size}, seeds '
+    f'{own.name} ({own.train_samples or spec.train} training and '
+    f'{own.test_samples or spec.test} test samples), {config.model.name} '
+    f'{tuple(config.model.widths)}, {config.epochs} epochs, batch '
+    f'{config.batch_size}, seeds '
     f'{", ".join(map(str, config.methods.seeds))}. Train loss: mean of the '
     f'batches of the last epoch (nats); values are means ± sample standard '
     f'deviations over seeds. Differences are from the base alone, paired by '
@@ -57,11 +53,6 @@ _VARIANTS = (
 )
 
 
-def _sizes(name: str) -> tuple[int, int]:
-  spec = catalog.SPECS[name]
-  return spec.train, spec.test
-
-
 def elsewhere(found: Sequence[Row]) -> list[Row]:
   """Returns the methods whose best rate is not that of their base."""
   return [s for s in found if s['best_rate'] != s['base_rate']]
@@ -74,34 +65,20 @@ def standings(found: Sequence[Row], part: str) -> list[tables.Column]:
     found: of ``rankings.summaries``, or some of them.
     part: 'equal' or 'tuned'.
   """
-  rows = [summary[part] for summary in found]
-  losses, accuracies = (
-    [row[key] for row in rows] for key in ('loss_gain', 'accuracy_gain')
+  return tables.columns(
+    found,
+    _NAME,
+    ('rate', '', lambda s: f'{s[part]["rate"]:g}'),
+    ('train loss', 'nats', lambda s: tables.losses(s[part]['losses'])),
+    *intervals.columns('difference', 'nats', lambda s: s[part]['loss_gain']),
+    ('accuracy', '%', lambda s: tables.accuracies(s[part]['accuracies'])),
+    *intervals.columns(
+      'difference', 'points', lambda s: s[part]['accuracy_gain']
+    ),
   )
-  return [
-    _names(found),
-    tables.Column('rate', '', [f'{row["rate"]:g}' for row in rows]),
-    tables.Column(
-      'train loss', 'nats', [tables.losses(row['losses']) for row in rows]
-    ),
-    tables.Column(
-      'difference', 'nats', [intervals.text(g, 1, '.2g') for g in losses]
-    ),
-    tables.Column('significance', '', [intervals.word(g) for g in losses]),
-    tables.Column(
-      'accuracy', '%', [tables.accuracies(row['accuracies']) for row in rows]
-    ),
-    tables.Column(
-      'difference',
-      'points',
-      [intervals.text(g, 100, '.2f') for g in accuracies],
-    ),
-    tables.Column('significance', '', [intervals.word(g) for g in accuracies]),
-  ]
 
 
-def _names(found: Sequence[Row]) -> tables.Column:
-  return tables.Column('method', '', [s['method'] for s in found])
+_NAME: tables.Spec = ('method', '', lambda s: s['method'])
 
 
 def equal_caption(config: ml_collections.ConfigDict) -> str:
@@ -153,7 +130,7 @@ GRID = (
 
 def grid(found: Sequence[Row]) -> list[tables.Column]:
   """Returns the mean train loss at every rate."""
-  columns = [_names(found)]
+  columns = tables.columns(found, _NAME)
   for place in range(max(len(s['rates']) for s in found)):
     cells = []
     for s in found:
@@ -172,36 +149,22 @@ def grid(found: Sequence[Row]) -> list[tables.Column]:
 
 def benchmark(found: Sequence[Row]) -> list[tables.Column]:
   """Returns steps and time to the target."""
-  rows = [summary['targets'] for summary in found]
-  return [
-    _names(found),
-    tables.Column('rate', '', [f'{row["rate"]:g}' for row in rows]),
-    tables.Column(
-      'reached', 'runs', [f'{row["reached"]}/{row["runs"]}' for row in rows]
-    ),
-    tables.Column(
-      'median', 'steps', [tables.number(r['median_steps'], '.0f') for r in rows]
-    ),
-    tables.Column(
-      'steps', '× base', [intervals.ratio_text(r['steps_ratio']) for r in rows]
-    ),
-    tables.Column(
-      'significance', '', [intervals.word(r['steps_ratio']) for r in rows]
-    ),
-    tables.Column(
-      'median', 's', [tables.number(r['median_seconds'], '.3g') for r in rows]
-    ),
-    tables.Column(
-      'time', '× base', [intervals.ratio_text(r['seconds_ratio']) for r in rows]
-    ),
-    tables.Column(
-      'significance', '', [intervals.word(r['seconds_ratio']) for r in rows]
-    ),
-    tables.Column('step', '× base', [f'{s["step_ratio"]:.2f}' for s in found]),
-    tables.Column(
-      'compilation', 's', [f'{s["compile_seconds"]:.1f}' for s in found]
-    ),
-  ]
+  return tables.columns(
+    found,
+    _NAME,
+    ('rate', '', lambda s: f'{s["targets"]["rate"]:g}'),
+    ('reached', 'runs', lambda s: '{reached}/{runs}'.format(**s['targets'])),
+    ('median', 'steps', _median('steps', '.0f')),
+    *intervals.columns('steps', '×', lambda s: s['targets']['steps_ratio']),
+    ('median', 's', _median('seconds', '.3g')),
+    *intervals.columns('time', '×', lambda s: s['targets']['seconds_ratio']),
+    ('step', '× base', lambda s: f'{s["step_ratio"]:.2f}'),
+    ('compilation', 's', lambda s: f'{s["compile_seconds"]:.1f}'),
+  )
+
+
+def _median(unit: str, form: str) -> Callable[[Row], str]:
+  return lambda s: tables.number(s['targets'][f'median_{unit}'], form)
 
 
 def target_caption(config: ml_collections.ConfigDict) -> str:
@@ -233,38 +196,23 @@ VARIANCE = (
 def deviations(found: Sequence[Row]) -> list[tables.Column]:
   """Returns standard deviations over the seeds, rate by rate."""
   rows = [
-    (summary, part)
-    for summary in found
-    if summary['method'] != summary['base']
-    for part in summary['deviations']
+    {'method': s['method'], 'star': _BEST * (part['rate'] == s['base_rate'])}
+    | part
+    for s in found
+    if s['method'] != s['base']
+    for part in s['deviations']
   ]
-  return [
-    tables.Column('method', '', [summary['method'] for summary, _ in rows]),
-    tables.Column(
-      'rate',
-      '',
-      [
-        f'{part["rate"]:g}{_BEST if part["rate"] == s["base_rate"] else ""}'
-        for s, part in rows
-      ],
-    ),
-    *(
-      tables.Column(
-        head, 'nats', [tables.number(part[key], '.2g') for _, part in rows]
-      )
-      for head, key in (('base', 'base_deviation'), ('GT-DDP', 'deviation'))
-    ),
-    tables.Column(
-      'ratio',
-      '',
-      [
-        intervals.ratio_text(part)
-        if part['learned'] and part['base_learned']
-        else _AT_CHANCE
-        for _, part in rows
-      ],
-    ),
-    tables.Column(
-      'significance', '', [intervals.word(part) for _, part in rows]
-    ),
-  ]
+
+  def ratio(part: Row) -> str:
+    trained = part['learned'] and part['base_learned']
+    return intervals.text(part, '×') if trained else _AT_CHANCE
+
+  return tables.columns(
+    rows,
+    _NAME,
+    ('rate', '', lambda part: f'{part["rate"]:g}{part["star"]}'),
+    ('base', 'nats', lambda p: tables.number(p['base_deviation'], '.2g')),
+    ('GT-DDP', 'nats', lambda p: tables.number(p['deviation'], '.2g')),
+    ('ratio', '', ratio),
+    ('significance', '', intervals.word),
+  )

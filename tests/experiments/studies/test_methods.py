@@ -19,6 +19,7 @@ from experiments import refusals
 from experiments.data import splits
 from experiments.report import charts, intervals
 from experiments.runs import run_folder
+from experiments.studies import outcomes
 from experiments.studies.methods import (
   figures,
   page,
@@ -77,8 +78,8 @@ def found() -> list[Any]:
 
 
 def test_the_best_rate_has_the_least_loss_and_no_run_that_diverged() -> None:
-  assert rankings.best_rate(ROWS, 'SGD') == 0.1
-  assert rankings.best_rate(ROWS, 'GT-DDP SGD, frozen') == 1.0
+  assert outcomes.best(ROWS, 'SGD') == (0.1,)
+  assert outcomes.best(ROWS, 'GT-DDP SGD, frozen') == (1.0,)
 
 
 def test_forms_stand_beside_their_base_at_equal_rates_and_tuned(

@@ -138,8 +138,8 @@ def test_the_largest_stable_rate_is_stable_for_every_seed() -> None:
   assert found['largest_stable_rate'] == 0.1
   assert found['best']['rate'] == 0.1
   assert found['best']['steps_to_target'] == [40, 60]
-  assert outcomes.standings([found])[3].cells == ('50 ± 14',)
-  assert outcomes.standings([found])[4].cells == ('-',)
+  assert outcomes.standings([found])[3].cells == ['50 ± 14']
+  assert outcomes.standings([found])[4].cells == ['-']
 
 
 def test_steps_to_the_target_are_compared_by_seed() -> None:
