@@ -20,17 +20,7 @@ from configs import choices, default
 
 
 def get_config(base: str = 'sgd') -> ml_collections.ConfigDict:
-  """Returns the configuration for a base optimizer alone.
-
-  Args:
-    base: a key of ``learning_rates``.
-
-  Returns:
-    The configuration.
-
-  Raises:
-    ConfigError: if there is no such base.
-  """
+  """Returns the configuration for a base of ``learning_rates`` alone."""
   config = default.get_config()
   config.batch_size = 32
   config.epochs = 15

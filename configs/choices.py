@@ -32,18 +32,12 @@ NETWORKS: dict[str, dict[str, Any]] = {
 def for_images(
   name: str, base: str, widths: tuple[int, ...]
 ) -> ml_collections.ConfigDict:
-  """What the prepared image sets share: a normalised residual network.
+  """What the prepared image sets share: a normalized residual network.
 
   Args:
     name: of the data set.
     base: the words after the colon; see ``choose``.
     widths: of the residual network.
-
-  Returns:
-    The configuration for a base optimizer alone.
-
-  Raises:
-    ConfigError: if there is no such base or network.
   """
   config = default.get_config()
   config.dataset.name = name
@@ -56,15 +50,9 @@ def for_images(
 
 
 def choose(config: ml_collections.ConfigDict, words: str) -> None:
-  """Sets what is named after the colon.
+  """Sets what is named after the colon: ``'adam'``, or ``'adam,vit'``.
 
-  Args:
-    config: changed.
-    words: a base, and after a comma, if wanted, a network: ``'adam'`` or
-      ``'adam,vit'``.
-
-  Raises:
-    ConfigError: if there is no such base or network.
+  Raises ConfigError if there is no such base or network.
   """
   base, comma, network = words.partition(',')
   choose_base(config, base)
@@ -73,14 +61,9 @@ def choose(config: ml_collections.ConfigDict, words: str) -> None:
 
 
 def choose_network(config: ml_collections.ConfigDict, name: str) -> None:
-  """Sets a network of ``NETWORKS``, in its published size.
+  """Sets a network of ``NETWORKS``, the second word, in its published size.
 
-  Args:
-    config: changed.
-    name: the second word after the colon.
-
-  Raises:
-    ConfigError: if there is no such network.
+  Raises ConfigError if there is no such network.
   """
   if name not in NETWORKS:
     raise refusals.ConfigError(
@@ -94,14 +77,9 @@ def choose_network(config: ml_collections.ConfigDict, name: str) -> None:
 
 
 def choose_base(config: ml_collections.ConfigDict, base: str) -> None:
-  """Sets a base optimizer, which stands alone, and its learning rate.
+  """Sets a base of ``learning_rates``, which stands alone, and its rate.
 
-  Args:
-    config: changed.
-    base: the first word after the colon: a key of ``learning_rates``.
-
-  Raises:
-    ConfigError: if there is no such base.
+  Raises ConfigError if there is no such base.
   """
   rates = config.learning_rates
   if base not in rates:

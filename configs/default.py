@@ -311,11 +311,7 @@ SCHEMA: Section = {
 
 
 def get_config(**studies: Section) -> ml_collections.ConfigDict:
-  """Returns the defaults, from which the other configurations start.
-
-  Args:
-    **studies: sections that studies bring, by their names.
-  """
+  """Returns the defaults, with the sections that studies bring."""
   return schema.build({**SCHEMA, **studies})
 
 

@@ -27,17 +27,7 @@ from configs import choices, default
 
 
 def get_config(base: str = 'adam') -> ml_collections.ConfigDict:
-  """Returns the configuration for a base optimizer alone.
-
-  Args:
-    base: the words after the colon; see ``choices.choose``.
-
-  Returns:
-    The configuration.
-
-  Raises:
-    ConfigError: if there is no such base or network.
-  """
+  """Returns the configuration for a base alone; see ``choices.choose``."""
   config = default.get_config()
   config.batch_size = 32
   config.epochs = 15

@@ -19,16 +19,9 @@ from experiments import refusals
 
 
 def get_config(path: str = '') -> ml_collections.ConfigDict:
-  """Returns the configuration that a file holds.
+  """Returns the configuration in a file; the defaults if none is named.
 
-  Args:
-    path: of the file; what stands after the colon.
-
-  Returns:
-    The configuration.
-
-  Raises:
-    ConfigError: if there is no such file, or it is no configuration.
+  Raises ConfigError if there is no such file, or it is no configuration.
   """
   config = default.get_config()
   if path:

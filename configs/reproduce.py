@@ -383,14 +383,7 @@ PARTS = (
 def get_plan(budget: str) -> tuple[Part, ...]:
   """Returns the parts of a budget, in their order.
 
-  Args:
-    budget: a key of ``BUDGETS``.
-
-  Returns:
-    The parts.
-
-  Raises:
-    ValueError: if there is no such budget.
+  Raises ValueError if there is no such budget.
   """
   if budget not in BUDGETS:
     raise ValueError(

@@ -42,7 +42,7 @@ def prepare(
   verify: bool = True,
   download: bool = False,
 ) -> pathlib.Path:
-  """Prepares a set, unless it is already, and its cache.
+  """Prepares a set and its cache, unless they are there; returns its folder.
 
   Args:
     name: a key of ``catalog.SPECS``.
@@ -50,9 +50,6 @@ def prepare(
     data_dir: the folder of all sets; None for that of tensorflow-datasets.
     verify: whether the files must have the published checksums.
     download: whether to download what ``manual_dir`` lacks.
-
-  Returns:
-    The folder of the prepared set.
 
   Raises:
     PrepareError: if files are absent, or not the published ones.
@@ -164,14 +161,7 @@ def _reason(name: str, root: pathlib.Path, error: Exception) -> str:
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-  """Returns the values of the flags.
-
-  Args:
-    argv: the command line; the first item is the program.
-
-  Raises:
-    ConfigError: if they cannot be used.
-  """
+  """Returns the values of the flags; refuses a data set that there is not."""
   parser = flags.Flags(__doc__)
   names = ', '.join(catalog.SPECS)
   parser.value('dataset', f'one of {names}')

@@ -49,11 +49,7 @@ def one_line(error: BaseException) -> str:
 def not_of_the_files(error: BaseException) -> str | None:
   """What to do about an error of reading that tells nothing of what is read.
 
-  Args:
-    error: as it was caught; its causes are looked at too.
-
-  Returns:
-    The remedy; None if what was read may be damaged.
+  Its causes are looked at too. None if what was read may be damaged.
   """
   whole: BaseException | None = error
   while whole is not None:

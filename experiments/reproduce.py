@@ -62,14 +62,7 @@ _COMMAND = (sys.executable,)
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-  """Returns the values of the flags.
-
-  Args:
-    argv: the command line; the first item is the program.
-
-  Raises:
-    ConfigError: if they cannot be used.
-  """
+  """Returns the values of the flags."""
   parser = flags.Flags(__doc__)
   parser.value('budget', f'one of {", ".join(plans.BUDGETS)}', plans.DEFAULT)
   parser.value(
@@ -156,11 +149,7 @@ class Session:
       print(f'{part.name}: {entry.status}{note}; {command}')
 
   def work(self) -> int:
-    """Runs what is left of the chosen parts, and writes the report.
-
-    Returns:
-      The exit code.
-    """
+    """Runs what is left of the parts and writes the report; an exit code."""
     run_folder.write(
       self.path / _MARKER, json.dumps({'budget': self.budget}) + '\n'
     )

@@ -53,14 +53,7 @@ _PLOT = ('metric', 'x', 'lines', 'panels')
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-  """Returns the values of the flags.
-
-  Args:
-    argv: the command line; the first item is the program.
-
-  Raises:
-    ConfigError: if they cannot be used.
-  """
+  """Returns the values of the flags; refuses none of a --config."""
   parser = flags.Flags(
     __doc__, epilog=f'keys of a sweep:\n{schema.described(sweeps.SCHEMA)}'
   )

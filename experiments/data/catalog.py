@@ -111,11 +111,8 @@ def folder(name: str, data_dir: str | None) -> pathlib.Path:
     name: a key of ``SPECS``.
     data_dir: the folder of all sets; None for that of tensorflow-datasets.
 
-  Returns:
-    The folder, in which there is data to be read without TensorFlow.
-
   Raises:
-    NotPreparedError: if there is none.
+    NotPreparedError: if there is none that can be read without TensorFlow.
   """
   found = find(name, data_dir)
   if found is None:

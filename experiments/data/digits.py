@@ -17,8 +17,7 @@ _SEED = 0  # part of the data set's definition
 def splits() -> dict[str, tuple[np.ndarray, np.ndarray]]:
   """Returns images ``[N, 8, 8, 1]``, uint8 from 0 to 16, and labels ``[N]``.
 
-  Returns:
-    Those of the splits ``train`` (1,437) and ``test`` (360, stratified).
+  Of the splits ``train`` (1,437) and ``test`` (360, stratified).
   """
   bunch = datasets.load_digits()
   train, test, train_labels, test_labels = model_selection.train_test_split(

@@ -27,13 +27,8 @@ Arrays = dict[str, tuple[np.ndarray, np.ndarray]]
 def splits(name: str, data_dir: str | None) -> Arrays:
   """Returns images ``[N, H, W, C]``, uint8, and labels ``[N]``, int32.
 
-  Args:
-    name: a key of ``catalog.SPECS``.
-    data_dir: the folder of all sets; None for that of tensorflow-datasets.
-
-  Returns:
-    Those of the splits ``train`` and ``test``, in the order of the records,
-    which is the same wherever the set was prepared.
+  Of the splits ``train`` and ``test`` of ``catalog.folder``, in the order of
+  the records, which is the same wherever the set was prepared.
 
   Raises:
     NotPreparedError: if the set is absent or not whole.

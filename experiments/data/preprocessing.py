@@ -32,9 +32,6 @@ def statistics(images: np.ndarray, scaling: str, white: int) -> Statistics:
     scaling: ``'unit'``, from 0 to 1; or ``'standard'``, mean 0 and standard
       deviation 1 of each channel over all images.
     white: the raw value that ``'unit'`` maps to 1.
-
-  Returns:
-    The statistics.
   """
   channels = images.shape[-1]
   if scaling == 'unit':
@@ -60,15 +57,7 @@ def _histograms(images: np.ndarray) -> np.ndarray:
 
 
 def prepare(images: jax.Array | np.ndarray, scale: Statistics) -> jax.Array:
-  """Returns scaled images.
-
-  Args:
-    images: ``[B, H, W, C]``, uint8.
-    scale: of the training split.
-
-  Returns:
-    ``[B, H, W, C]``, float32.
-  """
+  """Returns scaled images, float32, of uint8 ones ``[B, H, W, C]``."""
   mean, deviation = (part.reshape(1, 1, 1, -1) for part in scale)
   return (jnp.asarray(images, jnp.float32) - mean) / deviation
 
@@ -83,9 +72,6 @@ def augment(
     images: ``[B, H, W, C]``, raw.
     pad: largest shift along each axis, in pixels; what enters is 0.
     flip: whether every second image (on average) is mirrored, left to right.
-
-  Returns:
-    ``[B, H, W, C]``, of the same type.
   """
   offset_key, flip_key = jax.random.split(key)
   size = len(images)

@@ -64,9 +64,6 @@ def load(
       for all.
     test_samples: as many of the test split.
 
-  Returns:
-    The data set, the same on every call.
-
   Raises:
     NotPreparedError: if the set has yet to be prepared.
   """
@@ -93,16 +90,9 @@ def from_config(section: ml_collections.ConfigDict) -> Dataset:
 
 
 def batch(split: Split, batch_size: int, seed: int, step: int) -> Split:
-  """Returns the samples of one training step.
+  """Returns the samples of a training step, from 0.
 
-  Args:
-    split: where to take them from.
-    batch_size: how many.
-    seed: of the order.
-    step: of the training, from 0.
-
-  Returns:
-    ``batch_size`` samples.
+  The seed is that of their order; see the module's head.
   """
   rows = indices(split.size, batch_size, seed, step)
   return Split(split.images[rows], split.labels[rows])

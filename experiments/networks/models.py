@@ -85,11 +85,6 @@ def style(config: ml_collections.ConfigDict) -> Style:
 def build(config: ml_collections.ConfigDict, classes: int) -> nn.Module:
   """Returns the network that the ``model`` section of a config describes.
 
-  Args:
-    config: the section.
-    classes: how many logits.
-
-  Returns:
-    A module ``(images, train=False) -> logits``.
+  A module ``(images, train=False) -> logits``, as many as there are classes.
   """
   return MODELS[config.name].build(config, classes, style(config))

@@ -22,10 +22,8 @@ Apply = Callable[..., Any]
 def computing(dtype: str) -> Callable[[Apply], Apply]:
   """Returns what makes ``(params, inputs, ...) -> outputs`` compute in a type.
 
-  What else is given, such as batch statistics, keeps its own.
-
-  Args:
-    dtype: one of ``DTYPES``; 'float32' changes nothing.
+  One of ``DTYPES``; 'float32' changes nothing. What else is given, such as
+  batch statistics, keeps its own.
   """
 
   def cast(tree: Any, kind: Any) -> Any:

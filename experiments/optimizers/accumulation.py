@@ -40,13 +40,10 @@ def accumulated(
   """Returns an optimizer that changes parameters every so many batches.
 
   Args:
-    tx: of ``gt.gt_ddp``.
+    tx: of ``gt.gt_ddp``; what is returned is used as it is, once per batch.
     graph: the traced network.
     loss: ``(outputs, targets) -> [B]``.
     batches: how many make one update.
-
-  Returns:
-    A transformation that is used as ``tx`` is, once per batch.
   """
   steps = optax.MultiSteps(tx, batches)
 

@@ -228,9 +228,7 @@ def unread(config: ml_collections.ConfigDict) -> tuple[str, ...]:
 def advice(config: ml_collections.ConfigDict, rate: str = RATE) -> str:
   """Returns which keys to change where an ``optimizer`` section diverges.
 
-  Args:
-    config: the section.
-    rate: the key of its learning rate.
+  ``rate`` is the key of its learning rate.
   """
   path, base = 'config.optimizer', config.base
   found = [f'lower config.{rate}']

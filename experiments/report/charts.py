@@ -219,8 +219,7 @@ def draw_curves(
 def plain_ticks(line: axis.Axis) -> None:
   """Writes plain decimals at a logarithmic axis, and at least two of them.
 
-  Args:
-    line: the axis, which has its data.
+  The axis has its data already.
   """
   low, high = sorted(line.get_view_interval())
   first, last = (math.floor(math.log10(end)) for end in (low, high))
@@ -271,13 +270,9 @@ class Intervals(NamedTuple):
 def intervals(
   path: pathlib.Path, names: Sequence[str], panels: Sequence[Intervals]
 ) -> None:
-  """Draws paired differences and their intervals beside zero.
+  """Draws paired differences and their intervals beside zero, row by row.
 
-  Args:
-    path: of the PNG.
-    names: of the rows.
-    panels: from left to right. A mark is filled where its interval leaves out
-      zero.
+  A mark is filled where its interval leaves out zero.
   """
   with tables.drawing(
     path, 2.0 + 3.2 * len(panels), 1.4 + 0.3 * len(names)

@@ -28,15 +28,9 @@ _FORMS = {'nats': (1, '.2g'), 'points': (100, '.2f'), 'steps': (1, '.1f')}
 
 
 def difference(own: Values, base: Values) -> Interval | None:
-  """Returns the mean difference by seed, and half the width of its interval.
+  """Returns ``mean`` and ``half_width`` of Student's interval of differences.
 
-  Args:
-    own: by seed; None where there is no number.
-    base: on the same seeds.
-
-  Returns:
-    ``mean`` and ``half_width`` of Student's interval; None if a number is
-    missing or there are less than ``LEAST`` seeds.
+  None if a number is missing or there are less than ``LEAST`` seeds.
   """
   pairs = _pairs(own, base)
   if pairs is None:
@@ -51,14 +45,9 @@ def difference(own: Values, base: Values) -> Interval | None:
 
 
 def ratio(own: Values, base: Values) -> Interval | None:
-  """Returns the geometric mean of the ratios by seed.
+  """Returns the geometric mean of ratios of numbers above 0.
 
-  Args:
-    own: by seed, above 0; None where there is no number.
-    base: on the same seeds.
-
-  Returns:
-    ``ratio``, ``low`` and ``high``, by ``difference`` of the logarithms.
+  As ``ratio``, ``low`` and ``high``, by ``difference`` of the logarithms.
   """
   found = difference(_logs(own), _logs(base))
   if found is None:
@@ -71,15 +60,9 @@ def ratio(own: Values, base: Values) -> Interval | None:
 def deviation_ratio(own: Values, base: Values) -> Interval | None:
   """Returns the ratio of the standard deviations over seeds.
 
-  The interval is Pitman and Morgan's, for normal pairs that are correlated.
-
-  Args:
-    own: by seed; None where there is no number.
-    base: on the same seeds.
-
-  Returns:
-    ``ratio``, ``low`` and ``high``; None if a number is missing, there are less
-    than ``LEAST_SPREAD`` seeds, or all values of one are equal.
+  As ``ratio``, ``low`` and ``high``; the interval is Pitman and Morgan's, for
+  normal pairs that are correlated. None if a number is missing, there are less
+  than ``LEAST_SPREAD`` seeds, or all values of one are equal.
   """
   pairs = _pairs(own, base)
   if pairs is None or len(pairs) < LEAST_SPREAD:
@@ -132,14 +115,8 @@ def columns(
 def significance(low: float, high: float, neutral: float = 0.0) -> str:
   """Returns what a 95 % interval says: it must leave out what is neutral.
 
-  Args:
-    low: its lower end.
-    high: its upper end.
-    neutral: 0 for a difference, 1 for a ratio.
-
-  Returns:
-    ``LOWER``, ``HIGHER`` or ``OPEN``; ``NONE`` where the interval has no width,
-    as that of equal differences.
+  ``LOWER``, ``HIGHER`` or ``OPEN``; ``NONE`` where the interval has no width,
+  as that of equal differences. Neutral is 0 for a difference, 1 for a ratio.
   """
   if math.isclose(low, high, rel_tol=_EQUAL):
     return NONE
@@ -157,25 +134,15 @@ def of_difference(found: Mapping[str, Any] | None) -> str:
 
 
 def of_runs(rows: Sequence[Mapping[str, Any]], key: str) -> list[float | None]:
-  """Returns a number of each run; one that diverged came to nothing.
-
-  Args:
-    rows: of the runs, by seed.
-    key: of the number.
-  """
+  """Returns a number of each run; one that diverged came to nothing."""
   return [None if row['diverged'] else row[key] for row in rows]
 
 
 def compared(own: Values, base: Values) -> dict[str, Any] | None:
-  """Returns a difference with its significance.
+  """Returns a ``difference`` with its ``significance``.
 
-  Args:
-    own: by seed; None where a run diverged.
-    base: on the same seeds.
-
-  Returns:
-    ``difference`` and ``significance``. Where a run diverged and none of the
-    base, the latter alone, ``DIVERGED``. Else None.
+  Where a run diverged and none of the base, the latter alone, ``DIVERGED``.
+  Else None.
   """
   found = difference(own, base)
   if found is None:
@@ -187,17 +154,10 @@ def compared(own: Values, base: Values) -> dict[str, Any] | None:
 def compared_ratio(
   own: Values, base: Values, *, whole: bool = False
 ) -> dict[str, Any] | None:
-  """Returns a ratio with its significance.
+  """Returns a ``ratio`` with its ``significance``; None where there is none.
 
-  Args:
-    own: by seed, above 0; None where there is no number.
-    base: on the same seeds.
-    whole: whether both count steps, of which one less on every seed may be
-      less than one: values that differ by one at most have no significant
-      difference.
-
-  Returns:
-    ``ratio`` and ``significance``; None where there is none.
+  ``whole``: both count steps, of which one less on every seed may be less than
+  one: values that differ by one at most have no significant difference.
   """
   found = ratio(own, base)
   if found is None:

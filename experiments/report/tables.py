@@ -189,12 +189,9 @@ def name_rows(panel: axes.Axes, names: Sequence[str]) -> None:
 
 
 def curves(path: pathlib.Path, all_curves: Sequence[Curve]) -> None:
-  """Draws train loss and test error against epochs.
+  """Draws train loss and test error against epochs, of each optimizer.
 
-  Args:
-    path: of the PNG.
-    all_curves: one per optimizer; with several seeds, the median is drawn and
-      a band from least to largest.
+  With several seeds, the median is drawn and a band from least to largest.
   """
   with drawing(path, 10, 4.4) as made:
     left, right = made.subplots(1, 2)

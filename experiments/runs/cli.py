@@ -111,12 +111,7 @@ class Asked(NamedTuple):
 
 
 def launch(command: Command, argv: Sequence[str] | None = None) -> None:
-  """Runs an entry point on the flags of a command line; may exit.
-
-  Args:
-    command: what to run.
-    argv: the command line; that of the program if None.
-  """
+  """Runs an entry point on the flags of a command line; may exit."""
   argv = sys.argv if argv is None else argv
   asked = parse(command, argv)
   if asked.flags.dry_run and command.plan is not None:
@@ -154,10 +149,6 @@ def parse(command: Command, argv: Sequence[str]) -> Asked:
   """Reads the command line, and validates the config that it gives.
 
   Exits, with one line, if it cannot be used.
-
-  Args:
-    command: whose flags these are.
-    argv: the command line; the first item is the program.
   """
   with refusing():
     parser = define_flags(
@@ -283,12 +274,7 @@ def _opened(
 def explain(
   plan: Callable[[ml_collections.ConfigDict], str], asked: Asked
 ) -> None:
-  """Prints what a run would be; makes no folder.
-
-  Args:
-    plan: makes the text.
-    asked: of ``parse``.
-  """
+  """Prints what a run would be; makes no folder."""
   logging.set_verbosity(logging.WARNING)
   try:
     with refusing(), signals.raising(), messages.telling(say):
@@ -298,13 +284,7 @@ def explain(
 
 
 def command_line(name: str, words: Sequence[str], path: pathlib.Path) -> str:
-  """Returns the command line that goes on in a folder.
-
-  Args:
-    name: of the entry point.
-    words: what it was called with.
-    path: of the folder.
-  """
+  """Returns the command line that goes on in a folder."""
   kept, skip = [], False
   for word in words:
     flag, equals, _ = word.lstrip('-').partition('=')

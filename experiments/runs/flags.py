@@ -63,13 +63,9 @@ class Flags(argparse.ArgumentParser):
     )
 
   def read(self, argv: Sequence[str]) -> argparse.Namespace:
-    """Returns the values of all flags.
+    """Returns the values of all flags of a command line, program included.
 
-    Args:
-      argv: the command line; the first item is the program.
-
-    Raises:
-      ConfigError: for a flag that there is not, or a word.
+    Raises ConfigError for a flag that there is not, or a word.
     """
     words = [_ONE_DASH.sub('--', word) for word in argv[1:]]
     found, rest = self.parse_known_args(words)

@@ -46,13 +46,9 @@ def define_flags(parser: flags.Flags) -> None:
 
 
 def join(values: Any) -> None:
-  """Meets the other processes if the flags say so.
+  """Meets the other processes if the flags of ``define_flags`` say so.
 
-  Args:
-    values: parsed, with the flags of ``define_flags``.
-
-  Raises:
-    ConfigError: if the flags do not fit together, or nobody is met.
+  Raises ConfigError if they do not fit together, or nobody is met.
   """
   names = ('coordinator', 'num_processes', 'process_id')
   given = {name: getattr(values, name) for name in names}
@@ -114,11 +110,8 @@ def is_first() -> bool:
 def from_first(make: Callable[[], T]) -> T:
   """Returns what a function returns in the first process, to all of them.
 
-  Args:
-    make: called in the first process alone; its result is pickled.
-
-  Raises:
-    OtherProcessError: in all others, if it raises.
+  It is called there alone, and its result is pickled. If it raises, all others
+  raise OtherProcessError.
   """
   if count() == 1:
     return make()

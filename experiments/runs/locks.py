@@ -22,9 +22,6 @@ def locked(path: pathlib.Path) -> Iterator[None]:
   The lock goes when the process ends, however it ends. What was made for it
   goes, too, if nothing else was put there.
 
-  Args:
-    path: of the folder.
-
   Raises:
     ConfigError: if another program works in it, or it cannot be written.
   """
@@ -76,14 +73,9 @@ def remove_empty(paths: Iterable[pathlib.Path]) -> None:
 
 
 def wait_for(path: pathlib.Path, say: Callable[[str], None]) -> None:
-  """Waits until no program works in a folder.
+  """Waits until no program works in a folder; says so once.
 
-  Args:
-    path: of the folder.
-    say: told once if there is one.
-
-  Raises:
-    ConfigError: if the folder cannot be written.
+  Raises ConfigError if the folder cannot be written.
   """
   told = False
   while True:

@@ -18,11 +18,7 @@ from configs import default, schema
 def explained(message: object) -> str:
   """Returns an error or a warning of the library in one line.
 
-  Args:
-    message: of the library.
-
-  Returns:
-    It, after the key; the section, if no key is known.
+  It follows the key that it is about; the section, if no key is known.
   """
   text = ' '.join(str(message).split())
   return f'{_key(message)}: {text}'
@@ -43,11 +39,7 @@ def _key(message: object) -> str:
 
 @contextlib.contextmanager
 def telling(say: Callable[[str], None]) -> Iterator[None]:
-  """Says the library's warnings in one line each.
-
-  Args:
-    say: writes a line.
-  """
+  """Says the library's warnings in one line each."""
   with warnings.catch_warnings():
     warnings.filterwarnings('always', category=gt.errors.NoGameWarning)
     others = warnings.showwarning

@@ -98,13 +98,10 @@ def read(
 
 
 def load(source: str) -> Any:
-  """Returns what ``get_config`` of a file returns.
+  """Returns what ``get_config`` of a Python file returns.
 
-  Args:
-    source: the path of a Python file; what is after a colon is passed on.
-
-  Raises:
-    ConfigError: if there is no such file or function, or it fails.
+  What follows a colon is passed on. Raises ConfigError if there is no such file
+  or function, or it fails.
   """
   path, colon, words = source.partition(':')
   file = pathlib.Path(path)
@@ -161,13 +158,7 @@ def _key(path: str, known: schema.Section) -> schema.Key:
 def convert(path: str, key: schema.Key, text: str) -> Any:
   """Returns the value of a key from its text.
 
-  Args:
-    path: of the key.
-    key: of the schema.
-    text: as typed.
-
-  Raises:
-    ConfigError: if it is of another type.
+  Raises ConfigError if it is of another type.
   """
   if key.default is None and key.type is not str and text.lower() == 'none':
     return None
@@ -203,9 +194,6 @@ def check(
     only: sections that it reads; empty for all but ``unread``.
     training: whether ``config.optimizer`` is trained with as it stands. A
       study or a sweep may give options for some of its runs.
-
-  Raises:
-    ConfigError: at the first such key.
   """
   for path, value in asked.given.items():
     inside = (f'{path}.'.startswith(f'{part}.') for part in (only or unread))
@@ -253,12 +241,7 @@ def check_rate(
 ) -> None:
   """Refuses a base changed by its key that keeps the rate of another.
 
-  Args:
-    config: validated.
-    given: values on the command line, by the paths of their keys.
-
-  Raises:
-    ConfigError: if it does.
+  ``given`` has the values on the command line, by the paths of their keys.
   """
   named = {'optimizer.name', 'optimizer.base.name'} & given.keys()
   if not named or 'optimizer.base.learning_rate' in given:

@@ -13,10 +13,7 @@ import tqdm
 def bar(total: int, shown: bool = True, stream: TextIO | None = None) -> Any:
   """Returns tqdm's bar, which is a context manager; ``update`` counts steps.
 
-  Args:
-    total: steps in all.
-    shown: whether to show anything.
-    stream: where; stderr if None.
+  On stderr, if no other stream is given.
   """
   return tqdm.tqdm(
     total=total,

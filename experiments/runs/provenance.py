@@ -28,9 +28,7 @@ _DATA_DIR = re.compile(r'(.*data_dir)=.*')
 def with_short(text: str, sentences: Sequence[str]) -> str:
   """Returns a report that says first, under its title, what came out.
 
-  Args:
-    text: of the report; its title, if it has one, is its first line.
-    sentences: without line breaks; if there are none, nothing is added.
+  In sentences without line breaks; if there are none, nothing is added.
   """
   if not sentences:
     return text
@@ -41,11 +39,7 @@ def with_short(text: str, sentences: Sequence[str]) -> str:
 
 
 def parted(text: str) -> tuple[list[str], str]:
-  """Returns the sentences of ``with_short``, and the report without them.
-
-  Args:
-    text: of a report; one without that section has no sentences.
-  """
+  """Returns the sentences of ``with_short``, and the report without them."""
   match = _SHORT.search(text)
   if match is None:
     return [], text
@@ -68,9 +62,6 @@ def section(
     held: what ``versions.versions`` returned.
     config: in JSON's types; only what is not the default is shown.
     sections: of the config that the command brings, by their names.
-
-  Returns:
-    Markdown, with its head.
   """
   lines = ['## How', '']
   if command is not None:

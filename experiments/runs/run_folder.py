@@ -60,14 +60,7 @@ class RunFolder:
   def file(self, name: str) -> pathlib.Path:
     """Returns the path of one of ``FILES``, or of its own.
 
-    Args:
-      name: of the file.
-
-    Returns:
-      Its path.
-
-    Raises:
-      ValueError: if a run has no such file.
+    Raises ValueError if a run has no such file.
     """
     if name not in (*FILES, *self.files):
       raise ValueError(
@@ -102,8 +95,8 @@ class RunFolder:
     Args:
       text: Markdown.
       seeds: of the runs; empty where nothing is random.
-      short: the same in a few sentences, without line breaks; see
-        ``provenance.with_short`` and, for the page's end, its ``section``.
+      short: the same in a few sentences; see ``provenance.with_short`` and, for
+        the page's end, its ``section``.
     """
     held, config = (
       json.loads(self.file(name).read_text(encoding='utf-8'))
@@ -161,9 +154,6 @@ def create(
       touched.
     files: that its program writes, beside ``FILES``.
 
-  Returns:
-    The folder.
-
   Raises:
     ConfigError: if the folder cannot be used.
   """
@@ -184,11 +174,7 @@ def create(
 
 
 def remove_unused(folder: RunFolder) -> None:
-  """Removes the files of a run that was refused before it logged anything.
-
-  Args:
-    folder: as ``create`` made it.
-  """
+  """Removes the files of a run that was refused before it logged anything."""
   with contextlib.suppress(OSError, ValueError):
     if not folder.rows():
       _clear(folder)
@@ -238,9 +224,6 @@ def check(
     path: of the folder, which need not exist.
     overwrite: whether an earlier run in it may be replaced.
     config: of a program that would go on with a run of the same config.
-
-  Raises:
-    ConfigError: if the folder cannot be used.
   """
   if path.exists() and not path.is_dir():
     raise refusals.ConfigError(

@@ -13,15 +13,9 @@ Process = subprocess.Popen[bytes]
 def start(
   command: Sequence[str], log: pathlib.Path, environment: Mapping[str, str]
 ) -> Process:
-  """Starts a program.
+  """Starts a program; what it prints is added to a log.
 
-  Args:
-    command: its words.
-    log: the file to which is added what it prints.
-    environment: all of it.
-
-  Returns:
-    The process.
+  The environment is all of its own.
   """
   log.parent.mkdir(parents=True, exist_ok=True)
   with log.open('ab') as stream:

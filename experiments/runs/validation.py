@@ -31,14 +31,11 @@ class Problem(NamedTuple):
 def validate(
   config: ml_collections.ConfigDict, sections: schema.Section | None = None
 ) -> None:
-  """Checks all keys, their types and their values.
+  """Raises ConfigError at the first key that cannot be used.
 
   Args:
     config: of an experiment; see ``configs/default.py``.
     sections: that studies bring, by their names.
-
-  Raises:
-    ConfigError: at the first key that cannot be used.
   """
   check(config, {**default.SCHEMA, **(sections or {})})
   for problem in _together(config):

@@ -123,13 +123,9 @@ def work(
 def summaries(rows: Sequence[Row], titles: Sequence[str]) -> list[Row]:
   """Returns how the variants stand.
 
-  Args:
-    rows: of all runs; every variant, setting and seed is there.
-    titles: of the variants; the first is the base.
-
-  Returns:
-    One summary per variant: its best setting, the runs there and at the base's
-    best, and the paired differences from the base at both; of the base, none.
+  Of each its best setting, the runs there and at the base's best, and the
+  paired differences from the base, which is the first, at both; of the base,
+  none.
   """
   keys = ('rate', 'damping')
   best = {title: outcomes.best(rows, title, keys) for title in titles}

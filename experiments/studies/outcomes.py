@@ -114,10 +114,7 @@ def against_baseline(
 ) -> Row:
   """Returns losses and accuracies by seed, and the differences from the base.
 
-  Args:
-    own: runs, by seed.
-    base: on the same seeds.
-    alone: whether ``own`` is a base itself, which has no differences.
+  ``alone``: the runs are those of a base itself, which has no differences.
   """
   pairs = {
     key: [intervals.of_runs(part, key) for part in (own, base)]
@@ -289,9 +286,7 @@ def final_losses(found: Sequence[Row]) -> list[tables.Column]:
 def short(found: Sequence[Row], alone: Sequence[str]) -> list[str]:
   """Returns what came out, in a few sentences.
 
-  Args:
-    found: of ``summaries``.
-    alone: titles of the variants without feedback; the first is the base.
+  ``alone`` has the titles of the variants without feedback, the base first.
   """
   ours = [s for s in found if s['form'] not in alone]
 
@@ -345,10 +340,7 @@ def bars(
 ) -> list[charts.Bars]:
   """Returns what the figure shows of the variants at their best rates.
 
-  Args:
-    found: of ``summaries``.
-    target: nats.
-    alone: titles of the variants without feedback.
+  ``alone`` has the titles of the variants without feedback.
   """
   best = [summary['best'] for summary in found]
   made = []

@@ -136,13 +136,8 @@ def at(
 def summaries(rows: Sequence[Row], rates: Sequence[float]) -> list[Row]:
   """Returns how the places differ, by variant and rate.
 
-  Args:
-    rows: of all runs; every variant, place, rate and seed is there.
-    rates: in the order of the table.
-
-  Returns:
-    One summary per variant and rate: the numbers of both places by seed, and of
-    each the paired difference, fork less merge. A run that diverged has none.
+  The numbers of both places by seed, and of each the paired difference, fork
+  less merge. A run that diverged has none.
   """
   found = []
   for form in dict.fromkeys(row['form'] for row in rows):

@@ -136,13 +136,9 @@ class Study:
     )
 
   def check(self, run: Run) -> None:
-    """Refuses a variant that cannot be built, in a second and without a step.
+    """Refuses a variant that cannot be built on its base, without a step.
 
-    Args:
-      run: its variant is built on its base.
-
-    Raises:
-      ConfigError: if the library refuses it.
+    Raises ConfigError if the library refuses it.
     """
     try:
       tx = self.optimizer(run.form, run.setting)
@@ -212,14 +208,8 @@ class Study:
   ) -> list[outcomes.Row]:
     """Trains networks, an interval each in turn; stops at what is not finite.
 
-    So whatever else the machine does slows all of them alike.
-
-    Args:
-      runs: with the same batches as those of ``loop.Loop`` on their seeds.
-      advice: returns which keys to change where a run diverges.
-
-    Returns:
-      The lines of the runs.
+    So whatever else the machine does slows all of them alike. ``advice``
+    returns which keys to change where a run diverges.
     """
     config, dataset = self.config, self.dataset
     made = [
@@ -287,11 +277,9 @@ class Study:
 
 
 def left(asked: Sequence[Run], rows: Sequence[outcomes.Row]) -> list[Run]:
-  """Returns the runs that have no row yet.
+  """Returns the runs that have no row yet, in their order.
 
-  Args:
-    asked: all runs of a study, in their order; their labels have equal names.
-    rows: of those that are done.
+  The labels of all have equal names.
   """
   names = ('form', 'seed', *asked[0].labels)
   done = {tuple(row[name] for name in names) for row in rows}
@@ -309,7 +297,7 @@ def finish(
   note: Callable[[outcomes.Row, Sequence[Run]], str] = lambda row, rest: '',
   advice: Callable[[Run], str] = lambda run: '',
 ) -> list[outcomes.Row]:
-  """Trains what is left of a study, and logs every run that has ended.
+  """Trains what is left of a study, logs every run that has ended: all rows.
 
   Args:
     folder: of the study.
@@ -318,9 +306,6 @@ def finish(
     note: returns a line to show after a run, of its row and the runs that are
       still left; '' for none.
     advice: returns which keys to change where a run diverges.
-
-  Returns:
-    The rows of all runs.
 
   Raises:
     ConfigError: for a variant that cannot be built, before the first training.
@@ -359,15 +344,7 @@ def _groups(
 
 
 def check_explicit(name: str, remedy: str) -> None:
-  """Refuses a base without an explicit curvature.
-
-  Args:
-    name: of the base.
-    remedy: what to do.
-
-  Raises:
-    ConfigError: if it has none.
-  """
+  """Raises ConfigError for a base without an explicit curvature."""
   if name not in registry.EXPLICIT:
     raise refusals.ConfigError(
       'config.optimizer.base.name',
@@ -378,14 +355,7 @@ def check_explicit(name: str, remedy: str) -> None:
 
 
 def check(config: ml_collections.ConfigDict) -> None:
-  """Refuses what a study does not read.
-
-  Args:
-    config: of the study.
-
-  Raises:
-    ConfigError: for a key that would have no effect.
-  """
+  """Raises ConfigError for a key that a study would not read."""
   # As dicts: a locked config and an open one are never equal.
   own = config.optimizer.to_dict()
   usual = default.get_config().optimizer.to_dict()

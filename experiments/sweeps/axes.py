@@ -30,16 +30,9 @@ class Axis(NamedTuple):
 
 
 def combinations(sweep: ml_collections.ConfigDict) -> Iterator[Values]:
-  """Returns the values of every setting: the grid, times the draws.
+  """Yields the values of the keys of every setting: the grid, times the draws.
 
-  Args:
-    sweep: with the keys and types of ``default.get_sweep``.
-
-  Yields:
-    The value of each key that changes.
-
-  Raises:
-    ConfigError: if an axis cannot be used.
+  Raises ConfigError if an axis cannot be used.
   """
   axes = [*map(_grid_axis, sweep.grid)]
   drawn = [*map(_random_axis, sweep.random)]
@@ -66,14 +59,7 @@ def combinations(sweep: ml_collections.ConfigDict) -> Iterator[Values]:
 
 
 def names(keys: Sequence[str]) -> dict[str, str]:
-  """Returns the shortest ends of paths that tell them apart.
-
-  Args:
-    keys: paths, such as ``optimizer.base.name``.
-
-  Returns:
-    By path, such as ``base.name``.
-  """
+  """Returns the shortest ends of paths that differ, such as ``base.name``."""
   found = {}
   for key in keys:
     parts = key.split('.')

@@ -51,15 +51,8 @@ def layout(
 ) -> Layout:
   """Returns the layout that the ``plot`` section of a sweep asks for.
 
-  Args:
-    section: with names of axes, or '' for the next that is free.
-    runs: of the sweep.
-
-  Returns:
-    The layout.
-
-  Raises:
-    ConfigError: if there is no such axis, or one is asked for twice.
+  It names axes, or '' for the next that is free. Raises ConfigError if there is
+  no such axis, or one is asked for twice.
   """
   names = [*runs[0].values, 'seed']
   asked = {key: section[key] for key in ('x', 'lines', 'panels')}
@@ -86,13 +79,7 @@ def draw(
   outcomes: Sequence[outcomes_lib.Outcome],
   chosen: Layout,
 ) -> None:
-  """Draws the runs that finished.
-
-  Args:
-    path: of the PNG.
-    outcomes: of all runs.
-    chosen: see ``layout``.
-  """
+  """Draws the runs that finished."""
   points = [
     ({**one.run.values, 'seed': one.run.seed}, one.metrics[chosen.metric])
     for one in outcomes

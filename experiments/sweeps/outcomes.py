@@ -32,15 +32,7 @@ class Outcome(NamedTuple):
 
 
 def outcome(run: plan.Run, path: pathlib.Path) -> Outcome:
-  """Reads what a run came to.
-
-  Args:
-    run: which.
-    path: of its folder, which need not exist.
-
-  Returns:
-    The outcome.
-  """
+  """Reads what a run came to, in a folder that need not exist."""
   folder = run_folder.RunFolder(path)
   result = folder.result()
   if not isinstance(result, dict) or result['status'] == 'interrupted':
@@ -66,14 +58,7 @@ def outcome(run: plan.Run, path: pathlib.Path) -> Outcome:
 def by_setting(
   outcomes: Sequence[Outcome],
 ) -> Iterator[tuple[Mapping[str, Any], list[Outcome]]]:
-  """Groups the seeds.
-
-  Args:
-    outcomes: of all runs.
-
-  Yields:
-    The values of the axes, and the outcomes with them.
-  """
+  """Yields the values of the axes, and the outcomes of all seeds with them."""
   groups: dict[str, list[Outcome]] = {}
   for one in outcomes:
     groups.setdefault(repr(one.run.values), []).append(one)
@@ -109,13 +94,9 @@ def page(
   metrics: Sequence[str],
   reasons: Mapping[str, str],
 ) -> str:
-  """Returns the results as Markdown.
+  """Returns the results as Markdown, with a column for each of the metrics.
 
-  Args:
-    title: of the page.
-    outcomes: of all runs.
-    metrics: columns.
-    reasons: why runs are missing, by their names.
+  ``reasons`` says why runs are missing, by their names.
   """
   caption = (
     'Means over the seeds whose run finished (± sample standard deviation).'

@@ -41,16 +41,9 @@ class Run(NamedTuple):
 
 
 def load(path: str) -> ml_collections.ConfigDict:
-  """Returns the sweep that a file describes.
+  """Returns the sweep of a Python file, with all keys of ``default.get_sweep``.
 
-  Args:
-    path: of a Python file with a function ``get_config``.
-
-  Returns:
-    The sweep, with all keys of ``default.get_sweep`` and their types.
-
-  Raises:
-    ConfigError: if there is no such file, or its sweep cannot be used.
+  Raises ConfigError if there is no such file, or its sweep cannot be used.
   """
   sweep = overrides.load(path)
   check(sweep)
@@ -69,17 +62,8 @@ def check(sweep: Any) -> None:
 def runs(sweep: ml_collections.ConfigDict) -> list[Run]:
   """Returns all runs, each seed of all settings before the next.
 
-  Ends the program, with one line, at a config that `experiments.train` would
-  refuse.
-
-  Args:
-    sweep: as ``load`` returns it.
-
-  Returns:
-    At least one.
-
-  Raises:
-    ConfigError: if the axes cannot be used.
+  Raises ConfigError if the axes cannot be used, and at a config that
+  `experiments.train` would refuse.
   """
   settings = list(axes.combinations(sweep))
   labels = axes.names(list(settings[0]))

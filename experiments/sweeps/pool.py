@@ -45,15 +45,10 @@ class Files(Protocol):
 def work(
   runs: Sequence[plan.Run], files: Files, workers: int, report: Report
 ) -> None:
-  """Runs `experiments.train` on every run.
+  """Runs `experiments.train` on every run, some at once.
 
   A signal is passed on to the processes, which write a checkpoint and end.
-
-  Args:
-    runs: to do.
-    files: where each has its own.
-    workers: how many at once.
-    report: told of each run that has ended, with its exit code.
+  ``report`` is told of each run that has ended, with its exit code.
   """
   left, slots = list(runs), list(range(workers))
   live: dict[int, tuple[plan.Run, subprocesses.Process]] = {}

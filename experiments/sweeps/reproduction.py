@@ -54,12 +54,7 @@ class Entry(NamedTuple):
 def chosen(budget: str, only: Sequence[str]) -> Sequence[plans.Part]:
   """Returns the parts that are asked for and what they read, in their order.
 
-  Args:
-    budget: of the plan.
-    only: names of parts; none for all.
-
-  Raises:
-    ConfigError: if the budget has no part of such a name.
+  All if none is named. Raises ConfigError if the budget has no part of a name.
   """
   parts = plans.get_plan(budget)
   known = [part.name for part in parts]
@@ -81,13 +76,7 @@ def chosen(budget: str, only: Sequence[str]) -> Sequence[plans.Part]:
 
 
 def command(part: plans.Part, budget: str, workdir: str) -> list[str]:
-  """Returns the words of a part's command, from ``-m`` on.
-
-  Args:
-    part: of the plan.
-    budget: one of the part's.
-    workdir: of all parts.
-  """
+  """Returns the words of a part's command, from ``-m`` on."""
   source = [f'--run={workdir}/{part.source}'] if part.source else []
   return [
     '-m',
@@ -102,12 +91,7 @@ def command(part: plans.Part, budget: str, workdir: str) -> list[str]:
 def digest(part: plans.Part, budget: str) -> str:
   """Returns what changes with the part's command, or its source's.
 
-  Args:
-    part: of the plan.
-    budget: one of the part's.
-
-  Returns:
-    Some digits. They do not depend on where the folders lie.
+  It does not depend on where the folders lie.
   """
   sources = [one for one in plans.PARTS if one.name == part.source]
   words = [
@@ -127,15 +111,12 @@ def how_to_prepare(dataset: str) -> str:
 
 
 def reason(code: int, said: str, missing: Sequence[str]) -> str:
-  """Returns why a part failed.
+  """Returns why a part failed, without folders of this machine.
 
   Args:
     code: of its exit.
     said: the last line that it printed.
     missing: figures that it should have made.
-
-  Returns:
-    A phrase without folders of this machine.
   """
   if not code:
     return f'it made no {", ".join(missing)}'
@@ -144,15 +125,12 @@ def reason(code: int, said: str, missing: Sequence[str]) -> str:
 
 
 def page(entries: Sequence[Entry], budget: str, hidden: Sequence[str]) -> str:
-  """Returns the page of all parts.
+  """Returns the page of all parts; its figures lie beside it, see ``picture``.
 
   Args:
     entries: one per part, in the plan's order.
     budget: of the plan.
     hidden: paths of this machine, which are called FOLDER.
-
-  Returns:
-    Markdown; its figures lie beside it, see ``picture``.
 
   Raises:
     ConfigError: if a path of this machine would stand in it.

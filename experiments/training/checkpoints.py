@@ -61,12 +61,7 @@ class Checkpoints:
   def __init__(
     self, path: pathlib.Path, config: ml_collections.ConfigDict
   ) -> None:
-    """Opens the folder, or makes it.
-
-    Args:
-      path: of the folder.
-      config: of the run.
-    """
+    """Opens the folder of a run's checkpoints, or makes it."""
     # Orbax logs with a traceback what it raises as well.
     logging.getLogger('absl').setLevel(logging.CRITICAL)
     self._path = path.absolute()
@@ -107,11 +102,7 @@ class Checkpoints:
   def losses(self, rows: Sequence[loop.Row]) -> dict[pathlib.Path, float]:
     """Returns the complete checkpoints, with the train losses known of them.
 
-    Args:
-      rows: of the run.
-
-    Returns:
-      By path, in the order of the steps; of an evaluation, or else of a batch.
+    By path, in the order of the steps; of an evaluation, or else of a batch.
     """
     with _writing():
       self._manager.wait_until_finished()
@@ -125,13 +116,9 @@ class Checkpoints:
     }
 
   def save(self, position: loop.Position) -> None:
-    """Saves a position, and returns before it is complete.
+    """Saves a position, the best so far if its last row is, in the background.
 
-    Args:
-      position: of the run; the best so far if its last row is.
-
-    Raises:
-      OSError: if this one, or the one before, could not be written.
+    Raises OSError if this one, or the one before, could not be written.
     """
     place = (position.step, len(position.rows))
     if place == self._saved or not position.rows or not hosts.is_first():
@@ -170,13 +157,10 @@ class Checkpoints:
     self._saved = place
 
   def restore(self, start: loop.Position) -> loop.Position | None:
-    """Returns the position of the last complete checkpoint.
+    """Returns the position of the last complete checkpoint, if there is one.
 
     Args:
       start: the run's first position.
-
-    Returns:
-      The position, or None if there is no checkpoint.
 
     Raises:
       CheckpointError: if it is damaged, or of another config or network.

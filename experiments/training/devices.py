@@ -28,11 +28,7 @@ class Layout:
   """
 
   def __init__(self, config: ml_collections.ConfigDict):
-    """Takes the devices that a config asks for.
-
-    Raises:
-      ConfigError: if there are not so many, or they cannot share a batch.
-    """
+    """Takes the devices that a config asks for; see ``check``."""
     count = check(config)
     self.mesh: sharding.Mesh | None = None
     if count > 1:
@@ -52,11 +48,7 @@ class Layout:
   def words(self, inputs: str) -> dict[str, Any]:
     """Returns what ``jax.jit`` must be told.
 
-    Args:
-      inputs: a letter for each argument: 'b' for samples, 'a' for the rest.
-
-    Returns:
-      Keyword arguments.
+    By a letter for each argument: 'b' for samples, 'a' for the rest.
     """
     if self.mesh is None:
       return {}
@@ -84,16 +76,9 @@ class Layout:
   def batch(
     self, split: splits.Split, batch_size: int, seed: int, step: int
   ) -> tuple[Any, Any]:
-    """Returns the samples of a step; each process reads its own.
+    """Returns images and labels of a step; each process reads its own.
 
-    Args:
-      split: where to take them from.
-      batch_size: how many, in all.
-      seed: of the order.
-      step: of the training, from 0.
-
-    Returns:
-      Images and labels.
+    As ``splits.batch``; the batch size is that of all.
     """
     rows = splits.indices(split.size, batch_size, seed, step)
     return self._take(split.images, rows), self._take(split.labels, rows)
@@ -118,11 +103,7 @@ class Layout:
 def check(config: ml_collections.ConfigDict) -> int:
   """Returns how many devices a run has, in all processes.
 
-  Args:
-    config: of the experiment.
-
-  Raises:
-    ConfigError: if there are not so many, or they cannot share a batch.
+  Raises ConfigError if there are not so many, or they cannot share a batch.
   """
   asked = config.devices
   if hosts.count() > 1 and asked:

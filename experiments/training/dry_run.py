@@ -22,14 +22,7 @@ _PARTS = {
 
 
 def describe(config: ml_collections.ConfigDict) -> str:
-  """Compiles a step, and runs none.
-
-  Args:
-    config: validated.
-
-  Returns:
-    Text for the terminal.
-  """
+  """Compiles a step, and runs none; returns text for the terminal."""
   devices.check(config)
   dataset = splits.from_config(config.dataset)
   network = programs.build_network(config, dataset)

@@ -20,16 +20,13 @@ def last_position(
   network: programs.Network,
   dataset: splits.Dataset,
 ) -> loop.Position | None:
-  """Reads where a run ended; on one device.
+  """Returns where a run ended, on one device; None without a checkpoint.
 
   Args:
     source: its folder.
     own: its config, from ``held.get_config``.
     network: that of the run.
     dataset: that of the run, for the length of its schedules.
-
-  Returns:
-    The position; None if the folder holds no checkpoint.
 
   Raises:
     CheckpointError: if the last checkpoint is damaged.

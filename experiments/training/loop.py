@@ -116,13 +116,10 @@ class Loop:
     self._problem: NonFiniteError | None = None
 
   def rows(self, sparse: bool = False) -> Iterator[Row]:
-    """Trains, and stops to report after each interval of ``log_every`` steps.
+    """Trains, and yields a row to log after each ``log_every`` steps.
 
-    Args:
-      sparse: whether to evaluate at the end alone.
-
-    Yields:
-      The row to log; the first is that of the initial parameters.
+    The first is that of the initial parameters. If ``sparse``, only the last is
+    evaluated.
 
     Raises:
       NonFiniteError: once the row that shows it has been yielded.

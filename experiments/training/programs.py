@@ -73,12 +73,7 @@ def build_network(
 ) -> Network:
   """Makes and traces the network of a config.
 
-  Args:
-    config: of the experiment; its seed and optimizer are not used.
-    dataset: to train and evaluate on.
-
-  Returns:
-    The network.
+  Its seed and optimizer are not used.
   """
   model = models.build(config.model, dataset.classes)
   images = preprocessing.prepare(
@@ -123,13 +118,7 @@ def build(
 ) -> Program:
   """Makes the optimizer of a config and compiles a step.
 
-  Args:
-    network: of this config and data set.
-    config: of the experiment; its seed is not used.
-    dataset: to train on.
-
-  Returns:
-    The program.
+  Its seed is not used; network and data set are those of the config.
   """
   layout = devices.Layout(config)
   steps = step_count(config, dataset)
@@ -167,16 +156,7 @@ def stepper(
   config: ml_collections.ConfigDict,
   dataset: splits.Dataset,
 ) -> Step:
-  """Returns what ``Program.step`` is before it is compiled.
-
-  Args:
-    tx: as ``registry.build`` returns it.
-    config: of the experiment; says whether to augment.
-    dataset: to train on.
-
-  Returns:
-    The step.
-  """
+  """Returns what ``Program.step`` is before it is compiled."""
   spec = catalog.SPECS[config.dataset.name]
 
   def step(

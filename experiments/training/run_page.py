@@ -21,13 +21,7 @@ def short(
   result: Mapping[str, Any],
   rows: Sequence[loop.Row],
 ) -> list[str]:
-  """Returns what was reached, and the goal of GT-DDP where there is one.
-
-  Args:
-    config: of the run.
-    result: what result.json holds.
-    rows: logged.
-  """
+  """Returns what was reached, and the goal of GT-DDP where there is one."""
   accuracy, best = rows[-1]['test_accuracy'], loop.best(rows)
   said = (
     f'{result["optimizer"]} has {100 * accuracy:.2f} % of the test samples '
@@ -59,13 +53,7 @@ def text(
   result: Mapping[str, Any],
   rows: Sequence[loop.Row],
 ) -> str:
-  """Returns the report of a run that has finished.
-
-  Args:
-    config: of the run.
-    result: what result.json holds.
-    rows: logged.
-  """
+  """Returns the report of a run that has finished."""
   best = loop.best(rows)
   chosen = [('last', rows[-1]), *([('best', best)] if best else [])]
   columns = [

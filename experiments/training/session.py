@@ -95,7 +95,6 @@ def train(
 
   Raises:
     NonFiniteError: if a loss is not finite.
-    GtddpError: if the optimizer cannot train this network.
     CheckpointError: if the last checkpoint cannot be gone on from.
     Stopped: where a signal said so; a checkpoint has been written.
   """
@@ -211,9 +210,6 @@ def left(kept: Mapping[pathlib.Path, float], chance: float) -> str:
   Args:
     kept: train losses by path, in the order of the steps.
     chance: the loss of a constant guess.
-
-  Returns:
-    A sentence.
   """
 
   def worth(path: pathlib.Path) -> str:

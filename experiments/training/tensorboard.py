@@ -14,12 +14,10 @@ class Events:
   """Writes event files; used as a context manager."""
 
   def __init__(self, path: pathlib.Path, rows: Sequence[Mapping[str, Any]]):
-    """Opens a file of its own.
+    """Opens a file of its own in a folder, after the rows logged so far.
 
-    Args:
-      path: of the folder.
-      rows: logged so far; TensorBoard will hide what an earlier program that
-        was stopped has written after them.
+    TensorBoard will hide what an earlier program that was stopped has written
+    after them.
     """
     purge = rows[-1]['step'] + 1 if rows else 0
     self._writer = tensorboardX.SummaryWriter(str(path), purge_step=purge)

@@ -27,18 +27,9 @@ def read(
   network: programs.Network,
   dataset: splits.Dataset,
 ) -> Start | None:
-  """Returns what the last checkpoint of ``config.start_from`` holds.
+  """Returns what the last checkpoint of ``config.start_from`` holds, if set.
 
-  Args:
-    config: validated.
-    network: of this config.
-    dataset: to train on.
-
-  Returns:
-    The start; None if the config names no run.
-
-  Raises:
-    ConfigError: if there is no such checkpoint, or it is of another network.
+  Raises ConfigError if there is none, or it is of another network.
   """
   if config.start_from is None:
     return None

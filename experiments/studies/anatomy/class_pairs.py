@@ -37,17 +37,13 @@ class Pair(NamedTuple):
 
 
 def best(values: np.ndarray, labels: np.ndarray, seed: int = 0) -> Pair:
-  """Returns the pair of classes that is farthest apart.
+  """Returns the pair of classes that is farthest apart, and its chance.
 
   Args:
     values: one per sample: its projection.
     labels: from 0, one per sample. Classes with less than two samples, and
       pairs without variance, do not count.
-    seed: of the shuffles.
-
-  Returns:
-    The pair, and its level of chance, which allows for the choice of the pair
-    among all.
+    seed: of the shuffles, which allow for the choice of the pair among all.
 
   Raises:
     ValueError: for fewer than two classes that count.
@@ -70,15 +66,10 @@ def best(values: np.ndarray, labels: np.ndarray, seed: int = 0) -> Pair:
 
 
 def distances(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
-  """Returns the signed d' of all pairs.
+  """Returns the signed d' of all pairs, of a value and a label per sample.
 
-  Args:
-    values: one per sample.
-    labels: from 0, one per sample.
-
-  Returns:
-    ``[classes, classes]``, the mean of the column less that of the row in units
-    of their deviation; 0 where there is none.
+  ``[classes, classes]``, the mean of the column less that of the row in units
+  of their deviation; 0 where there is none.
   """
   counts = np.bincount(labels).astype(float)
   safe = np.maximum(counts, 1)

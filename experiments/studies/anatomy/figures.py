@@ -31,12 +31,7 @@ def share(decision: gt.analysis.Decision) -> float:
 
 
 def updates(path: pathlib.Path, found: Found) -> None:
-  """Draws the norms of updates, and the share of feedback, by stage.
-
-  Args:
-    path: of the PNG.
-    found: the stages.
-  """
+  """Draws the norms of updates, and the share of feedback, by stage."""
   with matplotlib.rc_context(tables.STYLE):
     drawing, (left, right) = _panels(found, 2)
     places = np.arange(len(found))
@@ -56,9 +51,7 @@ def updates(path: pathlib.Path, found: Found) -> None:
 def spectra(path: pathlib.Path, found: Found) -> None:
   """Draws the eigenvalues of the value Hessian, a line per stage.
 
-  Args:
-    path: of the PNG.
-    found: the stages; the first, which has no state before it, is left out.
+  The first stage, which has no state before it, is left out.
   """
   with tables.drawing(path, 7.4, 4.4) as drawing:
     panel = drawing.subplots()
@@ -90,9 +83,7 @@ def spectra(path: pathlib.Path, found: Found) -> None:
 def gains(path: pathlib.Path, found: Found) -> None:
   """Draws the norms of the samples' feedback gains, by stage.
 
-  Args:
-    path: of the PNG.
-    found: the stages; the first, which has no feedback, is left out.
+  The first stage, which has no feedback, is left out.
   """
   with matplotlib.rc_context(tables.STYLE):
     drawing, (panel,) = _panels(found, 1)
@@ -122,12 +113,7 @@ def gains(path: pathlib.Path, found: Found) -> None:
 
 
 def feedback(path: pathlib.Path, found: Found) -> None:
-  """Draws what the feedback of convolutions looks at.
-
-  Args:
-    path: of the PNG.
-    found: the stages; convolutions are drawn, spread evenly if they are many.
-  """
+  """Draws what the feedback of ``convolutions`` looks at."""
   numbered = convolutions(found)
   with tables.drawing(path, _width(numbered), 5.4) as drawing:
     if not numbered:
@@ -162,10 +148,7 @@ def pairs(
 ) -> None:
   """Draws leading eigenvectors in image space, and what classes they separate.
 
-  Args:
-    path: of the PNG.
-    found: the stages.
-    separated: for convolutions of ``convolutions``, a pair per eigenvector.
+  ``separated`` has a pair per eigenvector, for ``convolutions``.
   """
   shown = [(n, d) for n, d in convolutions(found) if n in separated]
   rows = max((len(separated[n]) for n, _ in shown), default=1)
@@ -200,13 +183,9 @@ def pairs(
 
 
 def convolutions(found: Found) -> list[tuple[int, gt.analysis.Decision]]:
-  """Returns the convolutions to draw, with their numbers.
+  """Returns the convolutions with a stage before them, and their numbers.
 
-  Args:
-    found: the stages.
-
-  Returns:
-    Those with a stage before them, spread evenly if they are many.
+  They are spread evenly if they are many.
   """
   numbered = [
     (n, d) for n, d in enumerate(found) if n and d.eigenvectors is not None
@@ -220,8 +199,7 @@ def convolutions(found: Found) -> list[tuple[int, gt.analysis.Decision]]:
 def _show(panel: axes.Axes, image: np.ndarray) -> image_lib.AxesImage | None:
   """Signed: purple below zero and orange above, or colours around grey.
 
-  Returns:
-    What a colour bar belongs to; None for colours, which have none.
+  Returns what a colour bar belongs to; None for colours, which have none.
   """
   largest = np.abs(image).max() or 1.0
   if image.shape[-1] == 3:

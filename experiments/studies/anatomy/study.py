@@ -90,16 +90,13 @@ def analyse(
   folder: run_folder.RunFolder,
   source: pathlib.Path | None = None,
 ) -> list[gt.analysis.Decision]:
-  """Analyses a step and fills a folder.
+  """Analyses a step, fills a folder, and returns the stages.
 
   Args:
     config: validated; says what step to take.
     folder: new.
     source: the folder of a training with the same network; None for fresh
       parameters.
-
-  Returns:
-    The stages.
 
   Raises:
     ConfigError: for a base without ``Q_uu``, or a folder without checkpoint.
@@ -325,11 +322,7 @@ def _percent(share: float) -> str:
 def arguments(argv: Sequence[str]) -> list[str]:
   """Returns a command line with the config of its --run, if it has one.
 
-  Args:
-    argv: the command line; the first item is the program.
-
-  Raises:
-    ConfigError: if --run is not the folder of a training.
+  Raises ConfigError if --run is not the folder of a training.
   """
   words = iter(argv)
   found = [next(words)]

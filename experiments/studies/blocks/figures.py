@@ -18,13 +18,7 @@ _FLOOR = 1e-6  # %, about what float32 can tell
 
 
 def maps(path: pathlib.Path, rows: Sequence[Row], title: str) -> None:
-  """Draws the norms of all blocks, a row of heat maps per normalization.
-
-  Args:
-    path: of the PNG.
-    rows: one per normalization, with ``maps`` by layer.
-    title: of the figure.
-  """
+  """Draws the norms of all blocks, a row of heat maps per normalization."""
   columns = max(len(row['maps']) for row in rows)
   with tables.drawing(
     path, 1.75 * columns + 1.6, 2.05 * len(rows) + 0.9
@@ -56,12 +50,7 @@ def maps(path: pathlib.Path, rows: Sequence[Row], title: str) -> None:
 
 
 def masses(path: pathlib.Path, found: Sequence[Row]) -> None:
-  """Draws the off-diagonal mass by layer, a panel per terminal and epoch.
-
-  Args:
-    path: of the PNG.
-    found: the summaries of ``blocks.summaries``.
-  """
+  """Draws the off-diagonal mass by layer, a panel per terminal and epoch."""
   epochs = sorted({part['epoch'] for part in found})
   terminals = list(dict.fromkeys(part['terminal'] for part in found))
   norms = list(dict.fromkeys(part['norm'] for part in found))

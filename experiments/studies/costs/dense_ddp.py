@@ -26,7 +26,9 @@ Loss = Callable[[Array, Array], Array]
 def step(
   layers: list[Any], activation: Any, loss: Loss, batch: Any, rate: float
 ) -> list[Any]:
-  """One step of SGD with batch-augmented feedback and exact Gauss-Newton.
+  """Returns the updates of SGD with batch-augmented feedback.
+
+  With the exact Gauss-Newton matrix.
 
   Args:
     layers: one ``{'kernel': [n, m], 'bias': [m]}`` per layer.
@@ -34,9 +36,6 @@ def step(
     loss: ``(outputs, targets) -> [B]``.
     batch: inputs ``[B, n]`` and targets.
     rate: eta.
-
-  Returns:
-    The updates, like ``layers``.
   """
   inputs, targets = batch
   size = len(inputs)

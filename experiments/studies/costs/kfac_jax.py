@@ -126,9 +126,9 @@ def _sizes(params: Any) -> list[int]:
 def measure(
   peers: Sequence[Peer], params: Any, every: int
 ) -> tuple[list[list[float]], list[Any]]:
-  """Seconds of each peer's steps, the first with its compilation; the states.
+  """Seconds of each peer's steps, the first with its compilation.
 
-  The states are those after the first step.
+  And the states after the first step.
   """
   seconds: list[list[float]] = []
   states, first = [], []
@@ -150,13 +150,8 @@ def measure(
 def differences(own: Any, other: Any) -> dict[str, float]:
   """How far the factors of the convolutions are apart after one step.
 
-  Args:
-    own: state of ``gt.gt_ddp``.
-    other: state of kfac-jax.
-
-  Returns:
-    The largest difference of any entry of ``A`` and ``B``, over the largest
-    entry of that factor, both factors scaled to the same trace.
+  The largest difference of any entry of ``A`` and ``B``, over the largest entry
+  of that factor, both factors scaled to the same trace.
   """
   blocks = [b for b in own.base.blocks if b.a.ndim == 2]
   pairs = [

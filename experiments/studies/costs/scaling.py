@@ -114,7 +114,7 @@ def measure(
   known: Sequence[Cost] = (),
   log: Callable[[Cost], None] = lambda cost: None,
 ) -> list[Cost]:
-  """Measures every variant at every size that fits.
+  """Measures every variant at every size; returns the steps that were run.
 
   Args:
     network: 'mlp' or 'resnet'.
@@ -123,9 +123,6 @@ def measure(
     most: bytes; a step that needs more is not run.
     known: what has been measured.
     log: told of each new measurement.
-
-  Returns:
-    The costs of steps that were run.
   """
   found = {(cost.form, cost.batch): cost for cost in known}
   variants = ['plain SGD', *VARIANTS, *([DIRECT] if network == 'mlp' else [])]

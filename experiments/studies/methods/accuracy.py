@@ -23,10 +23,7 @@ def columns(
 ) -> list[tables.Column]:
   """Returns a table of losses, accuracies and the time to one of them.
 
-  Args:
-    found: of ``rankings.summaries``.
-    rows: of all runs, with ``evaluations``.
-    target: test accuracy, 0 to 1.
+  The target is a test accuracy, 0 to 1.
   """
 
   def runs(of: Callable[[list[Row]], str]) -> Callable[[Row], str]:

@@ -21,14 +21,7 @@ _COLUMNS = 3
 def curves(
   path: pathlib.Path, found: Sequence[Row], rows: Sequence[Row], every: int
 ) -> None:
-  """Draws each base and its variants, then all bases (Fig. 6a).
-
-  Args:
-    path: of the PNG.
-    found: of ``rankings.summaries``.
-    rows: of all runs.
-    every: steps between points.
-  """
+  """Draws each base and its variants, then all bases (Fig. 6a)."""
 
   def points(title: str, rate: float) -> list[list[float]]:
     own = outcomes.at(rows, form=title, rate=rate)
@@ -68,10 +61,6 @@ def deviations(path: pathlib.Path, found: Sequence[Row]) -> None:
 
   The bases have one axis of ratios, and one of deviations. Without any ratio,
   as from few seeds, deviations stand alone.
-
-  Args:
-    path: of the PNG.
-    found: of ``rankings.summaries``.
   """
   groups = _groups(found)
   with matplotlib.rc_context(tables.STYLE):
@@ -113,13 +102,7 @@ def deviations(path: pathlib.Path, found: Sequence[Row]) -> None:
 
 
 def targets(path: pathlib.Path, found: Sequence[Row], target: float) -> None:
-  """Draws steps and seconds to the target.
-
-  Args:
-    path: of the PNG.
-    found: of ``rankings.summaries``.
-    target: train loss (nats).
-  """
+  """Draws steps and seconds to the target, a train loss (nats)."""
   names = [s['method'] for s in found]
   bases = [i for i, s in enumerate(found) if s['method'] == s['base']]
   parts = [s['targets'] for s in found]

@@ -52,13 +52,7 @@ def text(
   found: Sequence[Row],
   against: Sequence[Row],
 ) -> str:
-  """Returns the report without its command, configuration and versions.
-
-  Args:
-    config: of the study.
-    found: of ``rankings.summaries``.
-    against: of ``rankings.champions``.
-  """
+  """Returns the report without its command, configuration and versions."""
   return '\n'.join(
     [
       f'# The methods on {config.dataset.name}',
@@ -98,12 +92,7 @@ def text(
 
 
 def short(found: Sequence[Row], against: Sequence[Row]) -> list[str]:
-  """Returns what came out, in a few sentences.
-
-  Args:
-    found: of ``rankings.summaries``.
-    against: of ``rankings.champions``.
-  """
+  """Returns what came out, in a few sentences."""
   ours = [s for s in found if s['method'] != s['base']]
 
   def counts(key: str) -> str:

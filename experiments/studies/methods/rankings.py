@@ -32,15 +32,12 @@ CRITERIA = {
 def summaries(
   rows: Sequence[Row], bases: Mapping[str, str], classes: int
 ) -> list[Row]:
-  """Returns how the methods stand.
+  """Returns how the methods stand: one summary each, ready for JSON.
 
   Args:
     rows: of all runs; every method, rate of its base, and seed is there.
     bases: of every method, its base alone, which is a method too.
     classes: of the data set; chance is a loss of the log of it.
-
-  Returns:
-    One summary per method, ready for JSON.
   """
   best = {title: outcomes.best(rows, title)[0] for title in bases}
   found = []
@@ -73,13 +70,8 @@ def summaries(
 def champions(found: Sequence[Row]) -> list[Row]:
   """Returns, by criterion, the best without feedback against the best with.
 
-  Args:
-    found: of ``summaries``.
-
-  Returns:
-    Per criterion the two methods, their values, and the interval of
-    ours against the other; none where one of the two has no method that got
-    there on every seed.
+  The two methods, their values, and the interval of ours against the other; no
+  criterion where one of the two has no method that got there on every seed.
   """
   made = []
   for name, (part, key) in CRITERIA.items():

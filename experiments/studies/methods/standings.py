@@ -61,9 +61,7 @@ def elsewhere(found: Sequence[Row]) -> list[Row]:
 def standings(found: Sequence[Row], part: str) -> list[tables.Column]:
   """Returns losses and accuracies beside those of the bases.
 
-  Args:
-    found: of ``rankings.summaries``, or some of them.
-    part: 'equal' or 'tuned'.
+  ``part`` is 'equal' or 'tuned'.
   """
   return tables.columns(
     found,

@@ -209,15 +209,7 @@ def _advice(config: ml_collections.ConfigDict, run: trainings.Run) -> str:
 def plan(
   config: ml_collections.ConfigDict, methods: list[trainings.Variant]
 ) -> list[trainings.Run]:
-  """Returns all runs in their order: the variants take turns, and seed by seed.
-
-  Args:
-    config: of the study.
-    methods: of ``variants``.
-
-  Returns:
-    The runs.
-  """
+  """Returns all runs: the variants take turns, and seed by seed."""
   rates = config.methods.rates
   turns = [*itertools.zip_longest(*(rates[form.base] for form in methods))]
   return [
