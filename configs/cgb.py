@@ -14,12 +14,11 @@ The word after the colon is the base, and brings its learning rate.
 
 from __future__ import annotations
 
-import ml_collections
-
 from configs import choices, default
+from configs.schema import Config
 
 
-def get_config(base: str = 'sgd') -> ml_collections.ConfigDict:
+def get_config(base: str = 'sgd') -> Config:
   """Returns the configuration for a base of ``learning_rates`` alone."""
   config = default.get_config()
   config.batch_size = 32

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import ml_collections
-
 from configs import default
+from configs.schema import Config
 from experiments import refusals
 
 _STAGES: dict[str, Any] = {'widths': (64, 128, 256, 512), 'norm': 'batch'}
@@ -29,9 +28,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
 }
 
 
-def for_images(
-  name: str, base: str, widths: tuple[int, ...]
-) -> ml_collections.ConfigDict:
+def for_images(name: str, base: str, widths: tuple[int, ...]) -> Config:
   """What the prepared image sets share: a normalized residual network.
 
   Args:
@@ -49,7 +46,7 @@ def for_images(
   return config
 
 
-def choose(config: ml_collections.ConfigDict, words: str) -> None:
+def choose(config: Config, words: str) -> None:
   """Sets what is named after the colon: ``'adam'``, or ``'adam,vit'``.
 
   Raises ConfigError if there is no such base or network.
@@ -60,7 +57,7 @@ def choose(config: ml_collections.ConfigDict, words: str) -> None:
     choose_network(config, network)
 
 
-def choose_network(config: ml_collections.ConfigDict, name: str) -> None:
+def choose_network(config: Config, name: str) -> None:
   """Sets a network of ``NETWORKS``, the second word, in its published size.
 
   Raises ConfigError if there is no such network.
@@ -76,7 +73,7 @@ def choose_network(config: ml_collections.ConfigDict, name: str) -> None:
   config.model.update(name=name, **NETWORKS[name])
 
 
-def choose_base(config: ml_collections.ConfigDict, base: str) -> None:
+def choose_base(config: Config, base: str) -> None:
   """Sets a base of ``learning_rates``, which stands alone, and its rate.
 
   Raises ConfigError if there is no such base.

@@ -12,12 +12,11 @@ one, as in :adam,resnet18, is a network of ``choices.NETWORKS``.
 
 from __future__ import annotations
 
-import ml_collections
-
 from configs import choices
+from configs.schema import Config
 
 
-def get_config(base: str = 'adam') -> ml_collections.ConfigDict:
+def get_config(base: str = 'adam') -> Config:
   """Returns the configuration; see ``choices.for_images``."""
   config = choices.for_images('cifar10', base, (16, 32, 64))
   config.dataset.augment = True

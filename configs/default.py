@@ -9,10 +9,8 @@ the command line by its path:
 
 from __future__ import annotations
 
-import ml_collections
-
 from configs import schema, sweeps
-from configs.schema import Key, Section
+from configs.schema import Config, Key, Section
 
 BASES = ('sgd', 'rmsprop', 'adam', 'kfac', 'ekfac', 'adamw', 'lion', 'muon')
 NORMS = ('none', 'layer', 'group', 'batch')
@@ -310,12 +308,12 @@ SCHEMA: Section = {
 }
 
 
-def get_config(**studies: Section) -> ml_collections.ConfigDict:
+def get_config(**studies: Section) -> Config:
   """Returns the defaults, with the sections that studies bring."""
   return schema.build({**SCHEMA, **studies})
 
 
-def get_sweep() -> ml_collections.ConfigDict:
+def get_sweep() -> Config:
   """Returns the defaults of `experiments.sweep`: a config of configs."""
   return schema.build(sweeps.SCHEMA)
 

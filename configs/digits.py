@@ -21,12 +21,11 @@ One image is 0.28, and rounding alone moves a mean of three seeds by as much as
 
 from __future__ import annotations
 
-import ml_collections
-
 from configs import choices, default
+from configs.schema import Config
 
 
-def get_config(base: str = 'adam') -> ml_collections.ConfigDict:
+def get_config(base: str = 'adam') -> Config:
   """Returns the configuration for a base alone; see ``choices.choose``."""
   config = default.get_config()
   config.batch_size = 32

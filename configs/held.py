@@ -15,10 +15,11 @@ from typing import Any
 import ml_collections
 
 from configs import default
+from configs.schema import Config
 from experiments import refusals
 
 
-def get_config(path: str = '') -> ml_collections.ConfigDict:
+def get_config(path: str = '') -> Config:
   """Returns the configuration in a file; the defaults if none is named.
 
   Raises ConfigError if there is no such file, or it is no configuration.
@@ -40,9 +41,7 @@ def get_config(path: str = '') -> ml_collections.ConfigDict:
   return config
 
 
-def _present(
-  held: dict[str, Any], config: ml_collections.ConfigDict
-) -> dict[str, Any]:
+def _present(held: dict[str, Any], config: Config) -> dict[str, Any]:
   """Renames what had another name; sections of studies are handed on."""
   found = {default.renamed(name): value for name, value in held.items()}
   compared = found.pop('compare', {})
@@ -51,7 +50,7 @@ def _present(
   for name, value in found.items():
     if name not in config and isinstance(value, dict):
       own = {_last(f'{name}.{key}'): item for key, item in value.items()}
-      config[name] = ml_collections.ConfigDict(_tuples(own))
+      config[name] = Config(_tuples(own))
   return found
 
 
@@ -66,7 +65,7 @@ def _tuples(value: Any) -> Any:
   return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
-def _set(config: ml_collections.ConfigDict, held: Any, path: str) -> None:
+def _set(config: Config, held: Any, path: str) -> None:
   """Puts values in place; lists of JSON are tuples."""
   if not isinstance(held, dict) or not set(held) <= set(config):
     unknown = sorted({*held} - {*config}) if isinstance(held, dict) else held

@@ -10,10 +10,12 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple, Union
+from typing import Any, NamedTuple, TypeAlias, Union
 
 import ml_collections
 from ml_collections import config_dict
+
+Config: TypeAlias = ml_collections.ConfigDict
 
 
 class Rule(NamedTuple):
@@ -56,9 +58,9 @@ class Key:
 Section = Mapping[str, Union[Key, 'Section']]
 
 
-def build(section: Section) -> ml_collections.ConfigDict:
+def build(section: Section) -> Config:
   """Returns the defaults of a section."""
-  made = ml_collections.ConfigDict()
+  made = Config()
   for name, entry in section.items():
     if not isinstance(entry, Key):
       made[name] = build(entry)

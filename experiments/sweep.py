@@ -30,9 +30,8 @@ import pathlib
 import time
 from collections.abc import Sequence
 
-import ml_collections
-
 from configs import schema, sweeps
+from configs.schema import Config
 from experiments import refusals
 from experiments.report import tables
 from experiments.runs import (
@@ -132,7 +131,7 @@ class _Folder:
 
 
 def _work(
-  sweep: ml_collections.ConfigDict,
+  sweep: Config,
   runs: Sequence[plan.Run],
   chosen: figures.Layout,
   folder: _Folder,
@@ -177,7 +176,7 @@ class _Counter:
 
 
 def _report(
-  sweep: ml_collections.ConfigDict,
+  sweep: Config,
   found: Sequence[outcomes.Outcome],
   chosen: figures.Layout,
   folder: _Folder,
@@ -199,9 +198,7 @@ def _list(runs: Sequence[plan.Run], path: pathlib.Path) -> None:
     print(f'{one.name}: {status}')
 
 
-def _override(
-  sweep: ml_collections.ConfigDict, values: argparse.Namespace
-) -> None:
+def _override(sweep: Config, values: argparse.Namespace) -> None:
   """Puts the flags in place of keys."""
   for name in _PLOT:
     if getattr(values, name) is not None:

@@ -18,15 +18,14 @@ nothing. Every key of a config is in configs/default.py.
 
 from __future__ import annotations
 
-import ml_collections
-
+from configs.schema import Config
 from experiments.report import tables
 from experiments.runs import cli, hosts, run_folder
 from experiments.training import dry_run, session
 
 
 def work(
-  config: ml_collections.ConfigDict,
+  config: Config,
   folder: run_folder.RunFolder,
   built: session.Built | None,
 ) -> None:

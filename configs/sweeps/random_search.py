@@ -9,12 +9,11 @@ runs the new ones alone.
 
 from __future__ import annotations
 
-import ml_collections
-
 from configs import default
+from configs.schema import Config
 
 
-def get_config() -> ml_collections.ConfigDict:
+def get_config() -> Config:
   """Returns the sweep."""
   sweep = default.get_sweep()
   sweep.fixed = (

@@ -11,9 +11,9 @@ from __future__ import annotations
 import functools
 from typing import NamedTuple
 
-import ml_collections
 import numpy as np
 
+from configs.schema import Config
 from experiments.data import catalog, digits, prepared, preprocessing
 
 SCALINGS = preprocessing.SCALINGS
@@ -78,7 +78,7 @@ def load(
   return Dataset(train, test, spec.classes, scale)
 
 
-def from_config(section: ml_collections.ConfigDict) -> Dataset:
+def from_config(section: Config) -> Dataset:
   """Returns the data set that the ``dataset`` section of a config names."""
   return load(
     section.name,

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
-import ml_collections
 
+from configs.schema import Config
 from experiments.networks import cooperative, mlps, resnets, tokens
 from experiments.networks.layers import ACTIVATIONS, NORMS, PROJECTIONS, Style
 
@@ -71,7 +71,7 @@ MODELS = {
 }
 
 
-def style(config: ml_collections.ConfigDict) -> Style:
+def style(config: Config) -> Style:
   """Returns how the layers of a ``model`` section are made."""
   return Style(
     config.activation,
@@ -82,7 +82,7 @@ def style(config: ml_collections.ConfigDict) -> Style:
   )
 
 
-def build(config: ml_collections.ConfigDict, classes: int) -> nn.Module:
+def build(config: Config, classes: int) -> nn.Module:
   """Returns the network that the ``model`` section of a config describes.
 
   A module ``(images, train=False) -> logits``, as many as there are classes.

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import ml_collections
 import optax
 
 import gtddp_jax as gt
+from configs.schema import Config
 from experiments.optimizers import accumulation, schedules
 
 Loss = Callable[[jax.Array, jax.Array], jax.Array]
@@ -46,16 +46,16 @@ class BaseKind(NamedTuple):
   """
 
   title: str
-  build: Callable[[ml_collections.ConfigDict], optax.GradientTransformation]
+  build: Callable[[Config], optax.GradientTransformation]
   explicit: bool
 
 
 def _kronecker(
   make: Callable[..., optax.GradientTransformation],
-) -> Callable[[ml_collections.ConfigDict], optax.GradientTransformation]:
+) -> Callable[[Config], optax.GradientTransformation]:
   """``gt.kfac`` or ``gt.ekfac`` from the ``base`` section of a config."""
 
-  def build(c: ml_collections.ConfigDict) -> optax.GradientTransformation:
+  def build(c: Config) -> optax.GradientTransformation:
     diagonal = None
     if c.diagonal != 'none':
       diagonal = getattr(gt, c.diagonal)(c.diagonal_rate)
@@ -78,7 +78,7 @@ def _kronecker(
   return build
 
 
-def _muon(c: ml_collections.ConfigDict) -> optax.GradientTransformation:
+def _muon(c: Config) -> optax.GradientTransformation:
   """Muon, with kernels of convolutions as matrices; Adam for what is none.
 
   So for vectors, and for the kernels of attention, of three axes.
@@ -168,13 +168,13 @@ CHOSEN = (
 COMPARED = (*OF_ONE_RUN, RATE, 'optimizer.name', 'optimizer.base.name')
 
 
-def base_name(config: ml_collections.ConfigDict) -> str:
+def base_name(config: Config) -> str:
   """Returns the base that an ``optimizer`` section asks for."""
   name: str = config.base.name if config.name == 'gt_ddp' else config.name
   return name
 
 
-def title(config: ml_collections.ConfigDict) -> str:
+def title(config: Config) -> str:
   """Returns the name of an ``optimizer`` section for tables and figures."""
   base = BASES[base_name(config)].title
   if config.name != 'gt_ddp':
@@ -184,9 +184,7 @@ def title(config: ml_collections.ConfigDict) -> str:
   return f'GT-DDP {base}'
 
 
-def base(
-  config: ml_collections.ConfigDict, steps: int = 1
-) -> optax.GradientTransformation:
+def base(config: Config, steps: int = 1) -> optax.GradientTransformation:
   """Returns the base of an ``optimizer`` section, for a run of some steps."""
   rate = config.base.learning_rate
   return _with_rate(
@@ -195,7 +193,7 @@ def base(
 
 
 def unscheduled_base(
-  config: ml_collections.ConfigDict,
+  config: Config,
 ) -> optax.GradientTransformation:
   """Returns it at the rate that the schedule scales, with the same state."""
   rate = config.base.learning_rate
@@ -205,27 +203,25 @@ def unscheduled_base(
   )
 
 
-def _with_rate(
-  config: ml_collections.ConfigDict, rate: Any
-) -> optax.GradientTransformation:
-  section = ml_collections.ConfigDict({**config.base, 'learning_rate': rate})
+def _with_rate(config: Config, rate: Any) -> optax.GradientTransformation:
+  section = Config({**config.base, 'learning_rate': rate})
   return BASES[base_name(config)].build(section)
 
 
-def options(config: ml_collections.ConfigDict) -> dict[str, Any]:
+def options(config: Config) -> dict[str, Any]:
   """Returns what an ``optimizer`` section tells ``gt_ddp`` of its feedback."""
   keys = ('terminal', 'value', 'cooperation', 'trust_region')
   return {key: config[key] for key in keys}
 
 
-def unread(config: ml_collections.ConfigDict) -> tuple[str, ...]:
+def unread(config: Config) -> tuple[str, ...]:
   """Returns the keys for ``gt_ddp`` that an ``optimizer`` section ignores."""
   if config.name != 'gt_ddp':
     return ('base.name', 'cooperation', 'feedback', *_OF_FEEDBACK)
   return () if config.feedback else _OF_FEEDBACK
 
 
-def advice(config: ml_collections.ConfigDict, rate: str = RATE) -> str:
+def advice(config: Config, rate: str = RATE) -> str:
   """Returns which keys to change where an ``optimizer`` section diverges.
 
   ``rate`` is the key of its learning rate.
@@ -246,7 +242,7 @@ def advice(config: ml_collections.ConfigDict, rate: str = RATE) -> str:
 
 
 def build(
-  config: ml_collections.ConfigDict,
+  config: Config,
   graph: gt.LayerGraph,
   loss: Loss,
   steps: int = 1,

@@ -6,21 +6,18 @@ import collections
 from collections.abc import Callable
 from typing import Any
 
-import ml_collections
 import optax
 
-Build = Callable[[ml_collections.ConfigDict, float, int], Any]
+from configs.schema import Config
+
+Build = Callable[[Config, float, int], Any]
 
 
-def _cosine(
-  section: ml_collections.ConfigDict, rate: float, updates: int
-) -> Any:
+def _cosine(section: Config, rate: float, updates: int) -> Any:
   return optax.cosine_decay_schedule(rate, updates, section.final)
 
 
-def _warmup_cosine(
-  section: ml_collections.ConfigDict, rate: float, updates: int
-) -> Any:
+def _warmup_cosine(section: Config, rate: float, updates: int) -> Any:
   return optax.warmup_cosine_decay_schedule(
     init_value=0.0,
     peak_value=rate,
@@ -30,9 +27,7 @@ def _warmup_cosine(
   )
 
 
-def _piecewise(
-  section: ml_collections.ConfigDict, rate: float, updates: int
-) -> Any:
+def _piecewise(section: Config, rate: float, updates: int) -> Any:
   places = collections.Counter(
     round(share * updates) for share in section.boundaries
   )
@@ -49,7 +44,7 @@ SCHEDULES: dict[str, Build] = {
 }
 
 
-def build(section: ml_collections.ConfigDict, rate: float, updates: int) -> Any:
+def build(section: Config, rate: float, updates: int) -> Any:
   """Returns a rate, or a function from the number of the update to one.
 
   Args:

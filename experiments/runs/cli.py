@@ -17,11 +17,11 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, NoReturn
 
-import ml_collections
 from absl import logging
 
 import gtddp_jax as gt
 from configs import default, schema
+from configs.schema import Config
 from experiments import refusals
 from experiments.data import catalog
 from experiments.runs import (
@@ -64,12 +64,12 @@ class Command:
   name: str
   work: Callable[..., Any]
   section: schema.Section | None = None
-  check: Callable[[ml_collections.ConfigDict], None] = lambda config: None
+  check: Callable[[Config], None] = lambda config: None
   files: tuple[str, ...] = ()
   unread: tuple[str, ...] = ()
   only: bool = False
   resumes: bool = False
-  plan: Callable[[ml_collections.ConfigDict], str] | None = None
+  plan: Callable[[Config], str] | None = None
   build: Callable[..., Any] | None = None
 
   @property
@@ -82,16 +82,14 @@ class Command:
     """What it adds to the config, by name."""
     return {} if self.section is None else {self.word: self.section}
 
-  def get_config(
-    self, config: ml_collections.ConfigDict | None = None
-  ) -> ml_collections.ConfigDict:
+  def get_config(self, config: Config | None = None) -> Config:
     """Returns a config, the defaults if None, with its own section."""
     made = default.get_config() if config is None else config
     for name, section in self.sections.items():
       made[name] = schema.build(section)
     return made
 
-  def validate(self, config: ml_collections.ConfigDict) -> None:
+  def validate(self, config: Config) -> None:
     """Raises ConfigError at the first key that cannot be used."""
     validation.validate(config, self.sections)
     self.check(config)
@@ -106,7 +104,7 @@ class Command:
 class Asked(NamedTuple):
   """What a command line says: the config, and the flags beside it."""
 
-  config: ml_collections.ConfigDict
+  config: Config
   flags: Any
 
 
@@ -271,9 +269,7 @@ def _opened(
       raise
 
 
-def explain(
-  plan: Callable[[ml_collections.ConfigDict], str], asked: Asked
-) -> None:
+def explain(plan: Callable[[Config], str], asked: Asked) -> None:
   """Prints what a run would be; makes no folder."""
   logging.set_verbosity(logging.WARNING)
   try:

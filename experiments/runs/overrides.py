@@ -13,6 +13,7 @@ import ml_collections
 
 import experiments
 from configs import default, schema
+from configs.schema import Config
 from experiments import refusals
 from experiments.optimizers import registry
 from experiments.runs import flags, validation
@@ -38,7 +39,7 @@ class Asked(NamedTuple):
     rest: the other words.
   """
 
-  config: ml_collections.ConfigDict
+  config: Config
   given: dict[str, Any]
   rest: list[str]
 
@@ -226,7 +227,7 @@ def _check_feedback(asked: Asked) -> None:
 
 
 def _unread(
-  optimizer: ml_collections.ConfigDict, given: Mapping[str, Any]
+  optimizer: Config, given: Mapping[str, Any]
 ) -> Iterator[tuple[str, Any]]:
   for name in registry.unread(optimizer):
     path = f'optimizer.{name}'
@@ -236,9 +237,7 @@ def _unread(
       yield f'config.{path}', given[path]
 
 
-def check_rate(
-  config: ml_collections.ConfigDict, given: Mapping[str, Any]
-) -> None:
+def check_rate(config: Config, given: Mapping[str, Any]) -> None:
   """Refuses a base changed by its key that keeps the rate of another.
 
   ``given`` has the values on the command line, by the paths of their keys.

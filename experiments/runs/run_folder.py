@@ -24,9 +24,8 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import ml_collections
-
 from configs import schema
+from configs.schema import Config
 from experiments import refusals
 from experiments.runs import comparison, locks, provenance, versions
 
@@ -141,7 +140,7 @@ class RunFolder:
 
 def create(
   path: pathlib.Path,
-  config: ml_collections.ConfigDict,
+  config: Config,
   overwrite: bool,
   files: tuple[str, ...] = (),
 ) -> RunFolder:
@@ -205,7 +204,7 @@ def _clear(folder: RunFolder) -> None:
     (folder.path / name).unlink(missing_ok=True)
 
 
-def resumes(path: pathlib.Path, config: ml_collections.ConfigDict) -> bool:
+def resumes(path: pathlib.Path, config: Config) -> bool:
   """Returns whether a folder holds a run of this very config."""
   held = _config_in(path)
   return held is not None and not comparison.difference(
@@ -216,7 +215,7 @@ def resumes(path: pathlib.Path, config: ml_collections.ConfigDict) -> bool:
 def check(
   path: pathlib.Path,
   overwrite: bool,
-  config: ml_collections.ConfigDict | None = None,
+  config: Config | None = None,
 ) -> None:
   """Refuses a folder that holds something.
 

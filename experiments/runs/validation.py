@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import ml_collections
 
 from configs import default, schema
+from configs.schema import Config
 from experiments import refusals
 from experiments.data import catalog
 from experiments.networks import models
@@ -28,9 +29,7 @@ class Problem(NamedTuple):
   remedy: str
 
 
-def validate(
-  config: ml_collections.ConfigDict, sections: schema.Section | None = None
-) -> None:
+def validate(config: Config, sections: schema.Section | None = None) -> None:
   """Raises ConfigError at the first key that cannot be used.
 
   Args:
@@ -48,7 +47,7 @@ def refuse(problem: Problem, path: str = 'config') -> None:
 
 
 def check(
-  config: ml_collections.ConfigDict,
+  config: Config,
   section: schema.Section,
   path: str = 'config',
 ) -> None:
@@ -119,7 +118,7 @@ def _check_value(value: Any, key: schema.Key, path: str) -> None:
     raise refusals.ConfigError(path, key.rule.expected, repr(value), remedy)
 
 
-def _together(config: ml_collections.ConfigDict) -> Iterator[Problem]:
+def _together(config: Config) -> Iterator[Problem]:
   """What keys that are fine by themselves do not allow together."""
   yield from _batches(config)
   optimizer, model = config.optimizer, config.model
@@ -135,7 +134,7 @@ def _together(config: ml_collections.ConfigDict) -> Iterator[Problem]:
     yield from _curvature(optimizer, base)
 
 
-def _batches(config: ml_collections.ConfigDict) -> Iterator[Problem]:
+def _batches(config: Config) -> Iterator[Problem]:
   """Splits, batches and intervals."""
   spec, asked = catalog.SPECS[config.dataset.name], config.dataset
   train = asked.train_samples or spec.train
@@ -163,7 +162,7 @@ def _batches(config: ml_collections.ConfigDict) -> Iterator[Problem]:
 
 
 def _unread(
-  config: ml_collections.ConfigDict, path: str, names: tuple[str, ...]
+  config: Config, path: str, names: tuple[str, ...]
 ) -> Iterator[Problem]:
   """A key that was changed is one that what its section names reads."""
   section: Any = schema.find(default.SCHEMA, path)
@@ -181,7 +180,7 @@ def _unread(
       )
 
 
-def _model(config: ml_collections.ConfigDict) -> Iterator[Problem]:
+def _model(config: Config) -> Iterator[Problem]:
   """A network that can be built."""
   model = config.model
   kind = models.MODELS[model.name]
@@ -230,9 +229,7 @@ def reads(path: str, name: str) -> bool:
   return isinstance(key, schema.Key) and name in key.readers
 
 
-def _curvature(
-  optimizer: ml_collections.ConfigDict, base: str
-) -> Iterator[Problem]:
+def _curvature(optimizer: Config, base: str) -> Iterator[Problem]:
   """What a base offers to gt_ddp."""
   if optimizer.cooperation != 'none' and base not in registry.KRONECKER:
     yield Problem(

@@ -21,10 +21,8 @@ import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import ml_collections
-
 from configs import schema
-from configs.schema import Key, Section
+from configs.schema import Config, Key, Section
 from experiments import refusals
 from experiments.optimizers import registry
 from experiments.report import charts, intervals, tables
@@ -70,7 +68,7 @@ def variants(title: str) -> list[trainings.Variant]:
   ]
 
 
-def check(config: ml_collections.ConfigDict) -> None:
+def check(config: Config) -> None:
   """Raises ConfigError for a base, or a key, that the study cannot use."""
   name = config.optimizer.base.name
   if name not in registry.KRONECKER:
@@ -83,9 +81,7 @@ def check(config: ml_collections.ConfigDict) -> None:
   trainings.check(config)
 
 
-def work(
-  config: ml_collections.ConfigDict, folder: run_folder.RunFolder
-) -> None:
+def work(config: Config, folder: run_folder.RunFolder) -> None:
   """Runs what is left of the study and prints the table."""
   check(config)
   title = registry.BASES[config.optimizer.base.name].title
@@ -235,7 +231,7 @@ def _named(form: Row, key: str) -> str:
   )
 
 
-def _caption(config: ml_collections.ConfigDict) -> str:
+def _caption(config: Config) -> str:
   seeds = len(config.games.seeds)
   return (
     f'{config.dataset.name}, {config.model.name}, {config.epochs} epochs, '
@@ -270,7 +266,7 @@ def _grid(rows: Sequence[Row], found: Sequence[Row]) -> list[tables.Column]:
 def _curves(
   rows: Sequence[Row],
   found: Sequence[Row],
-  config: ml_collections.ConfigDict,
+  config: Config,
 ) -> tuple[list[str], list[str], list[list[Any]], int, str]:
   """What ``charts.curves`` draws: losses over the base's, seed by seed."""
   rate, damping = found[0]['best']

@@ -11,9 +11,9 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import ml_collections
 import numpy as np
 
+from configs.schema import Config
 from experiments.report import charts, intervals, tables
 
 Row = dict[str, Any]
@@ -246,7 +246,7 @@ def _accuracies(summary: Row) -> str:
   return tables.spread([100 * value for value in values], '.2f')
 
 
-def caption(config: ml_collections.ConfigDict) -> str:
+def caption(config: Config) -> str:
   """Returns what a reader must know beside the table."""
   own = config.value_recursions
   return (

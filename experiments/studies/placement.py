@@ -19,10 +19,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import ml_collections
-
 from configs import schema
-from configs.schema import Key, Section
+from configs.schema import Config, Key, Section
 from experiments import refusals
 from experiments.networks import models
 from experiments.optimizers import registry
@@ -73,9 +71,7 @@ _MEASURES = (
 )
 
 
-def work(
-  config: ml_collections.ConfigDict, folder: run_folder.RunFolder
-) -> None:
+def work(config: Config, folder: run_folder.RunFolder) -> None:
   """Runs what is left of the study and prints the table."""
   check(config)
   section = config.placement
@@ -94,7 +90,7 @@ def work(
   _conclude(config, folder, rows)
 
 
-def check(config: ml_collections.ConfigDict) -> None:
+def check(config: Config) -> None:
   """Raises ConfigError for a base, or a key, that the study cannot use."""
   trainings.check(config)
   trainings.check_explicit(
@@ -124,11 +120,9 @@ def check(config: ml_collections.ConfigDict) -> None:
     )
 
 
-def at(
-  config: ml_collections.ConfigDict, place: str
-) -> ml_collections.ConfigDict:
+def at(config: Config, place: str) -> Config:
   """Returns the config with the projection at a place."""
-  made = ml_collections.ConfigDict(config.to_dict())
+  made = Config(config.to_dict())
   made.model.projection = place
   return made
 
@@ -160,7 +154,7 @@ def summaries(rows: Sequence[Row], rates: Sequence[float]) -> list[Row]:
 
 
 def _conclude(
-  config: ml_collections.ConfigDict,
+  config: Config,
   folder: run_folder.RunFolder,
   rows: list[Row],
 ) -> None:
@@ -242,7 +236,7 @@ def _short(found: Sequence[Row]) -> list[str]:
   ]
 
 
-def _caption(config: ml_collections.ConfigDict) -> str:
+def _caption(config: Config) -> str:
   section = config.placement
   base = registry.BASES[config.optimizer.base.name].title
   return (

@@ -14,12 +14,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import ml_collections
 import numpy as np
 import optax
 
 import gtddp_jax as gt
 from configs import default
+from configs.schema import Config
 from experiments import refusals
 from experiments.data import splits
 from experiments.optimizers import registry
@@ -87,7 +87,7 @@ class Study:
 
   def __init__(
     self,
-    config: ml_collections.ConfigDict,
+    config: Config,
     variants: Sequence[Variant],
     target: float,
     sparse: bool = True,
@@ -120,7 +120,7 @@ class Study:
     """Returns the optimizer of a variant; the numbers may be traced."""
     section = self.config.optimizer.base
     base = registry.BASES[form.base or section.name].build(
-      ml_collections.ConfigDict({**section, **setting})
+      Config({**section, **setting})
     )
     if form.clip is not None:
       base = optax.chain(optax.clip_by_global_norm(form.clip), base)
@@ -354,7 +354,7 @@ def check_explicit(name: str, remedy: str) -> None:
     )
 
 
-def check(config: ml_collections.ConfigDict) -> None:
+def check(config: Config) -> None:
   """Raises ConfigError for a key that a study would not read."""
   # As dicts: a locked config and an open one are never equal.
   own = config.optimizer.to_dict()

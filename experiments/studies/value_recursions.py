@@ -18,11 +18,9 @@ it stopped: --workdir may hold a study of the same configuration.
 
 from __future__ import annotations
 
-import ml_collections
-
 import gtddp_jax as gt
 from configs import schema
-from configs.schema import Key, Section
+from configs.schema import Config, Key, Section
 from experiments.optimizers import registry
 from experiments.report import charts, tables
 from experiments.runs import cli, run_folder
@@ -58,7 +56,7 @@ VARIANTS = (
 )
 
 
-def check(config: ml_collections.ConfigDict) -> None:
+def check(config: Config) -> None:
   """Raises ConfigError for a base, or a key, that the study cannot use."""
   trainings.check_explicit(
     config.optimizer.base.name, 'choose one after the colon of --config'
@@ -66,9 +64,7 @@ def check(config: ml_collections.ConfigDict) -> None:
   trainings.check(config)
 
 
-def work(
-  config: ml_collections.ConfigDict, folder: run_folder.RunFolder
-) -> None:
+def work(config: Config, folder: run_folder.RunFolder) -> None:
   """Runs what is left of the study and prints the table."""
   check(config)
   clips = config.optimizer.base.name not in registry.KRONECKER

@@ -7,9 +7,9 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, NoReturn
 
-import ml_collections
 import numpy as np
 
+from configs.schema import Config
 from experiments import refusals
 
 KINDS = ('log', 'linear', 'integer')
@@ -29,7 +29,7 @@ class Axis(NamedTuple):
   values: tuple[tuple[Any, ...], ...]
 
 
-def combinations(sweep: ml_collections.ConfigDict) -> Iterator[Values]:
+def combinations(sweep: Config) -> Iterator[Values]:
   """Yields the values of the keys of every setting: the grid, times the draws.
 
   Raises ConfigError if an axis cannot be used.

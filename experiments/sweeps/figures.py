@@ -6,11 +6,11 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import ml_collections
 import numpy as np
 from matplotlib import axes
 
 from configs import sweeps
+from configs.schema import Config
 from experiments import refusals
 from experiments.report import tables
 from experiments.sweeps import outcomes as outcomes_lib
@@ -46,9 +46,7 @@ class Layout(NamedTuple):
   panels: str
 
 
-def layout(
-  section: ml_collections.ConfigDict, runs: Sequence[plan.Run]
-) -> Layout:
+def layout(section: Config, runs: Sequence[plan.Run]) -> Layout:
   """Returns the layout that the ``plot`` section of a sweep asks for.
 
   It names axes, or '' for the next that is free. Raises ConfigError if there is

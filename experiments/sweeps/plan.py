@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import ml_collections
 
 from configs import sweeps
+from configs.schema import Config
 from experiments import refusals
 from experiments.runs import comparison, overrides, validation
 from experiments.sweeps import axes
@@ -40,7 +41,7 @@ class Run(NamedTuple):
   config: dict[str, Any]
 
 
-def load(path: str) -> ml_collections.ConfigDict:
+def load(path: str) -> Config:
   """Returns the sweep of a Python file, with all keys of ``default.get_sweep``.
 
   Raises ConfigError if there is no such file, or its sweep cannot be used.
@@ -59,7 +60,7 @@ def check(sweep: Any) -> None:
   validation.check(sweep, sweeps.SCHEMA, 'sweep')
 
 
-def runs(sweep: ml_collections.ConfigDict) -> list[Run]:
+def runs(sweep: Config) -> list[Run]:
   """Returns all runs, each seed of all settings before the next.
 
   Raises ConfigError if the axes cannot be used, and at a config that
@@ -84,7 +85,7 @@ def runs(sweep: ml_collections.ConfigDict) -> list[Run]:
 
 
 def _run(
-  sweep: ml_collections.ConfigDict,
+  sweep: Config,
   values: axes.Values,
   labels: dict[str, str],
   seed: int,

@@ -22,11 +22,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
-import ml_collections
 import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
+from configs.schema import Config
 from experiments import refusals
 from experiments.runs import comparison, hosts
 from experiments.training import loop
@@ -58,9 +58,7 @@ class CheckpointError(refusals.Refused, ValueError):
 class Checkpoints:
   """The checkpoints in one folder; used as a context manager."""
 
-  def __init__(
-    self, path: pathlib.Path, config: ml_collections.ConfigDict
-  ) -> None:
+  def __init__(self, path: pathlib.Path, config: Config) -> None:
     """Opens the folder of a run's checkpoints, or makes it."""
     # Orbax logs with a traceback what it raises as well.
     logging.getLogger('absl').setLevel(logging.CRITICAL)

@@ -11,10 +11,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 from jax import sharding
 
+from configs.schema import Config
 from experiments import refusals
 from experiments.data import splits
 from experiments.runs import hosts
@@ -27,7 +27,7 @@ class Layout:
     mesh: of them, in the order of the samples; None for the default device.
   """
 
-  def __init__(self, config: ml_collections.ConfigDict):
+  def __init__(self, config: Config):
     """Takes the devices that a config asks for; see ``check``."""
     count = check(config)
     self.mesh: sharding.Mesh | None = None
@@ -100,7 +100,7 @@ class Layout:
     )
 
 
-def check(config: ml_collections.ConfigDict) -> int:
+def check(config: Config) -> int:
   """Returns how many devices a run has, in all processes.
 
   Raises ConfigError if there are not so many, or they cannot share a batch.

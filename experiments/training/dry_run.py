@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import ml_collections
 
+from configs.schema import Config
 from experiments.data import splits
 from experiments.optimizers import registry
 from experiments.report import tables
@@ -21,7 +21,7 @@ _PARTS = {
 }
 
 
-def describe(config: ml_collections.ConfigDict) -> str:
+def describe(config: Config) -> str:
   """Compiles a step, and runs none; returns text for the terminal."""
   devices.check(config)
   dataset = splits.from_config(config.dataset)

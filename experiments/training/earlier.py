@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import pathlib
 
-import ml_collections
-
 import gtddp_jax as gt
+from configs.schema import Config
 from experiments.data import splits
 from experiments.optimizers import registry
 from experiments.runs import locks
@@ -16,7 +15,7 @@ from experiments.training import checkpoints, loop, programs
 
 def last_position(
   source: pathlib.Path,
-  own: ml_collections.ConfigDict,
+  own: Config,
   network: programs.Network,
   dataset: splits.Dataset,
 ) -> loop.Position | None:
@@ -43,7 +42,7 @@ def last_position(
   params = network.init(own.seed)
   # As it was written: a run may be older than some keys.
   written = json.loads((source / 'config.json').read_text('utf-8'))
-  asked = ml_collections.ConfigDict(written)
+  asked = Config(written)
   with (
     locks.locked(source),
     checkpoints.Checkpoints(source / 'checkpoints', asked) as saved,

@@ -15,9 +15,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import ml_collections
 import numpy as np
 
+from configs.schema import Config
 from experiments.data import splits
 from experiments.optimizers import registry
 from experiments.runs import hosts, signals
@@ -87,7 +87,7 @@ class Loop:
   def __init__(
     self,
     program: programs.Program,
-    config: ml_collections.ConfigDict,
+    config: Config,
     dataset: splits.Dataset,
     seed: int,
     position: Position | None = None,

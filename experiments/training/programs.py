@@ -14,11 +14,11 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
-import ml_collections
 import numpy as np
 import optax
 
 import gtddp_jax as gt
+from configs.schema import Config
 from experiments.data import catalog, preprocessing, splits
 from experiments.networks import models, precision
 from experiments.optimizers import accumulation, registry
@@ -68,9 +68,7 @@ class Program(NamedTuple):
   compile_seconds: float
 
 
-def build_network(
-  config: ml_collections.ConfigDict, dataset: splits.Dataset
-) -> Network:
+def build_network(config: Config, dataset: splits.Dataset) -> Network:
   """Makes and traces the network of a config.
 
   Its seed and optimizer are not used.
@@ -113,9 +111,7 @@ def build_network(
   )
 
 
-def build(
-  network: Network, config: ml_collections.ConfigDict, dataset: splits.Dataset
-) -> Program:
+def build(network: Network, config: Config, dataset: splits.Dataset) -> Program:
   """Makes the optimizer of a config and compiles a step.
 
   Its seed is not used; network and data set are those of the config.
@@ -153,7 +149,7 @@ def build(
 
 def stepper(
   tx: optax.GradientTransformationExtraArgs,
-  config: ml_collections.ConfigDict,
+  config: Config,
   dataset: splits.Dataset,
 ) -> Step:
   """Returns what ``Program.step`` is before it is compiled."""
@@ -186,9 +182,7 @@ def stepper(
   return step
 
 
-def step_count(
-  config: ml_collections.ConfigDict, dataset: splits.Dataset
-) -> int:
+def step_count(config: Config, dataset: splits.Dataset) -> int:
   """Returns how many steps a run has: whole updates of so many batches."""
   steps = math.ceil(config.epochs * dataset.train.size / config.batch_size)
   batches = config.optimizer.accumulate
@@ -203,7 +197,7 @@ def step_key(seed: int) -> jax.Array:
 def _evaluation(
   apply: Callable[[Any, jax.Array], Any],
   dataset: splits.Dataset,
-  config: ml_collections.ConfigDict,
+  config: Config,
 ) -> Evaluate:
   """Evaluates on every sample of both splits, so many at once."""
   size, layout = config.eval_batch_size, devices.Layout(config)

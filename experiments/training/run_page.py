@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import ml_collections
 from scipy import stats
 
+from configs.schema import Config
 from experiments.data import catalog
 from experiments.report import tables
 from experiments.training import loop
@@ -17,7 +17,7 @@ GOALS = {'digits': 0.985, 'mnist': 0.993, 'fashion_mnist': 0.925}
 
 
 def short(
-  config: ml_collections.ConfigDict,
+  config: Config,
   result: Mapping[str, Any],
   rows: Sequence[loop.Row],
 ) -> list[str]:
@@ -49,7 +49,7 @@ def _likely(accuracy: float, samples: int) -> tuple[float, float]:
 
 
 def text(
-  config: ml_collections.ConfigDict,
+  config: Config,
   result: Mapping[str, Any],
   rows: Sequence[loop.Row],
 ) -> str:

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
-import ml_collections
 
+from configs.schema import Config
 from experiments.data import splits
 from experiments.optimizers import registry
 from experiments.report import tables
@@ -41,7 +41,7 @@ class Built(NamedTuple):
 
 
 def build(
-  config: ml_collections.ConfigDict, folder: run_folder.RunFolder | None = None
+  config: Config, folder: run_folder.RunFolder | None = None
 ) -> Built | None:
   """Traces, builds and compiles; whatever can be refused is, and no file made.
 
@@ -79,7 +79,7 @@ def _begun(folder: run_folder.RunFolder) -> bool:
 
 
 def train(
-  config: ml_collections.ConfigDict,
+  config: Config,
   folder: run_folder.RunFolder,
   built: Built | None = None,
 ) -> loop.Row:
@@ -127,7 +127,7 @@ def train(
 
 
 def _report(
-  config: ml_collections.ConfigDict,
+  config: Config,
   folder: run_folder.RunFolder,
   result: loop.Row,
   rows: list[loop.Row],
@@ -142,7 +142,7 @@ def _report(
 
 
 def _train(
-  config: ml_collections.ConfigDict,
+  config: Config,
   folder: run_folder.RunFolder,
   built: Built,
 ) -> list[loop.Row]:

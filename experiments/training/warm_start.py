@@ -5,10 +5,9 @@ from __future__ import annotations
 import pathlib
 from typing import Any, NamedTuple
 
-import ml_collections
-
 import gtddp_jax as gt
 from configs import held
+from configs.schema import Config
 from experiments import refusals
 from experiments.data import splits
 from experiments.runs import comparison
@@ -23,7 +22,7 @@ class Start(NamedTuple):
 
 
 def read(
-  config: ml_collections.ConfigDict,
+  config: Config,
   network: programs.Network,
   dataset: splits.Dataset,
 ) -> Start | None:

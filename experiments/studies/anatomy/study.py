@@ -29,12 +29,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import ml_collections
 import numpy as np
 
 import gtddp_jax as gt
 from configs import held
-from configs.schema import Key, Section
+from configs.schema import Config, Key, Section
 from experiments import refusals
 from experiments.data import preprocessing, splits
 from experiments.optimizers import registry
@@ -77,16 +76,14 @@ _STAGES = (
 )
 
 
-def work(
-  config: ml_collections.ConfigDict, folder: run_folder.RunFolder
-) -> None:
+def work(config: Config, folder: run_folder.RunFolder) -> None:
   """Analyses and fills the folder."""
   source = config.anatomy.run
   analyse(config, folder, None if source is None else pathlib.Path(source))
 
 
 def analyse(
-  config: ml_collections.ConfigDict,
+  config: Config,
   folder: run_folder.RunFolder,
   source: pathlib.Path | None = None,
 ) -> list[gt.analysis.Decision]:
@@ -126,7 +123,7 @@ def analyse(
 
 
 def _taken_apart(
-  config: ml_collections.ConfigDict,
+  config: Config,
   network: programs.Network,
   dataset: splits.Dataset,
   at: loop.Position,
@@ -214,7 +211,7 @@ def _short(found: Sequence[gt.analysis.Decision]) -> list[str]:
 
 
 def _position(
-  config: ml_collections.ConfigDict,
+  config: Config,
   network: programs.Network,
   dataset: splits.Dataset,
   source: pathlib.Path | None,
@@ -234,7 +231,7 @@ def _position(
 
 
 def _fresh(
-  config: ml_collections.ConfigDict,
+  config: Config,
   network: programs.Network,
   dataset: splits.Dataset,
   params: Any,
@@ -245,7 +242,7 @@ def _fresh(
   return tx.init(params)
 
 
-def _base(config: ml_collections.ConfigDict) -> tuple[Any, ...]:
+def _base(config: Config) -> tuple[Any, ...]:
   """What the state of an optimizer depends on."""
   section = config.optimizer
   name = registry.base_name(section)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import ml_collections
 import numpy as np
 
+from configs.schema import Config
 from experiments.optimizers import registry
 from experiments.report import tables
 
@@ -88,7 +88,7 @@ def by_layer(found: Sequence[Row]) -> list[tables.Column]:
   return columns
 
 
-def caption(config: ml_collections.ConfigDict) -> str:
+def caption(config: Config) -> str:
   """Returns what a reader must know beside the tables."""
   section = config.blocks
   base = registry.BASES[registry.base_name(config.optimizer)].title

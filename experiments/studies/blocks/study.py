@@ -31,12 +31,11 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import ml_collections
 import numpy as np
 
 import gtddp_jax as gt
 from configs import default, schema
-from configs.schema import Key, Section
+from configs.schema import Config, Key, Section
 from experiments import refusals
 from experiments.data import catalog, preprocessing, splits
 from experiments.optimizers import registry
@@ -71,9 +70,7 @@ _APART = 2**20  # from the seeds of trainings to those of batches looked at
 _BASES = ('sgd', 'rmsprop', 'adam')  # with a diagonal M / eta
 
 
-def work(
-  config: ml_collections.ConfigDict, folder: run_folder.RunFolder
-) -> None:
+def work(config: Config, folder: run_folder.RunFolder) -> None:
   """Runs what is left of the study and prints the table."""
   check(config)
   dataset = splits.from_config(config.dataset)
@@ -94,7 +91,7 @@ def work(
   _conclude(config, folder, rows)
 
 
-def check(config: ml_collections.ConfigDict) -> None:
+def check(config: Config) -> None:
   """Raises ConfigError for a base, or a key, that the study cannot use."""
   trainings.check(config)
   name = registry.base_name(config.optimizer)
@@ -132,14 +129,12 @@ def check(config: ml_collections.ConfigDict) -> None:
     validation.validate(with_norm(config, norm), {'blocks': SECTION})
 
 
-def with_norm(
-  config: ml_collections.ConfigDict, norm: str
-) -> ml_collections.ConfigDict:
+def with_norm(config: Config, norm: str) -> Config:
   """Returns a copy of the config with one of ``default.NORMS``.
 
   What only another normalization reads is as by default.
   """
-  made = ml_collections.ConfigDict(config.to_dict())
+  made = Config(config.to_dict())
   reference = default.get_config().model
   made.model.norm = norm
   for key, reader in (('groups', 'group'), ('decay', 'batch')):
@@ -148,18 +143,14 @@ def with_norm(
   return made
 
 
-def _step(
-  config: ml_collections.ConfigDict, dataset: splits.Dataset, epoch: int
-) -> int:
+def _step(config: Config, dataset: splits.Dataset, epoch: int) -> int:
   return round(epoch * dataset.train.size / config.batch_size)
 
 
 class _Trained:
   """The trainings of one network, and the programs compiled for them."""
 
-  def __init__(
-    self, config: ml_collections.ConfigDict, dataset: splits.Dataset
-  ):
+  def __init__(self, config: Config, dataset: splits.Dataset):
     cli.say(f'compiling, norm {config.model.norm}')
     self._config, self._dataset = config, dataset
     self._network = programs.build_network(config, dataset)
@@ -239,7 +230,7 @@ def mass(blocks: Any) -> float:
 
 
 def _conclude(
-  config: ml_collections.ConfigDict,
+  config: Config,
   folder: run_folder.RunFolder,
   rows: list[Row],
 ) -> None:

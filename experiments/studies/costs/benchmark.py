@@ -31,13 +31,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import ml_collections
 import numpy as np
 import optax
 
 import gtddp_jax as gt
 from configs import schema
-from configs.schema import Key, Section
+from configs.schema import Config, Key, Section
 from experiments import refusals
 from experiments.data import splits
 from experiments.optimizers import registry
@@ -130,7 +129,7 @@ def reference(base: str) -> str:
   )
 
 
-def check(config: ml_collections.ConfigDict) -> None:
+def check(config: Config) -> None:
   """Raises ConfigError where a timed step would renew the curvature."""
   every = config.benchmark.every
   if config.benchmark.base in registry.KRONECKER and every % 2:
@@ -142,9 +141,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     )
 
 
-def work(
-  config: ml_collections.ConfigDict, folder: run_folder.RunFolder
-) -> None:
+def work(config: Config, folder: run_folder.RunFolder) -> None:
   """Measures what is left and writes the report."""
   own = config.benchmark
   found = summaries(measure(config, folder), own.base)
@@ -160,7 +157,7 @@ def work(
 
 
 def measure(
-  config: ml_collections.ConfigDict, folder: run_folder.RunFolder
+  config: Config, folder: run_folder.RunFolder
 ) -> list[dict[str, Any]]:
   """Compiles every variant, then times them in turn; logs each round.
 
@@ -202,7 +199,7 @@ def measure(
 class Problem:
   """A network with one batch, and the steps that train it."""
 
-  def __init__(self, own: ml_collections.ConfigDict):
+  def __init__(self, own: Config):
     """Traces the network; ``own`` is ``config.benchmark``."""
     self.own = own
     self.problem = timing.residual(own.batch)
@@ -269,7 +266,7 @@ def reading(batch: int) -> Call:
   random = np.random.default_rng(0)
   images = random.integers(0, 256, (_SAMPLES, *_SHAPE), np.uint8)
   split = splits.Split(images, np.arange(_SAMPLES, dtype=np.int32) % 10)
-  layout = devices.Layout(ml_collections.ConfigDict({'devices': 1}))
+  layout = devices.Layout(Config({'devices': 1}))
   steps = iter(range(10**9))
 
   def call() -> Any:

@@ -10,9 +10,9 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import ml_collections
 from matplotlib import axes, ticker
 
+from configs.schema import Config
 from experiments.optimizers import registry
 from experiments.report import charts, tables
 
@@ -70,7 +70,7 @@ def _met(part: Row) -> str:
   return 'met' if part['ratio'] <= part['goal'] else 'missed'
 
 
-def caption(config: ml_collections.ConfigDict, base: str) -> str:
+def caption(config: Config, base: str) -> str:
   """Returns what stands below the table."""
   own = config.benchmark
   renewals = ''

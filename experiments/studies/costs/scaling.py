@@ -24,12 +24,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-import ml_collections
 import optax
 
 import gtddp_jax as gt
 from configs import schema
-from configs.schema import Key, Section
+from configs.schema import Config, Key, Section
 from experiments.networks import layers, mlps
 from experiments.report import charts, tables
 from experiments.runs import cli, progress, run_folder
@@ -78,9 +77,7 @@ class Cost(NamedTuple):
   memory: int  # bytes
 
 
-def work(
-  config: ml_collections.ConfigDict, folder: run_folder.RunFolder
-) -> None:
+def work(config: Config, folder: run_folder.RunFolder) -> None:
   """Measures what is left and prints the table."""
   own = config.scaling
   costs = measure(

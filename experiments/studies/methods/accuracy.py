@@ -10,8 +10,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import ml_collections
-
+from configs.schema import Config
 from experiments.report import tables
 from experiments.studies import outcomes
 
@@ -79,7 +78,7 @@ def _time(own: Sequence[Row], target: float) -> str:
   return tables.number(time, '.2f')
 
 
-def caption(config: ml_collections.ConfigDict) -> str:
+def caption(config: Config) -> str:
   """Returns what a reader must know beside the table."""
   own = config.optimizer
   bound = 'off' if own.trust_region is None else own.trust_region

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import ml_collections
-
+from configs.schema import Config
 from experiments.report import intervals, tables
 from experiments.studies.methods import rankings, standings
 
@@ -48,7 +47,7 @@ _COMPARISONS = (
 
 
 def text(
-  config: ml_collections.ConfigDict,
+  config: Config,
   found: Sequence[Row],
   against: Sequence[Row],
 ) -> str:
@@ -124,7 +123,7 @@ def _named(found: Sequence[Row]) -> str:
   return f'{", ".join(first)} and {last}' if first else str(last)
 
 
-def _tuned(config: ml_collections.ConfigDict, found: Sequence[Row]) -> str:
+def _tuned(config: Config, found: Sequence[Row]) -> str:
   """Methods at their best rates, but for those in the table of equal ones."""
   caption = standings.tuned_caption(config)
   others = standings.elsewhere(found)

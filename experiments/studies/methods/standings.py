@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import ml_collections
-
+from configs.schema import Config
 from experiments.data import catalog
 from experiments.optimizers import registry
 from experiments.report import intervals, tables
@@ -27,7 +26,7 @@ _ABSENT = '-'
 _AT_CHANCE = 'not trained'
 
 
-def caption(config: ml_collections.ConfigDict) -> str:
+def caption(config: Config) -> str:
   """Returns what a reader must know beside every table."""
   own, spec = config.dataset, catalog.SPECS[config.dataset.name]
   return (
@@ -79,7 +78,7 @@ def standings(found: Sequence[Row], part: str) -> list[tables.Column]:
 _NAME: tables.Spec = ('method', '', lambda s: s['method'])
 
 
-def equal_caption(config: ml_collections.ConfigDict) -> str:
+def equal_caption(config: Config) -> str:
   """Returns what stands below the table of equal rates."""
   words = (
     'The rate of each pair is the best of the base alone, which is in favour '
@@ -94,7 +93,7 @@ def equal_caption(config: ml_collections.ConfigDict) -> str:
   return words
 
 
-def tuned_caption(config: ml_collections.ConfigDict) -> str:
+def tuned_caption(config: Config) -> str:
   """Returns what stands below the table of best rates."""
   counts = {
     name: len(config.methods.rates[name]) for name in config.methods.bases
@@ -165,7 +164,7 @@ def _median(unit: str, form: str) -> Callable[[Row], str]:
   return lambda s: tables.number(s['targets'][f'median_{unit}'], form)
 
 
-def target_caption(config: ml_collections.ConfigDict) -> str:
+def target_caption(config: Config) -> str:
   """Returns what stands below ``benchmark``."""
   return (
     f'Target: {config.methods.target_loss:g} nats, as an exponential average '

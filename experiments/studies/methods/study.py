@@ -41,10 +41,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-import ml_collections
-
 from configs import schema
-from configs.schema import Key, Section
+from configs.schema import Config, Key, Section
 from experiments import refusals
 from experiments.optimizers import registry
 from experiments.report import tables
@@ -109,7 +107,7 @@ SECTION: Section = {
 FILES = ('curves.png', 'variance.png', 'targets.png', 'accuracy.png')
 
 
-def variants(config: ml_collections.ConfigDict) -> list[trainings.Variant]:
+def variants(config: Config) -> list[trainings.Variant]:
   """Returns the methods; each base alone stands before its variants."""
   found = []
   own = registry.options(config.optimizer)
@@ -127,9 +125,9 @@ def variants(config: ml_collections.ConfigDict) -> list[trainings.Variant]:
   return found
 
 
-def preset(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+def preset(config: Config) -> Config:
   """Returns the config with the values of its preset where it has defaults."""
-  made = ml_collections.ConfigDict(config.to_dict())
+  made = Config(config.to_dict())
   if made.methods.preset == 'none':
     return made
   usual = schema.build(SECTION)
@@ -148,7 +146,7 @@ def preset(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   return made
 
 
-def check(config: ml_collections.ConfigDict) -> None:
+def check(config: Config) -> None:
   """Raises ConfigError for bases, or keys, that the study cannot use."""
   trainings.check(config)
   own, able = preset(config).methods, registry.EXPLICIT
@@ -169,9 +167,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     )
 
 
-def work(
-  config: ml_collections.ConfigDict, folder: run_folder.RunFolder
-) -> None:
+def work(config: Config, folder: run_folder.RunFolder) -> None:
   """Runs what is left of the study and writes the report."""
   check(config)
   config = preset(config)
@@ -197,9 +193,9 @@ def work(
   _conclude(study, folder, rows)
 
 
-def _advice(config: ml_collections.ConfigDict, run: trainings.Run) -> str:
+def _advice(config: Config, run: trainings.Run) -> str:
   """Which keys to change where a run diverges."""
-  made = ml_collections.ConfigDict(config.optimizer.to_dict())
+  made = Config(config.optimizer.to_dict())
   made.name = 'gt_ddp' if run.form.terminal is not None else run.form.base
   made.base.name = run.form.base
   key = 'methods.rates' if config.methods.preset == 'none' else 'learning_rates'
@@ -207,7 +203,7 @@ def _advice(config: ml_collections.ConfigDict, run: trainings.Run) -> str:
 
 
 def plan(
-  config: ml_collections.ConfigDict, methods: list[trainings.Variant]
+  config: Config, methods: list[trainings.Variant]
 ) -> list[trainings.Run]:
   """Returns all runs: the variants take turns, and seed by seed."""
   rates = config.methods.rates
