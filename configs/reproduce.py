@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from experiments import refusals
+
 BUDGETS = {
   'small': 'CPU cores, in minutes: fewer seeds, rates and epochs',
   'accuracy': 'CPU cores, in minutes: long trainings of one GT-DDP variant',
@@ -383,11 +385,10 @@ PARTS = (
 def get_plan(budget: str) -> tuple[Part, ...]:
   """Returns the parts of a budget, in their order.
 
-  Raises ValueError if there is no such budget.
+  Raises ConfigError if there is no such budget.
   """
   if budget not in BUDGETS:
-    raise ValueError(
-      f'--budget: expected one of {", ".join(BUDGETS)}, got {budget!r}; '
-      f'correct the word.'
+    raise refusals.ConfigError(
+      '--budget', f'one of {", ".join(BUDGETS)}', repr(budget), 'correct it'
     )
   return tuple(part for part in PARTS if budget in part.budgets)

@@ -14,7 +14,22 @@ class Refused(Exception):  # noqa: N818
   """What a command refuses in one line, before anything has changed."""
 
 
-class ConfigError(Refused, ValueError):
+class Unusable(Refused, ValueError):  # noqa: N818
+  """Something that cannot be used, and what to do about it."""
+
+  def __init__(self, what: object, expected: str, got: object, remedy: str):
+    """Makes the message.
+
+    Args:
+      what: the path of a key or a file, as on the command line.
+      expected: what would do.
+      got: what does not.
+      remedy: what to do, as a command.
+    """
+    super().__init__(f'{what}: expected {expected}, got {got}; {remedy}.')
+
+
+class ConfigError(Unusable):
   """A key of the configuration, or a flag, that cannot be used.
 
   ::
@@ -22,17 +37,6 @@ class ConfigError(Refused, ValueError):
     config.batch_size = -1
     validate(config)
   """
-
-  def __init__(self, key: str, expected: str, got: object, remedy: str):
-    """Makes the message.
-
-    Args:
-      key: its path, as on the command line.
-      expected: values that would do.
-      got: the value that does not.
-      remedy: what to do, as a command.
-    """
-    super().__init__(f'{key}: expected {expected}, got {got}; {remedy}.')
 
 
 def cause(error: BaseException) -> BaseException | None:

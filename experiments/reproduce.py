@@ -86,21 +86,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
   return parser.read(argv)
 
 
+@command.guarded('--workdir or --report', 'the same command')
 def run(values: argparse.Namespace) -> int:
-  """Does what the flags say.
-
-  Args:
-    values: parsed.
-
-  Returns:
-    The exit code.
-  """
-  return command.guarded(
-    lambda: _run(values), '--workdir or --report', 'the same command'
-  )
-
-
-def _run(values: argparse.Namespace) -> int:
+  """Does what the flags say; returns the exit code."""
   session = Session(values)
   if values.dry_run:
     session.list()
@@ -115,13 +103,6 @@ class Session:
 
   def __init__(self, values: argparse.Namespace):
     """Refuses flags that cannot be used; changes nothing."""
-    if values.budget not in plans.BUDGETS:
-      raise refusals.ConfigError(
-        '--budget',
-        f'one of {", ".join(plans.BUDGETS)}',
-        repr(values.budget),
-        'correct the word',
-      )
     self.budget, self.data_dir = values.budget, values.data_dir
     self.parts = plans.get_plan(self.budget)
     parts, report = _folders(self.budget)
@@ -142,11 +123,11 @@ class Session:
   def list(self) -> None:
     """Prints how each part stands, and its command."""
     for part in self.chosen:
-      command = shlex.join(['python', *self._words(part)])
+      words = shlex.join(['python', *self._words(part)])
       entry = self._entry(part)
       known = entry.status in (reproduction.FAILED, reproduction.UNPREPARED)
       note = f' ({entry.note})' if known else ''
-      print(f'{part.name}: {entry.status}{note}; {command}')
+      print(f'{part.name}: {entry.status}{note}; {words}')
 
   def work(self) -> int:
     """Runs what is left of the parts and writes the report; an exit code."""

@@ -39,9 +39,7 @@ from experiments.runs import (
   comparison,
   flags,
   locks,
-  run_folder,
   signals,
-  subprocesses,
 )
 from experiments.sweeps import command, figures, outcomes, plan, pool
 
@@ -73,21 +71,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
   return values
 
 
+@command.guarded('--workdir', 'the same command, with --workdir,')
 def run(values: argparse.Namespace) -> int:
-  """Does what the flags say.
-
-  Args:
-    values: parsed.
-
-  Returns:
-    The exit code.
-  """
-  return command.guarded(
-    lambda: _run(values), '--workdir', 'the same command, with --workdir,'
-  )
-
-
-def _run(values: argparse.Namespace) -> int:
+  """Does what the flags say; returns the exit code."""
   sweep = plan.load(values.config)
   _override(sweep, values)
   runs = plan.runs(sweep)
@@ -98,43 +84,16 @@ def _run(values: argparse.Namespace) -> int:
     _list(runs, path)
     return 0
   with signals.raising(), locks.locked(path):
-    folder = _Folder(path)
+    folder = pool.Folder(path)
     folder.write(_FILE, json.dumps(comparison.plain(sweep.to_dict()), indent=2))
     return _work(sweep, runs, chosen, folder)
-
-
-class _Folder:
-  """The files of a sweep."""
-
-  def __init__(self, path: pathlib.Path):
-    self.path = path
-
-  def run(self, run: plan.Run) -> pathlib.Path:
-    return self.path / 'runs' / run.name
-
-  @property
-  def compiled(self) -> pathlib.Path:
-    return self.path / 'compiled'
-
-  def config(self, run: plan.Run) -> pathlib.Path:
-    return self.path / 'configs' / f'{run.name}.json'
-
-  def log(self, run: plan.Run) -> pathlib.Path:
-    return self.path / 'logs' / f'{run.name}.log'
-
-  def write(self, name: str, text: str) -> None:
-    run_folder.write(self.path / name, text)
-
-  def reason(self, run: plan.Run) -> str:
-    """The last line that a run printed."""
-    return subprocesses.last_line(self.log(run))
 
 
 def _work(
   sweep: Config,
   runs: Sequence[plan.Run],
   chosen: figures.Layout,
-  folder: _Folder,
+  folder: pool.Folder,
 ) -> int:
   """Runs what is missing, then reports on everything."""
   cli.say(f'sweep folder: {folder.path}')
@@ -155,7 +114,7 @@ def _work(
 class _Counter:
   """Says of each run that ends how it went, and how long the rest takes."""
 
-  def __init__(self, total: int, folder: _Folder):
+  def __init__(self, total: int, folder: pool.Folder):
     self._total, self._folder = total, folder
     self._ended, self._begin = 0, time.monotonic()
 
@@ -179,7 +138,7 @@ def _report(
   sweep: Config,
   found: Sequence[outcomes.Outcome],
   chosen: figures.Layout,
-  folder: _Folder,
+  folder: pool.Folder,
 ) -> None:
   title = f'Sweep of {sweep.config}'
   reasons = {o.run.name: folder.reason(o.run) for o in found}

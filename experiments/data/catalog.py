@@ -39,7 +39,7 @@ class Spec(NamedTuple):
   files: tuple[str, ...] = ()
 
 
-class NotPreparedError(refusals.Refused, ValueError):
+class NotPreparedError(refusals.Unusable):
   """A set is not where it should be, or not what it should be.
 
   ::
@@ -48,16 +48,8 @@ class NotPreparedError(refusals.Refused, ValueError):
   """
 
   def __init__(self, expected: str, got: str, remedy: str):
-    """Makes the message.
-
-    Args:
-      expected: what should be where.
-      got: what is there.
-      remedy: what to do.
-    """
-    super().__init__(
-      f'config.dataset.data_dir: expected {expected}, got {got}; {remedy}.'
-    )
+    """Makes the message; the key is known."""
+    super().__init__('config.dataset.data_dir', expected, got, remedy)
 
 
 _IDX = tuple(

@@ -130,8 +130,11 @@ def define_flags(command: Command, doc: str | None = None) -> flags.Flags:
     'configuration FILE.py, or FILE.py:BASE,NETWORK; change a key with '
     f'--config.KEY=VALUE (by default {overrides.DEFAULT})',
   )
+  goes_on = ', or that of a run of the same config, which goes on'
   parser.value(
-    'workdir', 'new folder for the files of the run; by default in runs/'
+    'workdir',
+    f'new folder for the files of the run{goes_on if command.resumes else ""}; '
+    f'by default in runs/',
   )
   parser.switch(
     'dry_run',

@@ -84,19 +84,16 @@ def _changes(
   keys = [key for key in ours if ours[key] != usual.get(key)]
   if not keys:
     return []
-  values = [str(ours[key]) for key in keys]
-  return [
-    tables.Column('key', '', keys),
-    tables.Column(
-      'value',
-      '',
-      [
-        'FOLDER' if key.endswith(_FOLDERS) else value
-        for key, value in zip(keys, values, strict=True)
-      ],
-    ),
-    tables.Column('default', '', [str(usual.get(key)) for key in keys]),
-  ]
+
+  def value(key: str) -> str:
+    return 'FOLDER' if key.endswith(_FOLDERS) else str(ours[key])
+
+  return tables.columns(
+    keys,
+    ('key', '', str),
+    ('value', '', value),
+    ('default', '', lambda key: str(usual.get(key))),
+  )
 
 
 def device(held: Mapping[str, Any]) -> str:

@@ -9,9 +9,6 @@ and compares them each at its own best setting and all at the base's
 (results.md, result.json, games.png). Differences are paired by seed, with 95 %
 intervals. The variants take turns, so that whatever else the machine does slows
 all alike.
-
-A finished run is one line of metrics.jsonl, and the same command goes on where
-it stopped: --workdir may hold a study of the same configuration.
 """
 
 from __future__ import annotations

@@ -9,9 +9,6 @@ places, at every rate of ``config.placement`` and on each of its seeds, and
 compares the places: differences, fork less merge, paired by seed with 95 %
 intervals (results.md, result.json, placement.png). The base knows no places:
 what differs there is rounding. The places take turns.
-
-A finished run is one line of metrics.jsonl, and the same command goes on where
-it stopped: --workdir may hold a study of the same configuration.
 """
 
 from __future__ import annotations

@@ -11,9 +11,6 @@ with the rate as an argument.
 The base alone is there with clipped gradients too, the usual bound on a step
 (but for kfac and ekfac, which have one of their own). The variants take turns,
 so that whatever else the machine does slows all alike.
-
-A finished run is one line of metrics.jsonl, and the same command goes on where
-it stopped: --workdir may hold a study of the same configuration.
 """
 
 from __future__ import annotations

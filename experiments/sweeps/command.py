@@ -19,46 +19,46 @@ from experiments.runs import cli, signals
 
 FAILED = 1
 
+Run = Callable[[argparse.Namespace], int]
+
 
 def launch(
   parse: Callable[[Sequence[str]], argparse.Namespace],
-  run: Callable[[argparse.Namespace], int],
+  run: Run,
 ) -> None:
-  """Runs a command on the flags of the command line, and exits with its code.
-
-  Args:
-    parse: reads the flags.
-    run: does what they say.
-  """
+  """Does what the flags of the command line say, and exits with its code."""
   logging.set_verbosity(logging.WARNING)
   with cli.refusing():
     values = parse(sys.argv)
   sys.exit(run(values))
 
 
-def guarded(work: Callable[[], int], folders: str, again: str) -> int:
-  """Does the work; turns what ends it early into one line and an exit code.
+def guarded(folders: str, again: str) -> Callable[[Run], Run]:
+  """Makes one line and an exit code of what ends a command early.
 
   Args:
-    work: returns an exit code.
     folders: the flags of the folders that it writes in.
     again: what goes on where it was stopped.
-
-  Returns:
-    The exit code.
   """
-  try:
-    with cli.refusing():
-      return work()
-  except signals.Stopped as error:
-    cli.say(f'stopped; {again} goes on.')
-    return error.code
-  except OSError as error:
-    cli.say(
-      f'error: {folders}: expected to write in it, got {error}; make room, and '
-      f'go on with the same command.'
-    )
-    return cli.UNWRITTEN
+
+  def decorator(work: Run) -> Run:
+    def run(values: argparse.Namespace) -> int:
+      try:
+        with cli.refusing():
+          return work(values)
+      except signals.Stopped as error:
+        cli.say(f'stopped; {again} goes on.')
+        return error.code
+      except OSError as error:
+        cli.say(
+          f'error: {folders}: expected to write in it, got {error}; make room, '
+          f'and go on with the same command.'
+        )
+        return cli.UNWRITTEN
+
+    return run
+
+  return decorator
 
 
 def check_folder(path: pathlib.Path, marker: str, kind: str) -> bool:

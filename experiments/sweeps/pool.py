@@ -9,10 +9,10 @@ import pathlib
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from typing import NamedTuple
 
 from configs import held
-from experiments.runs import subprocesses
+from experiments.runs import run_folder, subprocesses
 from experiments.sweeps import plan
 
 _COMMAND = (sys.executable, '-m', 'experiments.train')
@@ -21,29 +21,39 @@ _PAUSE = 0.05  # s, between looks at the processes
 Report = Callable[[plan.Run, int], None]
 
 
-class Files(Protocol):
-  """Where the files of runs lie."""
+class Folder(NamedTuple):
+  """Where the files of a sweep, and of each of its runs, lie."""
+
+  path: pathlib.Path
 
   @property
   def compiled(self) -> pathlib.Path:
     """The folder of compiled programs, shared by all runs."""
-    ...
+    return self.path / 'compiled'
 
   def config(self, run: plan.Run) -> pathlib.Path:
     """Returns the file with the config of a run."""
-    ...
+    return self.path / 'configs' / f'{run.name}.json'
 
   def run(self, run: plan.Run) -> pathlib.Path:
     """Returns the folder of a run."""
-    ...
+    return self.path / 'runs' / run.name
 
   def log(self, run: plan.Run) -> pathlib.Path:
     """Returns the file to which is added what a run prints."""
-    ...
+    return self.path / 'logs' / f'{run.name}.log'
+
+  def reason(self, run: plan.Run) -> str:
+    """Returns the last line that a run printed."""
+    return subprocesses.last_line(self.log(run))
+
+  def write(self, name: str, text: str) -> None:
+    """Writes a whole file, or leaves what was there."""
+    run_folder.write(self.path / name, text)
 
 
 def work(
-  runs: Sequence[plan.Run], files: Files, workers: int, report: Report
+  runs: Sequence[plan.Run], files: Folder, workers: int, report: Report
 ) -> None:
   """Runs `experiments.train` on every run, some at once.
 
@@ -69,7 +79,7 @@ def work(
 
 
 def _start(
-  run: plan.Run, files: Files, slot: int, workers: int
+  run: plan.Run, files: Folder, slot: int, workers: int
 ) -> subprocesses.Process:
   environment = dict(os.environ)
   if workers > 1:  # Else the first process takes the memory of a GPU.

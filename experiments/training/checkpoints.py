@@ -34,7 +34,7 @@ from experiments.training import loop
 _SCORE = 'test_accuracy'
 
 
-class CheckpointError(refusals.Refused, ValueError):
+class CheckpointError(refusals.Unusable):
   """A checkpoint that is damaged, or of another run.
 
   ::
@@ -42,17 +42,6 @@ class CheckpointError(refusals.Refused, ValueError):
     (folder / 'checkpoints' / '40' / 'record' / 'metadata').write_text('')
     train(config, folder)
   """
-
-  def __init__(self, path: pathlib.Path, expected: str, got: str, remedy: str):
-    """Makes the message.
-
-    Args:
-      path: of the checkpoint.
-      expected: what should be there.
-      got: what is there.
-      remedy: what to do.
-    """
-    super().__init__(f'{path}: expected {expected}, got {got}; {remedy}.')
 
 
 class Checkpoints:

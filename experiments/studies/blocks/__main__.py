@@ -1,5 +1,6 @@
 """The command ``python -m experiments.studies.blocks``."""
 
+from experiments.runs import cli
 from experiments.studies.blocks import study
 
-study.main()
+cli.launch(study.COMMAND)

@@ -20,9 +20,6 @@ over the whole batch as one state (``gtddp_jax.augmented``), and measures
 
 Files: results.md, result.json, blocks.png (heat maps of the first seed's first
 batch after the last epoch, gauss_newton) and masses.png (masses by layer).
-
-A finished training is one line of metrics.jsonl, and the same command goes on
-where it stopped: --workdir may hold a study of the same configuration.
 """
 
 from __future__ import annotations
@@ -278,8 +275,3 @@ COMMAND = cli.Command(
   unread=(*registry.OF_ONE_RUN, 'model.norm'),
   resumes=True,
 )
-
-
-def main() -> None:
-  """Does what the command line says."""
-  cli.launch(COMMAND)

@@ -9,9 +9,6 @@ computed directly (``dense_ddp``; for 'mlp' alone) at the batch sizes of
 variant whose compiled memory is above ``most_memory`` is not run, nor at larger
 batches. The exponents are slopes of cost over batch size between the last two
 sizes, in double logarithmic scale. No other section of the config is read.
-
-A finished measurement is one line of metrics.jsonl, and the same command goes
-on where it stopped: --workdir may hold a study of the same configuration.
 """
 
 from __future__ import annotations
