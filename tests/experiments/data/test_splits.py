@@ -187,3 +187,11 @@ def test_a_batch_depends_on_seed_and_step_alone(unit: splits.Dataset) -> None:
 def test_a_batch_may_be_the_whole_split() -> None:
   rows = splits.indices(7, 7, seed=0, step=5)
   assert sorted(rows) == list(range(7))
+
+
+def test_a_part_of_the_test_split() -> None:
+  whole, part = (
+    splits.load('digits', 'unit', test_samples=count) for count in (None, 30)
+  )
+  assert part.train.size == whole.train.size and part.test.size == 30
+  np.testing.assert_array_equal(part.test.images, whole.test.images[:30])

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
-import json
 import pathlib
-import subprocess
-import sys
 
 import numpy as np
 import pytest
+from cli_case import ROOT, outside, parsed
 
 import experiments
 import gtddp_jax as gt
 from experiments import train
-from experiments.data import splits
 from experiments.optimizers import registry
-from experiments.runs import cli, messages, run_folder, signals
+from experiments.runs import cli, messages
 from experiments.studies.methods import study
-from experiments.training import dry_run, loop
 
 pytestmark = pytest.mark.once
 
-ROOT = pathlib.Path(splits.__file__).parents[2]
+
+@pytest.fixture(autouse=True)
+def in_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
+  monkeypatch.chdir(ROOT)
+
 
 REFUSED = {
   '--config.batch=1': 'config.batch: expected one of batch_size',
@@ -59,18 +58,6 @@ REFUSED = {
 }
 
 
-COMMAND = cli.Command('test', lambda *unused: None, plan=dry_run.describe)
-
-
-@pytest.fixture(autouse=True)
-def in_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
-  monkeypatch.chdir(ROOT)
-
-
-def parsed(*arguments: str) -> cli.Asked:
-  return cli.parse(COMMAND, ['program', *arguments])
-
-
 @pytest.mark.parametrize('argument', REFUSED)
 def test_refusals(
   argument: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
@@ -88,17 +75,11 @@ def test_refusals(
 
 
 def test_a_refusal_from_outside(tmp_path: pathlib.Path) -> None:
-  done = subprocess.run(
-    [
-      *(sys.executable, '-m', 'experiments.train'),
-      '--config=configs/digits.py',
-      '--config.optimizer.terminal=hessian',
-      f'--workdir={tmp_path / "run"}',
-    ],
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
-    check=False,
+  done = outside(
+    'train',
+    '--config=configs/digits.py',
+    '--config.optimizer.terminal=hessian',
+    f'--workdir={tmp_path / "run"}',
   )
   assert done.returncode == 2
   assert not done.stdout
@@ -206,46 +187,6 @@ def test_keys_are_overridden() -> None:
 
 
 @pytest.mark.parametrize(
-  ('error', 'code'),
-  [
-    (loop.NonFiniteError('batch loss', 7), 1),
-    (OSError(28, 'No space left on device'), 3),
-    (KeyboardInterrupt(), 130),
-    (signals.Stopped(15), 143),
-  ],
-)
-def test_how_a_run_ends(
-  error: BaseException,
-  code: int,
-  tmp_path: pathlib.Path,
-  capsys: pytest.CaptureFixture[str],
-) -> None:
-  def work(*unused: object) -> None:
-    del unused
-    raise error
-
-  with pytest.raises(SystemExit) as caught:
-    cli.run(cli.Command('test', work), parsed(f'--workdir={tmp_path / "run"}'))
-  assert caught.value.code == code
-  assert len(capsys.readouterr().err.splitlines()) == 2  # folder, then reason
-
-
-@pytest.mark.parametrize('change', ['--config.seed=1', '--config.epochs=3'])
-def test_a_run_of_another_config_is_not_gone_on_with(
-  change: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-  run_folder.create(tmp_path, parsed().config, overwrite=False)
-  before = {path: path.read_bytes() for path in tmp_path.iterdir()}
-  again = dataclasses.replace(COMMAND, resumes=True)
-  with pytest.raises(SystemExit) as caught:
-    cli.parse(again, ['program', f'--workdir={tmp_path}', change])
-  assert caught.value.code == 2
-  key = change.removeprefix('--').split('=')[0]
-  assert f'whose run has {key} ' in capsys.readouterr().err
-  assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
-
-
-@pytest.mark.parametrize(
   'arguments',
   [
     ['--workdir=a', '--config.seed=1'],
@@ -259,83 +200,6 @@ def test_the_command_that_goes_on(arguments: list[str]) -> None:
   assert cli.command_line('train', arguments, pathlib.Path('my runs')) == (
     "python -m experiments.train --config.seed=1 '--workdir=my runs'"
   )
-
-
-def test_a_dry_run_makes_no_folder(
-  tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-  values = parsed(
-    '--dry_run',
-    '--config.model.name=mlp',
-    '--config.model.widths=(8,)',
-    f'--workdir={tmp_path / "run"}',
-  )
-  cli.explain(dry_run.describe, values)
-  output = capsys.readouterr().out
-  assert '3 stages, 626 parameters, batch 32' in output
-  assert 'Adam: 626 parameters; 674 steps of 32 samples' in output
-  assert 'memory of a step: 0.' in output
-  assert 'Gflop' in output
-  assert not list(tmp_path.iterdir())
-
-
-def unusable(*arguments: str) -> cli.Asked:
-  """What parses, and what the library refuses for this network."""
-  return parsed(
-    '--config=configs/digits.py:ekfac',
-    '--config.model.name=mlp',
-    '--config.model.widths=(8,)',
-    '--config.optimizer.base.diagonal=none',
-    *arguments,
-  )
-
-
-@pytest.mark.parametrize('overwrite', [False, True])
-def test_what_the_library_refuses_starts_nothing(
-  overwrite: bool,
-  tmp_path: pathlib.Path,
-  capsys: pytest.CaptureFixture[str],
-) -> None:
-  if overwrite:
-    run_folder.create(tmp_path, parsed().config, overwrite=False).log(
-      {'step': 0}
-    )
-    (tmp_path / 'run.lock').touch()
-  folder = tmp_path if overwrite else tmp_path / 'runs' / 'new'
-  values = unusable(f'--workdir={folder}', f'--overwrite={overwrite}')
-  before = {path: path.read_bytes() for path in tmp_path.rglob('*')}
-  with pytest.raises(SystemExit) as caught:
-    cli.run(train.COMMAND, values)
-  assert caught.value.code == 2
-  output = capsys.readouterr()
-  assert not output.out
-  assert output.err.startswith(
-    'error: config.optimizer.base.diagonal: ekfac has no Kronecker rule for '
-  )
-  assert len(output.err.splitlines()) == 1
-  assert {path: path.read_bytes() for path in tmp_path.rglob('*')} == before
-
-
-def test_a_study_that_the_library_refuses_leaves_nothing(
-  tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-  logged: list[int] = []
-
-  def work(_: object, folder: run_folder.RunFolder) -> None:
-    for row in logged:
-      folder.log({'row': row})
-    raise gt.errors.OptionError('no\nsense')
-
-  for rows, left in ([], False), ([1], True):
-    logged[:] = rows
-    with pytest.raises(SystemExit) as caught:
-      cli.run(
-        cli.Command('test', work), parsed(f'--workdir={tmp_path / "run"}')
-      )
-    assert caught.value.code == 2
-    said = capsys.readouterr().err.splitlines()
-    assert said[1:] == ['error: config.optimizer: no sense']
-    assert (tmp_path / 'run').exists() == left
 
 
 def test_a_warning_of_the_library_names_the_key() -> None:
@@ -352,13 +216,7 @@ def test_a_warning_of_the_library_names_the_key() -> None:
 
 
 def test_a_dry_run_of_others_is_refused() -> None:
-  done = subprocess.run(
-    [sys.executable, '-m', 'experiments.studies.games', '--dry_run'],
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
-    check=False,
-  )
+  done = outside('studies.games', '--dry_run')
   assert done.returncode == 2
   assert done.stderr == (
     'error: --dry_run: expected no such flag but with experiments.train, got '
@@ -372,33 +230,8 @@ def test_a_folder_of_its_own() -> None:
   assert path.name.startswith('compare-')
 
 
-def test_a_study_goes_on_in_its_folder(tmp_path: pathlib.Path) -> None:
-  found: list[int | None] = []
-
-  def work(_: object, folder: run_folder.RunFolder) -> None:
-    found.append(len(folder.rows()))
-    folder.log({})
-
-  again = cli.Command('test', work, resumes=True)
-  for extra in ([], [], ['--config.batch_size=16'], ['--overwrite']):
-    arguments = ['program', f'--workdir={tmp_path / "run"}', *extra]
-    try:
-      asked = cli.parse(again, arguments)
-    except SystemExit:
-      found.append(None)
-    else:
-      cli.run(again, asked)
-  assert found == [0, 1, None, 0]
-
-
 def test_help_lists_every_flag_and_key() -> None:
-  done = subprocess.run(
-    [sys.executable, '-m', 'experiments.studies.games', '--help'],
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
-    check=False,
-  )
+  done = outside('studies.games', '--help')
   assert done.returncode == 0
   assert 'What joint updates of players gain' in done.stdout
   for flag in ('workdir', 'overwrite', 'config.seed=0', 'config.games.seeds='):
@@ -407,13 +240,7 @@ def test_help_lists_every_flag_and_key() -> None:
 
 
 def test_a_command_that_has_moved_says_its_new_name() -> None:
-  done = subprocess.run(
-    [sys.executable, '-m', 'experiments.levels', '--workdir=x'],
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
-    check=False,
-  )
+  done = outside('levels', '--workdir=x')
   assert done.returncode == 2
   assert len(done.stderr.splitlines()) == 1
   assert 'run python -m experiments.studies.value_recursions' in done.stderr
@@ -441,16 +268,3 @@ def test_a_comparison_by_its_old_keys(tmp_path: pathlib.Path) -> None:
   ).config
   assert config.methods.seeds == (7,) and config.methods.bases == ('sgd',)
   assert config.methods.target_accuracy == 0.5
-
-
-def test_a_run_of_an_older_version_is_gone_on_with(
-  tmp_path: pathlib.Path,
-) -> None:
-  config = parsed().config
-  held = config.to_dict()
-  held['compare'] = {'learning_rate': held.pop('learning_rates'), 'seeds': [0]}
-  held['blocks'] = {'samples': 16}
-  (tmp_path / 'config.json').write_text(json.dumps(held))
-  assert run_folder.resumes(tmp_path, config)
-  again = parsed(f'--config=configs/held.py:{tmp_path / "config.json"}').config
-  assert again.to_dict() == config.to_dict()
