@@ -66,11 +66,17 @@ _METHODS = {
   'variance.png': 'Spread over seeds, with and without GT-DDP',
   'targets.png': 'Steps and seconds to the target',
 }
+_CURVES = {'curves.png': 'Loss and error against epochs'}
 _GAMES = {'games.png': 'Train loss of the variants over that of EKFAC'}
 _TABLE = (
   'Table 2 and Fig. 6a, 6b, 8, and the time to a target: every base optimizer '
   'and its GT-DDP variants.'
 )
+
+
+def _keys(text: str) -> tuple[str, ...]:
+  """The words of a command that set these keys of its config."""
+  return tuple(f'--config.{word}' for word in text.split())
 
 
 def _methods(name: str, title: str, config: str, **budgets: Budget) -> Part:
@@ -97,48 +103,56 @@ def _accuracy(name: str, title: str, goal: str, **budgets: Budget) -> Part:
     'experiments.train',
     (
       f'--config=configs/{name}.py:adam',
-      '--config.optimizer.name=gt_ddp',
-      '--config.dataset.augment=true',
-      '--config.optimizer.schedule.name=warmup_cosine',
-      '--config.optimizer.base.learning_rate=0.004',
-      '--config.batch_size=64',
-      '--config.log_every=134',
-      '--config.eval_every=938',
+      *_keys(
+        'optimizer.name=gt_ddp dataset.augment=true '
+        'optimizer.schedule.name=warmup_cosine '
+        'optimizer.base.learning_rate=0.004 batch_size=64 log_every=134 '
+        'eval_every=938'
+      ),
     ),
     budgets,
-    {'curves.png': 'Loss and error against epochs'},
+    _CURVES,
     name,
   )
 
 
 def _value_recursions(
-  name: str, title: str, minutes: float, *arguments: str
+  name: str, title: str, minutes: float, config: str, keys: str
 ) -> Part:
   """Every variant of SGD at every rate."""
   return Part(
     f'recursions-{name}',
     f'Learning rates on {title}',
     'Steps and seconds to a train loss, and the largest stable rate, of SGD '
-    'alone, clipped, and with every value and terminal.',
+    'alone, clipped, and with every value recursion and terminal cost '
+    'expansion.',
     'experiments.studies.value_recursions',
-    arguments,
+    (f'--config={config}', *_keys(keys)),
     {'extended': Budget(minutes)},
     {'value_recursions.png': 'Train loss by variant and rate, and the target'},
     name,
   )
 
 
+def _scaling(network: str, title: str, shows: str, small: Budget) -> Part:
+  """Fig. 1."""
+  return Part(
+    f'scaling-{network}',
+    f'Cost against the batch size, {title} network',
+    shows,
+    'experiments.studies.costs.scaling',
+    _keys(f'scaling.network={network}'),
+    {'small': small, 'full': Budget(15)},
+    {'scaling.png': 'Time and memory of a step against the batch size'},
+  )
+
+
 PARTS = (
   _methods(
-    'digits', 'DIGITS', 'configs/digits.py',
-    small=Budget(
-      13,
-      (
-        '--config.epochs=4',
-        '--config.log_every=15',
-        '--config.methods.seeds=(0,1,2,3,4)',
-      ),
-    ),
+    'digits',
+    'DIGITS',
+    'configs/digits.py',
+    small=Budget(13, _keys('epochs=4 log_every=15 methods.seeds=(0,1,2,3,4)')),
     full=Budget(60),
   ),
   Part(
@@ -151,37 +165,30 @@ PARTS = (
     {
       'small': Budget(
         6,
-        (
-          '--config.epochs=4',
-          '--config.log_every=15',
-          '--config.methods.bases=("sgd","rmsprop","adam")',
-          '--config.methods.variants=("frozen","bellman")',
+        _keys(
+          'epochs=4 log_every=15 methods.bases=("sgd","rmsprop","adam") '
+          'methods.variants=("frozen","bellman")'
         ),
       ),
     },
     {'variance.png': 'Spread over seeds, with and without GT-DDP'},
   ),
   _methods(
-    'mnist', 'MNIST', 'configs/mnist.py',
+    'mnist',
+    'MNIST',
+    'configs/mnist.py',
+    # EKFAC decomposes a factor of 14 * 14 * 8 + 1 rows, which takes an eighth
+    # of the time that it takes for the widths (8,16). The rates are around the
+    # best of each base here.
     small=Budget(
       9,
-      (
-        '--config.dataset.train_samples=2000',
-        '--config.dataset.test_samples=2000',
-        # EKFAC decomposes a factor of 14 * 14 * 8 + 1 rows, which takes an
-        # eighth of the time that it takes for (8,16).
-        '--config.model.widths=(4,8)',
-        '--config.batch_size=32',
-        '--config.epochs=2',
-        '--config.log_every=5',
-        '--config.eval_every=125',
-        '--config.methods.bases=("sgd","adam","ekfac")',
-        '--config.methods.variants=("frozen","bellman","coupled")',
-        '--config.methods.seeds=(0,1,2)',
-        # Around the best of each base here.
-        '--config.methods.rates.sgd=(0.01,0.03,0.1)',
-        '--config.methods.rates.ekfac=(0.003,0.01,0.03)',
-        '--config.methods.target_loss=0.5',
+      _keys(
+        'dataset.train_samples=2000 dataset.test_samples=2000 '
+        'model.widths=(4,8) batch_size=32 epochs=2 log_every=5 eval_every=125 '
+        'methods.bases=("sgd","adam","ekfac") '
+        'methods.variants=("frozen","bellman","coupled") '
+        'methods.seeds=(0,1,2) methods.rates.sgd=(0.01,0.03,0.1) '
+        'methods.rates.ekfac=(0.003,0.01,0.03) methods.target_loss=0.5'
       ),
     ),
     full=Budget(60),
@@ -190,7 +197,9 @@ PARTS = (
   _methods('cifar10', 'CIFAR-10', 'configs/cifar10.py', full=Budget(60)),
   _methods('cifar100', 'CIFAR-100', 'configs/cifar100.py', full=Budget(60)),
   _methods(
-    'fashion_mnist', 'Fashion-MNIST', 'configs/fashion_mnist.py',
+    'fashion_mnist',
+    'Fashion-MNIST',
+    'configs/fashion_mnist.py',
     full=Budget(60),
   ),
   *(
@@ -202,50 +211,26 @@ PARTS = (
       'experiments.studies.costs.benchmark',
       ('--config=configs/default.py', f'--config.benchmark.base={base}'),
       {
-        'small': Budget(4, ('--config.benchmark.rounds=25',)),
-        'full': Budget(5, ('--config.benchmark.rounds=41',)),
+        'small': Budget(4, _keys('benchmark.rounds=25')),
+        'full': Budget(5, _keys('benchmark.rounds=41')),
       },
       {'ratios.png': 'Time of a step over that of the base'},
     )
     for base, title in (('sgd', 'SGD'), ('ekfac', 'EKFAC'))
   ),
-  Part(
-    'scaling-mlp',
-    'Cost against the batch size, fully connected network',
+  _scaling(
+    'mlp',
+    'fully connected',
     'Fig. 1: time and memory of a step, beside batch-augmented DDP computed '
     'directly.',
-    'experiments.studies.costs.scaling',
-    ('--config.scaling.network=mlp',),
-    {
-      'small': Budget(
-        2,
-        (
-          '--config.scaling.batches=(16,32,64,128)',
-          '--config.scaling.most_memory=3.0',
-        ),
-      ),
-      'full': Budget(15),
-    },
-    {'scaling.png': 'Time and memory of a step against the batch size'},
+    Budget(2, _keys('scaling.batches=(16,32,64,128) scaling.most_memory=3.0')),
   ),
-  Part(
-    'scaling-resnet',
-    'Cost against the batch size, residual network',
+  _scaling(
+    'resnet',
+    'residual',
     'Fig. 1 for convolutions: time and memory of a step. Batch-augmented DDP, '
     'computed directly, would need terabytes.',
-    'experiments.studies.costs.scaling',
-    ('--config.scaling.network=resnet',),
-    {
-      'small': Budget(
-        4,
-        (
-          '--config.scaling.batches=(32,64,128,256)',
-          '--config.scaling.most_memory=3.0',
-        ),
-      ),
-      'full': Budget(15),
-    },
-    {'scaling.png': 'Time and memory of a step against the batch size'},
+    Budget(4, _keys('scaling.batches=(32,64,128,256) scaling.most_memory=3.0')),
   ),
   Part(
     'blocks',
@@ -274,13 +259,9 @@ PARTS = (
       {
         'small': Budget(
           3,
-          (
-            '--config.model.widths=(8,16)',
-            '--config.model.units=32',
-            '--config.epochs=4',
-            '--config.log_every=15',
-            '--config.games.rates=(0.01,0.03)',
-            '--config.games.dampings=(0.01,0.1)',
+          _keys(
+            'model.widths=(8,16) model.units=32 epochs=4 log_every=15 '
+            'games.rates=(0.01,0.03) games.dampings=(0.01,0.1)'
           ),
         ),
         'full': Budget(60),
@@ -296,9 +277,7 @@ PARTS = (
     'experiments.studies.placement',
     ('--config=configs/digits.py:sgd',),
     {
-      'small': Budget(
-        5, ('--config.epochs=4', '--config.placement.rates=(0.03,0.1)')
-      ),
+      'small': Budget(5, _keys('epochs=4 placement.rates=(0.03,0.1)')),
       'full': Budget(15),
     },
     {'placement.png': 'The projection at the fork and next to the merge'},
@@ -310,13 +289,13 @@ PARTS = (
     'experiments.train',
     (
       '--config=configs/digits.py:rmsprop',
-      '--config.optimizer.name=gt_ddp',
-      '--config.epochs=40',
-      '--config.dataset.augment=true',
-      '--config.optimizer.schedule.name=warmup_cosine',
+      *_keys(
+        'optimizer.name=gt_ddp epochs=40 dataset.augment=true '
+        'optimizer.schedule.name=warmup_cosine'
+      ),
     ),
     {'small': Budget(1), 'full': Budget(2)},
-    {'curves.png': 'Loss and error against epochs'},
+    _CURVES,
   ),
   Part(
     'analysis',
@@ -337,27 +316,30 @@ PARTS = (
     resumes=False,
   ),
   _accuracy(
-    'mnist', 'MNIST', '99.3',
-    accuracy=Budget(28, ('--config.epochs=16',)),
-    full=Budget(35, ('--config.epochs=16',)),
+    'mnist',
+    'MNIST',
+    '99.3',
+    accuracy=Budget(28, _keys('epochs=16')),
+    full=Budget(35, _keys('epochs=16')),
   ),
   _accuracy(
-    'fashion_mnist', 'Fashion-MNIST', '92.5',
-    accuracy=Budget(
-      40, ('--config.epochs=10', '--config.model.widths=(32,64)')
-    ),
-    full=Budget(30, ('--config.epochs=30', '--config.model.widths=(32,64)')),
+    'fashion_mnist',
+    'Fashion-MNIST',
+    '92.5',
+    accuracy=Budget(40, _keys('epochs=10 model.widths=(32,64)')),
+    full=Budget(30, _keys('epochs=30 model.widths=(32,64)')),
   ),
   _value_recursions(
-    'digits', 'DIGITS', 15, '--config=configs/digits.py:sgd',
-    '--config.epochs=4',
+    'digits', 'DIGITS', 15, 'configs/digits.py:sgd', 'epochs=4'
   ),
   _value_recursions(
-    'mnist', 'MNIST, fully connected', 9, '--config=configs/mnist.py:sgd',
-    '--config.model.name=mlp', '--config.model.widths=(128,64)',
-    '--config.model.norm=none', '--config.dataset.train_samples=12800',
-    '--config.epochs=2', '--config.log_every=50', '--config.eval_every=200',
-    '--config.value_recursions.target_loss=0.4',
+    'mnist',
+    'MNIST, fully connected',
+    9,
+    'configs/mnist.py:sgd',
+    'model.name=mlp model.widths=(128,64) model.norm=none '
+    'dataset.train_samples=12800 epochs=2 log_every=50 eval_every=200 '
+    'value_recursions.target_loss=0.4',
   ),
   Part(
     'games-mnist',
@@ -366,20 +348,19 @@ PARTS = (
     'blocks, and 4,000 images.',
     'experiments.studies.games',
     (
-      '--config=configs/cgb.py:ekfac', '--config.dataset.name=mnist',
-      '--config.dataset.train_samples=4000',
-      '--config.dataset.test_samples=2000', '--config.batch_size=64',
-      '--config.log_every=21', '--config.eval_every=21',
-      '--config.model.widths=(8,16,16)', '--config.model.units=32',
-      '--config.epochs=2', '--config.games.target_loss=0.5',
-      '--config.games.rates=(0.003,0.01,0.03)',
-      '--config.games.dampings=(0.01,0.1)',
+      '--config=configs/cgb.py:ekfac',
+      *_keys(
+        'dataset.name=mnist dataset.train_samples=4000 '
+        'dataset.test_samples=2000 batch_size=64 log_every=21 eval_every=21 '
+        'model.widths=(8,16,16) model.units=32 epochs=2 games.target_loss=0.5 '
+        'games.rates=(0.003,0.01,0.03) games.dampings=(0.01,0.1)'
+      ),
     ),
     {'extended': Budget(22)},
     _GAMES,
     'mnist',
   ),
-)  # fmt: skip
+)
 
 
 def get_plan(budget: str) -> tuple[Part, ...]:
