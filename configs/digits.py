@@ -1,7 +1,7 @@
 r"""DIGITS (8x8, 1,437 training images) on a small residual network.
 
 Two blocks, the first with an identity and the second with a projection
-shortcut, layer normalisation and one linear layer: 12 controls.
+shortcut, layer normalization and one linear layer: 12 controls.
 
   python -m experiments.train --config=configs/digits.py:adam
   python -m experiments.train --config=configs/digits.py:adam \

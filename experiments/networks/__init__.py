@@ -1,5 +1,5 @@
 """The networks of the experiments, in plain Flax.
 
 They know nothing of the optimizers. Called with ``train=True``, batch
-normalisation uses the batch's own statistics and changes its collection.
+normalization uses the batch's own statistics and changes its collection.
 """

@@ -1,4 +1,4 @@
-"""What the networks share: activations, normalisation, layers in one style."""
+"""What the networks share: activations, normalization, layers in one style."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Style:
 
   @property
   def bias(self) -> bool:
-    """Whether a layer before a normalisation has a bias.
+    """Whether a layer before a normalization has a bias.
 
     The mean of the batch is subtracted from it again: it would do nothing.
     """
@@ -50,17 +50,17 @@ class Style:
   def conv(
     self, width: int, size: int, stride: int = 1, name: str | None = None
   ) -> nn.Conv:
-    """Returns a square convolution that a normalisation follows."""
+    """Returns a square convolution that a normalization follows."""
     return nn.Conv(
       width, (size, size), (stride, stride), use_bias=self.bias, name=name
     )
 
 
 class Normalized(nn.Module):
-  """A normalisation over features, or nothing.
+  """A normalization over features, or nothing.
 
-  Layer normalisation is over the features of one place; group normalisation
-  over all places and a group of features; batch normalisation over all places
+  Layer normalization is over the features of one place; group normalization
+  over all places and a group of features; batch normalization over all places
   and samples.
   """
 

@@ -7,8 +7,8 @@ its section chooses it is read; what depends on several keys is here.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any, NoReturn
 
 import ml_collections
 
@@ -20,15 +20,6 @@ from experiments.networks import models
 from experiments.optimizers import registry
 
 
-class Problem(NamedTuple):
-  """A key that cannot be used; the words of a ConfigError."""
-
-  key: str
-  expected: str
-  got: object
-  remedy: str
-
-
 def validate(config: Config, sections: schema.Section | None = None) -> None:
   """Raises ConfigError at the first key that cannot be used.
 
@@ -37,13 +28,7 @@ def validate(config: Config, sections: schema.Section | None = None) -> None:
     sections: that studies bring, by their names.
   """
   check(config, {**default.SCHEMA, **(sections or {})})
-  for problem in _together(config):
-    refuse(problem)
-
-
-def refuse(problem: Problem, path: str = 'config') -> None:
-  """Raises the ConfigError of a problem."""
-  raise refusals.ConfigError(f'{path}.{problem.key}', *problem[1:])
+  _check_together(config)
 
 
 def check(
@@ -118,9 +103,13 @@ def _check_value(value: Any, key: schema.Key, path: str) -> None:
     raise refusals.ConfigError(path, key.rule.expected, repr(value), remedy)
 
 
-def _together(config: Config) -> Iterator[Problem]:
+def _refuse(key: str, expected: str, got: object, remedy: str) -> NoReturn:
+  raise refusals.ConfigError(f'config.{key}', expected, got, remedy)
+
+
+def _check_together(config: Config) -> None:
   """What keys that are fine by themselves do not allow together."""
-  yield from _batches(config)
+  _check_batches(config)
   optimizer, model = config.optimizer, config.model
   base = registry.base_name(optimizer)
   for path, names in (
@@ -128,13 +117,13 @@ def _together(config: Config) -> Iterator[Problem]:
     ('model', (model.name, f'norm {model.norm}')),
     ('optimizer.base', (base,)),
   ):
-    yield from _unread(config, path, names)
-  yield from _model(config)
+    _check_unread(config, path, names)
+  _check_model(config)
   if optimizer.name == 'gt_ddp':
-    yield from _curvature(optimizer, base)
+    _check_curvature(optimizer, base)
 
 
-def _batches(config: Config) -> Iterator[Problem]:
+def _check_batches(config: Config) -> None:
   """Splits, batches and intervals."""
   spec, asked = catalog.SPECS[config.dataset.name], config.dataset
   train = asked.train_samples or spec.train
@@ -144,16 +133,14 @@ def _batches(config: Config) -> Iterator[Problem]:
     ('batch_size', config.batch_size, train, 'the size of the training split'),
   ):
     if got > most:
-      yield Problem(
-        key, f'an integer from 1 to {most} ({what})', got, 'lower it'
-      )
+      _refuse(key, f'an integer from 1 to {most} ({what})', got, 'lower it')
   for key, one, other, what in (
     ('devices', config.batch_size, config.devices or 1, 'a divisor'),
     ('eval_every', config.eval_every, config.log_every, 'a multiple'),
   ):
     if one % other:
       of = 'batch_size' if key == 'devices' else 'log_every'
-      yield Problem(
+      _refuse(
         key,
         f'{what} of config.{of} ({config[of]})',
         config[key],
@@ -161,9 +148,7 @@ def _batches(config: Config) -> Iterator[Problem]:
       )
 
 
-def _unread(
-  config: Config, path: str, names: tuple[str, ...]
-) -> Iterator[Problem]:
+def _check_unread(config: Config, path: str, names: tuple[str, ...]) -> None:
   """A key that was changed is one that what its section names reads."""
   section: Any = schema.find(default.SCHEMA, path)
   for part in path.split('.'):
@@ -172,7 +157,7 @@ def _unread(
     read = not key.readers or {*key.readers} & {*names}
     if not read and config[name] != key.default:
       which = names[key.readers[0].startswith('norm ')]
-      yield Problem(
+      _refuse(
         f'{path}.{name}',
         f'{key.default!r}, because {which} does not read it',
         repr(config[name]),
@@ -180,13 +165,13 @@ def _unread(
       )
 
 
-def _model(config: Config) -> Iterator[Problem]:
+def _check_model(config: Config) -> None:
   """A network that can be built."""
   model = config.model
   kind = models.MODELS[model.name]
   if kind.widths not in (None, len(model.widths)):
     noun = 'one width' if kind.widths == 1 else f'{kind.widths} widths'
-    yield Problem(
+    _refuse(
       'model.widths',
       f'{noun} for {model.name}',
       model.widths,
@@ -194,7 +179,7 @@ def _model(config: Config) -> Iterator[Problem]:
       f'{model.name}',
     )
   if len(model.kernels) != 2:
-    yield Problem(
+    _refuse(
       'model.kernels', 'two sizes, one a player', model.kernels, 'give two'
     )
   size = catalog.SPECS[config.dataset.name].shape[:2]
@@ -211,11 +196,11 @@ def _model(config: Config) -> Iterator[Problem]:
   ):
     read = key == 'groups' or reads(f'model.{key}', model.name)
     if needed and read and any(number % model[key] for number in numbers):
-      yield Problem(
+      _refuse(
         f'model.{key}', f'a divisor of {what}', model[key], 'change one of them'
       )
   if model.norm == 'batch' and config.batch_size == 1:
-    yield Problem(
+    _refuse(
       'model.norm',
       "another than 'batch' with one sample in a batch",
       repr(model.norm),
@@ -229,17 +214,17 @@ def reads(path: str, name: str) -> bool:
   return isinstance(key, schema.Key) and name in key.readers
 
 
-def _curvature(optimizer: Config, base: str) -> Iterator[Problem]:
+def _check_curvature(optimizer: Config, base: str) -> None:
   """What a base offers to gt_ddp."""
   if optimizer.cooperation != 'none' and base not in registry.KRONECKER:
-    yield Problem(
+    _refuse(
       'optimizer.cooperation',
       f"'none', because {base} has no curvature between layers",
       repr(optimizer.cooperation),
       'remove it, or choose the base kfac or ekfac',
     )
   if optimizer.value != 'frozen' and base not in registry.EXPLICIT:
-    yield Problem(
+    _refuse(
       'optimizer.value',
       f"'frozen', because the base {base} has no explicit curvature",
       repr(optimizer.value),

@@ -85,17 +85,17 @@ def work(config: Config, folder: run_folder.RunFolder) -> None:
   study = trainings.Study(config, variants(title), config.games.target_loss)
   if not study.network.graph.games:
     study.variants = [
-      form for form in study.variants if form.cooperation == 'none'
+      variant for variant in study.variants if variant.cooperation == 'none'
     ]
   asked = [
-    trainings.Run(form, seed, {'rate': rate, 'damping': damping})
+    trainings.Run(variant, seed, {'rate': rate, 'damping': damping})
     for seed in config.games.seeds
     for rate in config.games.rates
     for damping in config.games.dampings
-    for form in study.variants
+    for variant in study.variants
   ]
   rows = trainings.finish(folder, asked, lambda run: study)
-  found = summaries(rows, [form.title for form in study.variants])
+  found = summaries(rows, [variant.title for variant in study.variants])
   folder.write_json('result.json', found)
   caption = _caption(config)
   shown = [
@@ -219,12 +219,13 @@ def _short(found: Sequence[Row]) -> list[str]:
   ]
 
 
-def _named(form: Row, key: str) -> str:
+def _named(variant: Row, key: str) -> str:
   """A variant, its difference of loss and its step."""
   return (
-    f'{form["form"]}, with a difference of loss of '
-    f'{intervals.text(form[key], "nats")} nats ({_words([form], key)[0]}) '
-    f'and a step of {form["step_ratio"]:.2f} × that of the base'
+    f'{variant["form"]}, with a difference of loss of '
+    f'{intervals.text(variant[key], "nats")} nats '
+    f'({_words([variant], key)[0]}) and a step of '
+    f'{variant["step_ratio"]:.2f} × that of the base'
   )
 
 

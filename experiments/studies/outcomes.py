@@ -73,19 +73,19 @@ def mean_loss(rows: Sequence[Row]) -> float:
 
 
 def best(
-  rows: Sequence[Row], form: str, keys: Sequence[str] = ('rate',)
+  rows: Sequence[Row], variant: str, keys: Sequence[str] = ('rate',)
 ) -> tuple[float, ...]:
   """Returns the values of keys with the least mean loss over all seeds."""
-  settings = {tuple(r[k] for k in keys) for r in rows if r['form'] == form}
+  settings = {tuple(r[k] for k in keys) for r in rows if r['form'] == variant}
   return min(
     sorted(settings),
     key=lambda values: mean_loss(
-      at(rows, form=form, **dict(zip(keys, values, strict=True)))
+      at(rows, form=variant, **dict(zip(keys, values, strict=True)))
     ),
   )
 
 
-def step_ratio(rows: Sequence[Row], form: str, base: str) -> float:
+def step_ratio(rows: Sequence[Row], variant: str, base: str) -> float:
   """Returns the time of a step of a variant in units of that of its base.
 
   The median of the ratios run by run, as the variants took turns.
@@ -99,7 +99,7 @@ def step_ratio(rows: Sequence[Row], form: str, base: str) -> float:
   return statistics.median(
     time / times[base, *key]
     for (title, *key), time in times.items()
-    if title == form
+    if title == variant
   )
 
 
@@ -156,28 +156,29 @@ def summaries(
   """
   found: list[Row] = []
   base: list[Row] = []
-  for form in variants:
+  for variant in variants:
     at_rates = [
-      _at_rate(at(rows, form=form, rate=rate), rate, classes) for rate in rates
+      _at_rate(at(rows, form=variant, rate=rate), rate, classes)
+      for rate in rates
     ]
     best = min(at_rates, key=_rank)
-    at_best = at(rows, form=form, rate=best['rate'])
+    at_best = at(rows, form=variant, rate=best['rate'])
     base = base or at_best
     found.append(
       {
-        'form': form,
+        'form': variant,
         'best': best,
         'largest_stable_rate': max(
           (part['rate'] for part in at_rates if part['stable']), default=None
         ),
         'seconds_per_step': statistics.median(
-          row['seconds_per_step'] for row in at(rows, form=form)
+          row['seconds_per_step'] for row in at(rows, form=variant)
         ),
         **{
           f'{unit}_ratio': target_ratio(at_best, base, unit) if found else None
           for unit in UNITS
         },
-        'step_ratio': step_ratio(rows, form, variants[0]),
+        'step_ratio': step_ratio(rows, variant, variants[0]),
         'rates': at_rates,
       }
     )
@@ -310,11 +311,12 @@ def _fewest(ours: Sequence[Row], unit: str) -> list[str]:
   if not known:
     return []
   least = min(known, key=lambda n: ratios[n]['ratio'])
-  form, found = ours[least], ratios[least]
+  variant, found = ours[least], ratios[least]
   return [
-    f'The fewest {unit}: *{form["form"]}* at rate {form["best"]["rate"]:g}, '
-    f'× {intervals.text(found, "×")} ({intervals.word(found)}), with a step '
-    f'of {form["step_ratio"]:.2f} × that of the base.'
+    f'The fewest {unit}: *{variant["form"]}* at rate '
+    f'{variant["best"]["rate"]:g}, × {intervals.text(found, "×")} '
+    f'({intervals.word(found)}), with a step of '
+    f'{variant["step_ratio"]:.2f} × that of the base.'
   ]
 
 

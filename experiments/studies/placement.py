@@ -77,10 +77,10 @@ def work(config: Config, folder: run_folder.RunFolder) -> None:
     for place in PLACES
   }
   asked = [
-    trainings.Run(form, seed, {'place': place, 'rate': rate})
+    trainings.Run(variant, seed, {'place': place, 'rate': rate})
     for seed in section.seeds
     for rate in section.rates
-    for form in VARIANTS
+    for variant in VARIANTS
     for place in PLACES
   ]
   rows = trainings.finish(folder, asked, lambda run: built[run.labels['place']])
@@ -131,13 +131,13 @@ def summaries(rows: Sequence[Row], rates: Sequence[float]) -> list[Row]:
   less merge. A run that diverged has none.
   """
   found = []
-  for form in dict.fromkeys(row['form'] for row in rows):
+  for variant in dict.fromkeys(row['form'] for row in rows):
     for rate in rates:
-      part: Row = {'form': form, 'rate': rate}
+      part: Row = {'form': variant, 'rate': rate}
       for measure in _MEASURES:
         merge, fork = (
           intervals.of_runs(
-            outcomes.at(rows, form=form, rate=rate, place=place), measure.key
+            outcomes.at(rows, form=variant, rate=rate, place=place), measure.key
           )
           for place in PLACES
         )

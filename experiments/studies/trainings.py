@@ -58,13 +58,13 @@ class Run(NamedTuple):
   """One training of a study.
 
   Attributes:
-    form: of the optimizer.
+    variant: of the optimizer.
     seed: of the training.
     labels: what else tells its row from others. Of these, 'rate' and 'damping'
       are numbers of the base.
   """
 
-  form: Variant
+  variant: Variant
   seed: int
   labels: dict[str, Any]
 
@@ -107,32 +107,32 @@ class Study:
     self.steps = programs.step_count(config, self.dataset)
     # A subset that would be the whole batch is the variant without it.
     self.variants = [
-      form
-      for form in variants
-      if getattr(form.terminal, 'samples', 0) < config.batch_size
+      variant
+      for variant in variants
+      if getattr(variant.terminal, 'samples', 0) < config.batch_size
     ]
     self.compile_seconds: dict[str, float] = {}  # by title
     self._compiled: dict[str, Any] = {}
 
   def optimizer(
-    self, form: Variant, setting: Mapping[str, Any]
+    self, variant: Variant, setting: Mapping[str, Any]
   ) -> optax.GradientTransformationExtraArgs:
     """Returns the optimizer of a variant; the numbers may be traced."""
     section = self.config.optimizer.base
-    base = registry.BASES[form.base or section.name].build(
+    base = registry.BASES[variant.base or section.name].build(
       Config({**section, **setting})
     )
-    if form.clip is not None:
-      base = optax.chain(optax.clip_by_global_norm(form.clip), base)
+    if variant.clip is not None:
+      base = optax.chain(optax.clip_by_global_norm(variant.clip), base)
     return gt.gt_ddp(
       self.network.graph,
       gt.losses.softmax_cross_entropy,
       base,
-      terminal='gradient' if form.terminal is None else form.terminal,
-      value=form.value,
-      feedback=form.terminal is not None,
-      trust_region=form.trust_region,
-      cooperation=form.cooperation,
+      terminal='gradient' if variant.terminal is None else variant.terminal,
+      value=variant.value,
+      feedback=variant.terminal is not None,
+      trust_region=variant.trust_region,
+      cooperation=variant.cooperation,
     )
 
   def check(self, run: Run) -> None:
@@ -141,34 +141,34 @@ class Study:
     Raises ConfigError if the library refuses it.
     """
     try:
-      tx = self.optimizer(run.form, run.setting)
+      tx = self.optimizer(run.variant, run.setting)
       jax.eval_shape(tx.init, self.network.graph.params)
     except gt.errors.GtddpError as error:
       raise refusals.ConfigError(
         'config.optimizer.base',
-        f'one on which {run.form.title!r} can be built',
+        f'one on which {run.variant.title!r} can be built',
         f'"{error}"',
         'change it; a number of Statistics is a key of it',
       ) from error
 
-  def step(self, form: Variant, keys: Sequence[str]) -> Any:
+  def step(self, variant: Variant, keys: Sequence[str]) -> Any:
     """Returns ``(setting, *arguments of Program.step)``, compiled once."""
-    if form.title not in self._compiled:
+    if variant.title not in self._compiled:
       ones = {key: np.float32(1) for key in keys}
 
       def step(setting: Mapping[str, jax.Array], *arguments: Any) -> Any:
-        tx = self.optimizer(form, setting)
+        tx = self.optimizer(variant, setting)
         return programs.stepper(tx, self.config, self.dataset)(*arguments)
 
       params = self.network.init(0)
       samples = splits.batch(self.dataset.train, self.config.batch_size, 0, 0)
       begin = time.perf_counter()
-      self._compiled[form.title] = (
+      self._compiled[variant.title] = (
         jax.jit(step)
         .lower(
           ones,
           params,
-          self.optimizer(form, ones).init(params),
+          self.optimizer(variant, ones).init(params),
           *samples,
           programs.step_key(0),
           np.uint32(0),
@@ -176,20 +176,20 @@ class Study:
         .compile()
       )
       seconds = time.perf_counter() - begin
-      self.compile_seconds[form.title] = seconds
-      cli.say(f'compiled {form.title} in {seconds:.1f} s')
-    return self._compiled[form.title]
+      self.compile_seconds[variant.title] = seconds
+      cli.say(f'compiled {variant.title} in {seconds:.1f} s')
+    return self._compiled[variant.title]
 
   def program(
-    self, form: Variant, setting: Mapping[str, float]
+    self, variant: Variant, setting: Mapping[str, float]
   ) -> programs.Program:
     """Returns what ``loop.Loop`` trains: a variant at a setting."""
-    compiled = self.step(form, [*setting])
+    compiled = self.step(variant, [*setting])
     numbers = {key: np.float32(value) for key, value in setting.items()}
 
     def begin(params: Any, collections: Any = None) -> tuple[Any, Any]:
       del collections
-      return params, self.optimizer(form, numbers).init(params)
+      return params, self.optimizer(variant, numbers).init(params)
 
     return programs.Program(
       lambda seed: begin(self.network.init(seed)),
@@ -200,7 +200,7 @@ class Study:
       ),
       self.steps,
       self._layout,
-      self.compile_seconds[form.title],
+      self.compile_seconds[variant.title],
     )
 
   def train(
@@ -214,7 +214,7 @@ class Study:
     config, dataset = self.config, self.dataset
     made = [
       loop.Loop(
-        self.program(run.form, run.setting),
+        self.program(run.variant, run.setting),
         config,
         dataset,
         run.seed,
@@ -249,12 +249,12 @@ class Study:
     problem: str | None,
   ) -> outcomes.Row:
     """The line of a run that has ended."""
-    config, dataset, form = self.config, self.dataset, own.form
+    config, dataset, variant = self.config, self.dataset, own.variant
     times = [row['seconds_per_step'] for row in rows[1:]]
     epoch = -(-dataset.train.size // config.batch_size)
     found = {} if problem else rows[-1]
     made = {
-      'form': form.title,
+      'form': variant.title,
       'seed': own.seed,
       **outcomes.outcome(
         run.losses,
@@ -265,7 +265,7 @@ class Study:
       ),
       'test_accuracy': found.get('test_accuracy'),
       'skipped_steps': int(rows[-1]['skipped_steps']),
-      'compile_seconds': self.compile_seconds[form.title],
+      'compile_seconds': self.compile_seconds[variant.title],
       'smoothed_losses': outcomes.smooth(run.losses)[
         config.log_every - 1 :: config.log_every
       ],
@@ -286,7 +286,7 @@ def left(asked: Sequence[Run], rows: Sequence[outcomes.Row]) -> list[Run]:
   return [
     run
     for run in asked
-    if (run.form.title, run.seed, *run.labels.values()) not in done
+    if (run.variant.title, run.seed, *run.labels.values()) not in done
   ]
 
 
@@ -312,7 +312,7 @@ def finish(
   """
   rows = folder.rows()
   rest = left(asked, rows)
-  kinds = {(study(run), run.form.title): run for run in rest}
+  kinds = {(study(run), run.variant.title): run for run in rest}
   for (trainer, _), run in kinds.items():
     trainer.check(run)
   with progress.bar(len(rest) * study(asked[0]).steps) as bar:

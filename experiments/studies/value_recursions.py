@@ -65,13 +65,13 @@ def work(config: Config, folder: run_folder.RunFolder) -> None:
   """Runs what is left of the study and prints the table."""
   check(config)
   clips = config.optimizer.base.name not in registry.KRONECKER
-  variants = [form for form in VARIANTS if clips or form.clip is None]
+  variants = [variant for variant in VARIANTS if clips or variant.clip is None]
   study = trainings.Study(config, variants, config.value_recursions.target_loss)
   asked = [
-    trainings.Run(form, seed, {'rate': rate})
+    trainings.Run(variant, seed, {'rate': rate})
     for seed in config.value_recursions.seeds
     for rate in config.value_recursions.rates
-    for form in study.variants
+    for variant in study.variants
   ]
   rows = trainings.finish(
     folder, asked, lambda run: study, lambda row, rest: _line(row)
@@ -91,7 +91,7 @@ def _conclude(
   study: trainings.Study, folder: run_folder.RunFolder, rows: list[outcomes.Row]
 ) -> None:
   """Writes the tables and the figure."""
-  config, titles = study.config, [form.title for form in study.variants]
+  config, titles = study.config, [variant.title for variant in study.variants]
   rates, target = (
     config.value_recursions.rates,
     config.value_recursions.target_loss,
@@ -100,7 +100,9 @@ def _conclude(
   folder.write_json('result.json', found)
   columns, losses = outcomes.standings(found), outcomes.final_losses(found)
   caption = outcomes.caption(config)
-  alone = [form.title for form in study.variants if form.terminal is None]
+  alone = [
+    variant.title for variant in study.variants if variant.terminal is None
+  ]
   second = 'Mean train loss (nats) over the last epoch, by learning rate.'
   folder.write_report(
     f'{tables.markdown(columns, caption)}\n{tables.markdown(losses, second)}',

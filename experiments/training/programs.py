@@ -37,7 +37,7 @@ class Network(NamedTuple):
     init: ``seed -> params``.
     graph: the traced network, as it is in training.
     evaluate: ``(params, collections) -> `` losses (nats) and accuracies (0 to
-      1); batch normalisation then uses the statistics in the collections.
+      1); batch normalization then uses the statistics in the collections.
   """
 
   init: Callable[[int], Any]

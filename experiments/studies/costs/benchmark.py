@@ -237,8 +237,8 @@ class Problem:
     """The transformation of a variant, and its training step."""
     own = self.own
     kronecker = own.base in registry.KRONECKER
-    form = variants(own.base)[title]
-    if form.options is None:
+    variant = variants(own.base)[title]
+    if variant.options is None:
       tx = getattr(optax, 'sgd' if kronecker else own.base)(own.rate)
       return tx, self.problem.plain_step(tx)
     words: dict[str, Any] = {}
@@ -247,13 +247,13 @@ class Problem:
         every=own.every, basis_every=own.every
       )
     base = getattr(gt, own.base)(own.rate, **words)
-    bound = registry.BOUND if form.feedback else None
+    bound = registry.BOUND if variant.feedback else None
     tx = gt.gt_ddp(
       self.graph,
       gt.losses.softmax_cross_entropy,
       base,
       trust_region=bound,
-      **form.options,
+      **variant.options,
     )
     return tx, timing.gt_ddp_step(tx)
 

@@ -68,7 +68,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 class Cost(NamedTuple):
   """Of one variant at one batch size."""
 
-  form: str
+  form: str  # the title of the variant, as in rows on disk
   batch: int
   seconds: float | None  # None if it needs too much memory to be run
   memory: int  # bytes
@@ -123,14 +123,16 @@ def measure(
   live = list(variants)  # those that fitted so far
   with progress.bar(len(variants) * len(sizes)) as bar:
     for place, size in enumerate(sizes, 1):
-      left = [form for form in live if (form, size) not in found]
+      left = [variant for variant in live if (variant, size) not in found]
       for cost in _costs(left, network, size, rounds, most):
         found[cost.form, size] = cost
         log(cost)
         progress.say(_line(cost))
-      live = [form for form in live if found[form, size].seconds is not None]
+      live = [
+        variant for variant in live if found[variant, size].seconds is not None
+      ]
       bar.update(place * len(variants) - bar.n)
-  costs = (found.get((form, size)) for form in variants for size in sizes)
+  costs = (found.get((variant, size)) for variant in variants for size in sizes)
   return [cost for cost in costs if cost and cost.seconds is not None]
 
 
@@ -147,29 +149,29 @@ def _costs(
   """Of all variants at one size; they take turns, so that noise slows all."""
   calls: dict[str, Callable[[], Any]] = {}
   memories: dict[str, int] = {}
-  seconds: dict[str, list[float]] = {form: [] for form in variants}
-  for form in variants:
-    step, arguments = build(form, network, size)
+  seconds: dict[str, list[float]] = {variant: [] for variant in variants}
+  for variant in variants:
+    step, arguments = build(variant, network, size)
     made = timing.compiled(step, arguments)
-    memories[form] = made.memory
+    memories[variant] = made.memory
     if made.memory <= most:
-      calls[form] = functools.partial(made.call, *arguments)
+      calls[variant] = functools.partial(made.call, *arguments)
   for _ in range(rounds):
-    for form, call in calls.items():
-      seconds[form].append(timing.second(call, _LEAST))
+    for variant, call in calls.items():
+      seconds[variant].append(timing.second(call, _LEAST))
   return [
     Cost(
-      form,
+      variant,
       size,
-      statistics.median(seconds[form]) if form in calls else None,
-      memories[form],
+      statistics.median(seconds[variant]) if variant in calls else None,
+      memories[variant],
     )
-    for form in variants
+    for variant in variants
   ]
 
 
 def build(
-  form: str, network: str, size: int
+  variant: str, network: str, size: int
 ) -> tuple[Callable[[Any, Any], Any], tuple[Any, Any]]:
   """A step ``(params, batch) -> new params`` and its arguments."""
   problem = (
@@ -181,7 +183,7 @@ def build(
   )
   module, params, batch = problem
   loss = gt.losses.softmax_cross_entropy
-  if form == DIRECT:
+  if variant == DIRECT:
 
     def direct(params: Any, batch: Any) -> Any:
       names = sorted(params['params'])  # hidden_1, hidden_2, linear
@@ -192,7 +194,7 @@ def build(
 
     return direct, (params, batch)
   graph = gt.trace(module.apply, params, batch[0])
-  options = VARIANTS.get(form, {'feedback': False})
+  options = VARIANTS.get(variant, {'feedback': False})
   tx = gt.gt_ddp(graph, loss, gt.sgd(RATE), **options)
   step = timing.gt_ddp_step(tx)
   return lambda p, batch: step(p, tx.init(p), batch)[0], (params, batch)
@@ -213,14 +215,14 @@ def columns(costs: Sequence[Cost]) -> list[tables.Column]:
   sizes = sorted({cost.batch for cost in costs})
   found = {(cost.form, cost.batch): cost for cost in costs}
 
-  def cell(form: str, size: int) -> str:
-    cost = found.get((form, size))
+  def cell(variant: str, size: int) -> str:
+    cost = found.get((variant, size))
     if cost is None or cost.seconds is None:
       return 'out of memory'
     return f'{cost.seconds * 1e3:.3g} / {cost.memory / 1e6:.3g}'
 
-  def growth(form: str) -> str:
-    own = [cost for cost in costs if cost.form == form]
+  def growth(variant: str) -> str:
+    own = [cost for cost in costs if cost.form == variant]
     return ' / '.join(
       f'{exponent(own, of):.2f}' for of in ('seconds', 'memory')
     )
@@ -228,23 +230,23 @@ def columns(costs: Sequence[Cost]) -> list[tables.Column]:
   return [
     tables.Column('variant', '', variants),
     *(tables.Column(str(b), '', [cell(f, b) for f in variants]) for b in sizes),
-    tables.Column('exponents', '', [growth(form) for form in variants]),
+    tables.Column('exponents', '', [growth(variant) for variant in variants]),
   ]
 
 
 def _short(costs: Sequence[Cost]) -> list[str]:
   """What came out, in a sentence for each variant."""
   sentences = []
-  for form in dict.fromkeys(cost.form for cost in costs):
-    own = [cost for cost in costs if cost.form == form]
+  for variant in dict.fromkeys(cost.form for cost in costs):
+    own = [cost for cost in costs if cost.form == variant]
     last = own[-1]
     seconds = last.seconds or 0.0
     times, bytes_ = (exponent(own, of) for of in ('seconds', 'memory'))
     sentences.append(
-      f'{form}: {1e3 * seconds:.3g} ms and {last.memory / 1e6:.3g} MB at batch '
-      f'{last.batch}, the largest that was run; over the last doubling time '
-      f'grew as the batch size to the power {times:.1f}, memory to the power '
-      f'{bytes_:.1f}.'
+      f'{variant}: {1e3 * seconds:.3g} ms and {last.memory / 1e6:.3g} MB at '
+      f'batch {last.batch}, the largest that was run; over the last doubling '
+      f'time grew as the batch size to the power {times:.1f}, memory to the '
+      f'power {bytes_:.1f}.'
     )
   return sentences
 
@@ -259,8 +261,8 @@ def draw(path: pathlib.Path, costs: Sequence[Cost]) -> None:
     ):
       variants = dict.fromkeys(cost.form for cost in costs)
       looks = zip(charts.PALETTE, _MARKERS, variants, strict=False)
-      for colour, marker, form in looks:
-        own = [cost for cost in costs if cost.form == form]
+      for colour, marker, variant in looks:
+        own = [cost for cost in costs if cost.form == variant]
         growth = round(exponent(own, of), 1) + 0.0  # no -0.0
         panel.loglog(
           [cost.batch for cost in own],
@@ -268,7 +270,7 @@ def draw(path: pathlib.Path, costs: Sequence[Cost]) -> None:
           color=colour,
           marker=marker,
           markersize=5,
-          label=f'{form} ({growth:.1f})',
+          label=f'{variant} ({growth:.1f})',
         )
       sizes = sorted({cost.batch for cost in costs})
       panel.set_xticks(sizes, [str(size) for size in sizes])

@@ -114,13 +114,13 @@ def variants(config: Config) -> list[trainings.Variant]:
   for name in config.methods.bases:
     title = registry.BASES[name].title
     found.append(trainings.Variant(title, base=name))
-    for form in config.methods.variants:
-      if form == OWN:
+    for variant in config.methods.variants:
+      if variant == OWN:
         found.append(trainings.Variant(f'GT-DDP {title}', **own, base=name))
       elif name in registry.EXPLICIT:
-        options = registry.VARIANTS[form]
+        options = registry.VARIANTS[variant]
         found.append(
-          trainings.Variant(f'GT-DDP {title}, {form}', **options, base=name)
+          trainings.Variant(f'GT-DDP {title}, {variant}', **options, base=name)
         )
   return found
 
@@ -196,10 +196,10 @@ def work(config: Config, folder: run_folder.RunFolder) -> None:
 def _advice(config: Config, run: trainings.Run) -> str:
   """Which keys to change where a run diverges."""
   made = Config(config.optimizer.to_dict())
-  made.name = 'gt_ddp' if run.form.terminal is not None else run.form.base
-  made.base.name = run.form.base
+  made.name = 'gt_ddp' if run.variant.terminal is not None else run.variant.base
+  made.base.name = run.variant.base
   key = 'methods.rates' if config.methods.preset == 'none' else 'learning_rates'
-  return registry.advice(made, f'{key}.{run.form.base}')
+  return registry.advice(made, f'{key}.{run.variant.base}')
 
 
 def plan(
@@ -207,12 +207,14 @@ def plan(
 ) -> list[trainings.Run]:
   """Returns all runs: the variants take turns, and seed by seed."""
   rates = config.methods.rates
-  turns = [*itertools.zip_longest(*(rates[form.base] for form in methods))]
+  turns = [
+    *itertools.zip_longest(*(rates[variant.base] for variant in methods))
+  ]
   return [
-    trainings.Run(form, seed, {'rate': rate})
+    trainings.Run(variant, seed, {'rate': rate})
     for seed in config.methods.seeds
     for turn in turns
-    for form, rate in zip(methods, turn, strict=True)
+    for variant, rate in zip(methods, turn, strict=True)
     if rate is not None
   ]
 
@@ -225,7 +227,7 @@ def _conclude(
   alone = {f.base: f.title for f in study.variants if f.terminal is None}
   found = rankings.summaries(
     rows,
-    {form.title: alone[form.base] for form in study.variants},
+    {variant.title: alone[variant.base] for variant in study.variants},
     study.dataset.classes,
   )
   against = rankings.champions(found)

@@ -173,7 +173,7 @@ class FakeStudy:
 
   def train(self, runs: Any, advice: Any) -> Any:
     del advice
-    return [self.row(run.form, run.setting, run.seed) for run in runs]
+    return [self.row(run.variant, run.setting, run.seed) for run in runs]
 
   def row(self, form: Any, setting: Any, seed: int) -> Any:
     loss = 0.1 * seed + setting['learning_rate']
