@@ -22,42 +22,26 @@ DEFAULT = 'small'
 
 
 class Budget(NamedTuple):
-  """A part in one budget.
+  """A part in one budget."""
 
-  Attributes:
-    minutes: that it took, about; for the progress, and the report's head.
-    arguments: of the command, after those of the part.
-  """
-
-  minutes: float
-  arguments: tuple[str, ...] = ()
+  minutes: float  # that it took, about; for the progress, and the report's head
+  arguments: tuple[str, ...] = ()  # of the command, after those of the part
 
 
 class Part(NamedTuple):
-  """One study.
+  """One study."""
 
-  Attributes:
-    name: of its folder, its figures and in --only.
-    title: of its section.
-    shows: of what in the paper, in one sentence.
-    module: of its command.
-    arguments: of its command, in every budget.
-    budgets: by name.
-    figures: of its run folder that go into the report, with what they show.
-    dataset: that must have been prepared.
-    source: the part whose run folder it takes as --run; '' for none.
-    resumes: whether the command goes on in a folder; else it starts again.
-  """
-
-  name: str
-  title: str
-  shows: str
-  module: str
-  arguments: tuple[str, ...]
-  budgets: Mapping[str, Budget]
+  name: str  # of its folder, its figures and in --only
+  title: str  # of its section
+  shows: str  # of what in the paper, in one sentence
+  module: str  # of its command
+  arguments: tuple[str, ...]  # of its command, in every budget
+  budgets: Mapping[str, Budget]  # by name
+  # of its run folder that go into the report, with what they show
   figures: Mapping[str, str]
-  dataset: str = 'digits'
-  source: str = ''
+  dataset: str = 'digits'  # that must have been prepared
+  source: str = ''  # the part whose run folder it takes as --run; '' for none
+  # whether the command goes on in a folder; else it starts again
   resumes: bool = True
 
 

@@ -19,35 +19,23 @@ Config: TypeAlias = ml_collections.ConfigDict
 
 
 class Rule(NamedTuple):
-  """Which values of a key's type will do.
+  """Which values of a key's type will do."""
 
-  Attributes:
-    expected: the same in words.
-    holds: whether a value does.
-  """
-
-  expected: str
-  holds: Callable[[Any], bool]
+  expected: str  # the same in words
+  holds: Callable[[Any], bool]  # whether a value does
 
 
 @dataclasses.dataclass(frozen=True)
 class Key:
-  """A key.
+  """A key."""
 
-  Attributes:
-    default: its value; None for a key that need not be set.
-    says: what it is, with its unit.
-    rule: which values will do; None for all of the type.
-    readers: of the names that its section chooses by, those that read it (see
-      ``validation``); empty if all do.
-    kind: its type; that of the default if None.
-  """
-
-  default: Any
-  says: str
-  rule: Rule | None = None
+  default: Any  # its value; None for a key that need not be set
+  says: str  # what it is, with its unit
+  rule: Rule | None = None  # which values will do; None for all of the type
+  # of the names that its section chooses by, those that read it (see
+  # ``validation``); empty if all do
   readers: tuple[str, ...] = ()
-  kind: type | None = None
+  kind: type | None = None  # its type; that of the default if None
 
   @property
   def type(self) -> type:

@@ -48,13 +48,10 @@ def reading(path: Any) -> Iterator[None]:
 
 
 class RawFiles:
-  """Where a builder takes its raw files from.
+  """Where a builder takes its raw files from."""
 
-  Attributes:
-    unchecked: a folder whose files are used as they are; None for files
-      whose checksums tensorflow-datasets verifies.
-  """
-
+  # a folder whose files are used as they are; None for files whose checksums
+  # tensorflow-datasets verifies
   unchecked: pathlib.Path | None = None
 
   def __init_subclass__(cls, **options: Any) -> None:

@@ -16,27 +16,16 @@ INFO = 'dataset_info.json'  # in every folder of a prepared set
 
 
 class Spec(NamedTuple):
-  """What is known of a set before it is read.
+  """What is known of a set before it is read."""
 
-  Attributes:
-    train: training samples.
-    test: test samples.
-    shape: height, width and channels of an image.
-    classes: labels go from 0 to below this.
-    white: the largest value of a pixel; the smallest is 0.
-    flip: whether a mirrored image keeps its label.
-    pad: pixels by which augmentation shifts an image at most.
-    files: raw files that it is prepared from.
-  """
-
-  train: int
-  test: int
-  shape: tuple[int, int, int]
-  classes: int = 10
-  white: int = 255
-  flip: bool = False
-  pad: int = 4
-  files: tuple[str, ...] = ()
+  train: int  # training samples
+  test: int  # test samples
+  shape: tuple[int, int, int]  # height, width and channels of an image
+  classes: int = 10  # labels go from 0 to below this
+  white: int = 255  # the largest value of a pixel; the smallest is 0
+  flip: bool = False  # whether a mirrored image keeps its label
+  pad: int = 4  # pixels by which augmentation shifts an image at most
+  files: tuple[str, ...] = ()  # raw files that it is prepared from
 
 
 class NotPreparedError(refusals.Unusable):

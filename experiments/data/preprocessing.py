@@ -13,15 +13,10 @@ _CHUNK = 1000  # images counted at once
 
 
 class Statistics(NamedTuple):
-  """Per channel, in units of the raw pixels.
+  """Per channel, in units of the raw pixels."""
 
-  Attributes:
-    mean: ``[C]``, float32; becomes 0.
-    deviation: ``[C]``, float32; becomes 1.
-  """
-
-  mean: np.ndarray
-  deviation: np.ndarray
+  mean: np.ndarray  # ``[C]``, float32; becomes 0
+  deviation: np.ndarray  # ``[C]``, float32; becomes 1
 
 
 def statistics(images: np.ndarray, scaling: str, white: int) -> Statistics:

@@ -22,15 +22,11 @@ SIZES = {name: (spec.train, spec.test) for name, spec in catalog.SPECS.items()}
 
 
 class Split(NamedTuple):
-  """Some samples.
+  """Some samples."""
 
-  Attributes:
-    images: ``[N, H, W, C]``, uint8; ``preprocessing.prepare`` scales them.
-    labels: ``[N]``, int32.
-  """
-
+  # ``[N, H, W, C]``, uint8; ``preprocessing.prepare`` scales them.
   images: np.ndarray
-  labels: np.ndarray
+  labels: np.ndarray  # ``[N]``, int32
 
   @property
   def size(self) -> int:

@@ -45,22 +45,15 @@ class CooperativeDense(nn.Module):
 
 
 class CooperativeNet(nn.Module):
-  """Convolutional blocks, one fully connected block, one linear layer.
+  """Convolutional blocks, one fully connected block, one linear layer."""
 
-  Attributes:
-    widths: channels of the convolutional blocks, all but the first of which
-      halve the image.
-    units: of the fully connected block.
-    kernels: height and width of the kernels of the two players.
-    classes: how many logits.
-    style: of the layers.
-  """
-
+  # channels of the convolutional blocks, all but the first of which halve the
+  # image
   widths: tuple[int, ...]
-  units: int
-  kernels: tuple[int, int]
-  classes: int
-  style: Style = Style()
+  units: int  # of the fully connected block
+  kernels: tuple[int, int]  # height and width of the kernels of the two players
+  classes: int  # how many logits
+  style: Style = Style()  # of the layers
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:

@@ -14,21 +14,13 @@ PROJECTIONS = ('merge', 'fork')
 
 @dataclasses.dataclass(frozen=True)
 class Style:
-  """How the layers of one network are made.
+  """How the layers of one network are made."""
 
-  Attributes:
-    activation: a key of ``ACTIVATIONS``.
-    norm: one of ``NORMS``.
-    groups: of features; for ``'group'``.
-    decay: of the running statistics; for ``'batch'``.
-    projection: one of ``PROJECTIONS``: where a residual block calls that of its
-      shortcut.
-  """
-
-  activation: str = 'relu'
-  norm: str = 'none'
-  groups: int = 8
-  decay: float = 0.9
+  activation: str = 'relu'  # a key of ``ACTIVATIONS``
+  norm: str = 'none'  # one of ``NORMS``
+  groups: int = 8  # of features; for ``'group'``
+  decay: float = 0.9  # of the running statistics; for ``'batch'``
+  # one of ``PROJECTIONS``: where a residual block calls that of its shortcut
   projection: str = 'merge'
 
   @property

@@ -23,15 +23,11 @@ __all__ = [
 
 
 class Kind(NamedTuple):
-  """A network, as a config names it.
+  """A network, as a config names it."""
 
-  Attributes:
-    build: ``(model section, classes, style) -> module``.
-    widths: how many widths it takes; None for any number.
-  """
-
+  # ``(model section, classes, style) -> module``
   build: Callable[[Any, int, Style], nn.Module]
-  widths: int | None = None
+  widths: int | None = None  # how many widths it takes; None for any number
 
 
 def _staged(depths: tuple[int, ...], bottleneck: bool = False) -> Kind:

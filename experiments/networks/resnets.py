@@ -102,20 +102,13 @@ class StagedResNet(nn.Module):
 
   A stage is a run of blocks of one width, each but the first stage halving the
   image; then comes the mean over all places.
-
-  Attributes:
-    widths: of the stages.
-    depths: how many blocks each stage has.
-    bottleneck: whether the blocks are bottlenecks, as from ResNet-50 on.
-    classes: how many logits.
-    style: of the layers.
   """
 
-  widths: tuple[int, ...]
-  depths: tuple[int, ...]
-  bottleneck: bool
-  classes: int
-  style: Style = Style()
+  widths: tuple[int, ...]  # of the stages
+  depths: tuple[int, ...]  # how many blocks each stage has
+  bottleneck: bool  # whether the blocks are bottlenecks, as from ResNet-50 on
+  classes: int  # how many logits
+  style: Style = Style()  # of the layers
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:

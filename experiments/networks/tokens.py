@@ -74,23 +74,14 @@ class MixerBlock(nn.Module):
 
 
 class ViT(nn.Module):
-  """Vision transformer of Dosovitskiy et al., without a class token.
+  """Vision transformer of Dosovitskiy et al., without a class token."""
 
-  Attributes:
-    width: features of a token; a multiple of ``heads``.
-    depth: how many blocks.
-    heads: of the attention.
-    patch: pixels along each side of a patch.
-    classes: how many logits.
-    style: of the layers.
-  """
-
-  width: int
-  depth: int
-  heads: int
-  patch: int
-  classes: int
-  style: Style = Style()
+  width: int  # features of a token; a multiple of ``heads``
+  depth: int  # how many blocks
+  heads: int  # of the attention
+  patch: int  # pixels along each side of a patch
+  classes: int  # how many logits
+  style: Style = Style()  # of the layers
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:

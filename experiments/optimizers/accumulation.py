@@ -20,15 +20,10 @@ Loss = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 class AccumulatedState(NamedTuple):
-  """State of ``accumulated``.
+  """State of ``accumulated``."""
 
-  Attributes:
-    steps: that of ``optax.MultiSteps``.
-    loss: mean over the last batch, float32.
-  """
-
-  steps: optax.MultiStepsState
-  loss: jax.Array
+  steps: optax.MultiStepsState  # that of ``optax.MultiSteps``.
+  loss: jax.Array  # mean over the last batch, float32
 
 
 def accumulated(

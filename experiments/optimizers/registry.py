@@ -37,16 +37,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 class BaseKind(NamedTuple):
-  """A base optimizer, as a config names it.
+  """A base optimizer, as a config names it."""
 
-  Attributes:
-    title: for tables and figures.
-    build: makes it from the ``base`` section of a config.
-    explicit: whether it has an explicit ``Q_uu``, as all but ``frozen`` need.
-  """
-
-  title: str
+  title: str  # for tables and figures
+  # makes it from the ``base`` section of a config
   build: Callable[[Config], optax.GradientTransformation]
+  # whether it has an explicit ``Q_uu``, as all but ``frozen`` need
   explicit: bool
 
 

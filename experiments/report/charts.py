@@ -34,22 +34,15 @@ _APART = 0.02  # whiskers, of the width of the lines
 
 
 class Bars(NamedTuple):
-  """One bar per variant.
+  """One bar per variant."""
 
-  Attributes:
-    title: of the panel.
-    label: of its axis.
-    means: None for no bar.
-    ranges: ends of the whiskers; None for no whisker.
-    notes: written at the ends of the bars.
-    bases: places of the variants without feedback, in another colour.
-  """
-
-  title: str
-  label: str
-  means: Sequence[float | None]
+  title: str  # of the panel
+  label: str  # of its axis
+  means: Sequence[float | None]  # None for no bar
+  # ends of the whiskers; None for no whisker
   ranges: Sequence[tuple[float, float] | None]
-  notes: Sequence[str]
+  notes: Sequence[str]  # written at the ends of the bars
+  # places of the variants without feedback, in another colour
   bases: Sequence[int] = (0,)
 
 
@@ -254,16 +247,11 @@ def look(number: int) -> tuple[str, str]:
 
 
 class Intervals(NamedTuple):
-  """A panel of differences.
+  """A panel of differences."""
 
-  Attributes:
-    title: of the panel.
-    label: of its axis.
-    values: mean and half width; None for no mark.
-  """
-
-  title: str
-  label: str
+  title: str  # of the panel
+  label: str  # of its axis
+  # mean and half width; None for no mark
   values: Sequence[tuple[float, float] | None]
 
 

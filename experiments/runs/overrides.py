@@ -31,17 +31,12 @@ STUDIES = {'compare'} | {
 
 
 class Asked(NamedTuple):
-  """What a command line says of the config.
+  """What a command line says of the config."""
 
-  Attributes:
-    config: locked; keys and types are those of the schema.
-    given: values on the command line, by the paths of their keys.
-    rest: the other words.
-  """
-
-  config: Config
+  config: Config  # locked; keys and types are those of the schema
+  # values on the command line, by the paths of their keys
   given: dict[str, Any]
-  rest: list[str]
+  rest: list[str]  # the other words
 
 
 def read(

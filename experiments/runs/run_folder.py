@@ -42,18 +42,13 @@ FOLDERS = ('checkpoints', 'tensorboard')
 
 @dataclasses.dataclass(frozen=True)
 class RunFolder:
-  """A folder that holds one run.
+  """A folder that holds one run."""
 
-  Attributes:
-    path: of the folder.
-    command: that works in it, as typed; None where it was called from Python.
-    files: that its program writes, beside ``FILES``.
-    sections: of the config that its program brings, by their names.
-  """
-
-  path: pathlib.Path
+  path: pathlib.Path  # of the folder
+  # that works in it, as typed; None where it was called from Python
   command: str | None = None
-  files: tuple[str, ...] = ()
+  files: tuple[str, ...] = ()  # that its program writes, beside ``FILES``
+  # of the config that its program brings, by their names
   sections: Mapping[str, schema.Section] | None = None
 
   def file(self, name: str) -> pathlib.Path:

@@ -32,40 +32,28 @@ _NUMBERS = {'rate': 'learning_rate', 'damping': 'damping'}
 
 
 class Variant(NamedTuple):
-  """What differs between the variants of a study.
+  """What differs between the variants of a study."""
 
-  Attributes:
-    title: for tables and figures.
-    terminal: see ``gt.gt_ddp``; None for the base alone, without feedback.
-    value: see ``gt.gt_ddp``.
-    trust_region: see ``gt.gt_ddp``.
-    cooperation: see ``gt.gt_ddp``.
-    base: its name in a config; None for that of ``config.optimizer.base``.
-    clip: global norm to which the gradient of a base alone is clipped, which
-      is the usual bound on a step; None for none. Not for kfac and ekfac.
-  """
-
-  title: str
+  title: str  # for tables and figures
+  # see ``gt.gt_ddp``; None for the base alone, without feedback.
   terminal: Any = None
-  value: str = 'frozen'
-  trust_region: float | None = None
-  cooperation: str = 'none'
+  value: str = 'frozen'  # see ``gt.gt_ddp``.
+  trust_region: float | None = None  # see ``gt.gt_ddp``.
+  cooperation: str = 'none'  # see ``gt.gt_ddp``.
+  # its name in a config; None for that of ``config.optimizer.base``.
   base: str | None = None
+  # global norm to which the gradient of a base alone is clipped, which is the
+  # usual bound on a step; None for none. Not for kfac and ekfac.
   clip: float | None = None
 
 
 class Run(NamedTuple):
-  """One training of a study.
+  """One training of a study."""
 
-  Attributes:
-    variant: of the optimizer.
-    seed: of the training.
-    labels: what else tells its row from others. Of these, 'rate' and 'damping'
-      are numbers of the base.
-  """
-
-  variant: Variant
-  seed: int
+  variant: Variant  # of the optimizer
+  seed: int  # of the training
+  # what else tells its row from others. Of these, 'rate' and 'damping' are
+  # numbers of the base.
   labels: dict[str, Any]
 
   @property

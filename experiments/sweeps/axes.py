@@ -18,14 +18,10 @@ Values = dict[str, Any]
 
 
 class Axis(NamedTuple):
-  """Keys of a config that change together, and their values.
+  """Keys of a config that change together, and their values."""
 
-  Attributes:
-    keys: paths, such as ``optimizer.name``.
-    values: one tuple for each point of the axis, with a value for each key.
-  """
-
-  keys: tuple[str, ...]
+  keys: tuple[str, ...]  # paths, such as ``optimizer.name``.
+  # one tuple for each point of the axis, with a value for each key
   values: tuple[tuple[Any, ...], ...]
 
 

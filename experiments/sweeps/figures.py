@@ -31,19 +31,12 @@ _MARKERS = 'osD^vPX'
 
 
 class Layout(NamedTuple):
-  """Which axis of a sweep is what in the figure; '' for none.
+  """Which axis of a sweep is what in the figure; '' for none."""
 
-  Attributes:
-    metric: drawn upward.
-    x: drawn to the right.
-    lines: one line for each value.
-    panels: one panel for each value.
-  """
-
-  metric: str
-  x: str
-  lines: str
-  panels: str
+  metric: str  # drawn upward
+  x: str  # drawn to the right
+  lines: str  # one line for each value
+  panels: str  # one panel for each value
 
 
 def layout(section: Config, runs: Sequence[plan.Run]) -> Layout:

@@ -17,18 +17,13 @@ FINISHED, DIVERGED, MISSING = 'finished', 'diverged', 'not finished'
 
 
 class Outcome(NamedTuple):
-  """What one run came to.
+  """What one run came to."""
 
-  Attributes:
-    run: which.
-    status: ``FINISHED``, ``DIVERGED`` (it stopped at a number that is not
-      finite, and would again) or ``MISSING``.
-    metrics: by name; empty unless finished.
-  """
-
-  run: plan.Run
+  run: plan.Run  # which
+  # ``FINISHED``, ``DIVERGED`` (it stopped at a number that is not finite, and
+  # would again) or ``MISSING``
   status: str
-  metrics: Mapping[str, float]
+  metrics: Mapping[str, float]  # by name; empty unless finished
 
 
 def outcome(run: plan.Run, path: pathlib.Path) -> Outcome:

@@ -26,19 +26,12 @@ _LONGEST = 80  # characters of a folder's name before the digest
 
 
 class Run(NamedTuple):
-  """One run of a sweep.
+  """One run of a sweep."""
 
-  Attributes:
-    name: of its folder.
-    values: of the axes, by their names; without the seed.
-    seed: of the run.
-    config: all of it, in JSON's types.
-  """
-
-  name: str
-  values: axes.Values
-  seed: int
-  config: dict[str, Any]
+  name: str  # of its folder
+  values: axes.Values  # of the axes, by their names; without the seed
+  seed: int  # of the run
+  config: dict[str, Any]  # all of it, in JSON's types
 
 
 def load(path: str) -> Config:

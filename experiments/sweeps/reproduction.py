@@ -30,24 +30,15 @@ _MACHINE_PATH = re.compile(
 
 
 class Entry(NamedTuple):
-  """What the page says of a part.
+  """What the page says of a part."""
 
-  Attributes:
-    part: of the plan.
-    status: DONE, FAILED, UNPREPARED or LEFT.
-    note: why it is not done.
-    command: its words.
-    text: its results.md.
-    seconds: that it took, in all sessions.
-    versions: of its run, see ``versions.versions``.
-  """
-
-  part: plans.Part
-  status: str
-  note: str
-  command: Sequence[str]
-  text: str = ''
-  seconds: float = 0.0
+  part: plans.Part  # of the plan
+  status: str  # DONE, FAILED, UNPREPARED or LEFT
+  note: str  # why it is not done
+  command: Sequence[str]  # its words
+  text: str = ''  # its results.md.
+  seconds: float = 0.0  # that it took, in all sessions
+  # of its run, see ``versions.versions``.
   versions: Mapping[str, Any] | None = None
 
 

@@ -57,23 +57,15 @@ class NonFiniteError(FloatingPointError):
 
 
 class Position(NamedTuple):
-  """Where a run stands: with config and seed, all that the rest depends on.
+  """Where a run stands: with config and seed, all that the rest depends on."""
 
-  Attributes:
-    params: the parameters.
-    state: of the optimizer, batch statistics included.
-    step: steps done; the next batch and its keys are functions of it.
-    rows: logged so far.
-    pending: metrics of the steps since the last row.
-    seconds: what those steps took.
-  """
-
-  params: Any
-  state: Any
-  step: int = 0
-  rows: tuple[Row, ...] = ()
+  params: Any  # the parameters
+  state: Any  # of the optimizer, batch statistics included
+  step: int = 0  # steps done; the next batch and its keys are functions of it
+  rows: tuple[Row, ...] = ()  # logged so far
+  # metrics of the steps since the last row
   pending: tuple[Mapping[str, Any], ...] = ()
-  seconds: float = 0.0
+  seconds: float = 0.0  # what those steps took
 
 
 class Loop:

@@ -31,41 +31,29 @@ _TERMINAL = 2**16  # away from what the augmentation draws
 
 
 class Network(NamedTuple):
-  """What all optimizers share.
+  """What all optimizers share."""
 
-  Attributes:
-    init: ``seed -> params``.
-    graph: the traced network, as it is in training.
-    evaluate: ``(params, collections) -> `` losses (nats) and accuracies (0 to
-      1); batch normalization then uses the statistics in the collections.
-  """
-
-  init: Callable[[int], Any]
-  graph: gt.LayerGraph
+  init: Callable[[int], Any]  # ``seed -> params``
+  graph: gt.LayerGraph  # the traced network, as it is in training
+  # ``(params, collections) -> `` losses (nats) and accuracies (0 to 1); batch
+  # normalization then uses the statistics in the collections
   evaluate: Evaluate
 
 
 class Program(NamedTuple):
-  """A network and an optimizer, shared by the seeds.
+  """A network and an optimizer, shared by the seeds."""
 
-  Attributes:
-    init: ``seed -> (params, optimizer state)``.
-    begin: the same from parameters and batch statistics at hand.
-    step: ``(params, state, images, labels, key, number) -> (params, state,
-      metrics)``, where the key is of the run and the number that of the step.
-    evaluate: ``(params, state) -> `` as that of the network.
-    steps: in all.
-    layout: where the arguments of ``step`` are.
-    compile_seconds: what compiling ``step`` took.
-  """
-
+  # ``seed -> (params, optimizer state)``
   init: Callable[[int], tuple[Any, Any]]
+  # the same from parameters and batch statistics at hand
   begin: Callable[[Any, Any], tuple[Any, Any]]
+  # ``(params, state, images, labels, key, number) -> (params, state,
+  # metrics)``, where the key is of the run and the number that of the step
   step: Step
-  evaluate: Evaluate
-  steps: int
-  layout: devices.Layout
-  compile_seconds: float
+  evaluate: Evaluate  # ``(params, state) -> `` as that of the network
+  steps: int  # in all
+  layout: devices.Layout  # where the arguments of ``step`` are
+  compile_seconds: float  # what compiling ``step`` took
 
 
 def build_network(config: Config, dataset: splits.Dataset) -> Network:

@@ -11,20 +11,14 @@ _QUANTILE = 0.95
 
 
 class Pair(NamedTuple):
-  """The two classes that are farthest apart along a direction.
+  """The two classes that are farthest apart along a direction."""
 
-  Attributes:
-    low: the class with the smaller mean.
-    high: the class with the larger mean.
-    distance: d', the difference of their means over the root of the mean of
-      their variances.
-    chance: the largest d' that 95 % of shuffled labels stay below.
-  """
-
-  low: int
-  high: int
+  low: int  # the class with the smaller mean
+  high: int  # the class with the larger mean
+  # d', the difference of their means over the root of the mean of their
+  # variances
   distance: float
-  chance: float
+  chance: float  # the largest d' that 95 % of shuffled labels stay below
 
   def text(self) -> str:
     """Returns the pair, low first, such as '3 / 8'."""

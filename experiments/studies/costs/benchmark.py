@@ -67,14 +67,10 @@ Call = Callable[[], Any]
 
 
 class Variant(NamedTuple):
-  """What is timed.
+  """What is timed."""
 
-  Attributes:
-    options: of ``gt_ddp``; None for plain optax.
-    goal: of the step, in units of the base's; None for none.
-  """
-
-  options: Mapping[str, Any] | None
+  options: Mapping[str, Any] | None  # of ``gt_ddp``; None for plain optax
+  # of the step, in units of the base's; None for none
   goal: float | None = None
 
   @property

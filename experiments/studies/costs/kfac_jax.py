@@ -40,16 +40,11 @@ _BATCH, _RATE, _DAMPING, _DECAY = 128, 1e-3, 0.03, 0.95
 
 
 class Peer(NamedTuple):
-  """One implementation.
+  """One implementation."""
 
-  Attributes:
-    title: for the table.
-    start: returns the state before the first step.
-    step: ``(params, state) -> (params, state)``.
-  """
-
-  title: str
-  start: Callable[[Any], Any]
+  title: str  # for the table
+  start: Callable[[Any], Any]  # returns the state before the first step
+  # ``(params, state) -> (params, state)``
   step: Callable[[Any, Any], tuple[Any, Any]]
 
 

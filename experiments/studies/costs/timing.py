@@ -61,17 +61,11 @@ def gt_ddp_step(tx: optax.GradientTransformationExtraArgs) -> Step:
 
 
 class Compiled(NamedTuple):
-  """A compiled function.
+  """A compiled function."""
 
-  Attributes:
-    call: it.
-    seconds: that compiling it took.
-    memory: of its arguments and of what it needs beside them (bytes).
-  """
-
-  call: Callable[..., Any]
-  seconds: float
-  memory: int
+  call: Callable[..., Any]  # it
+  seconds: float  # that compiling it took
+  memory: int  # of its arguments and of what it needs beside them (bytes)
 
 
 def compiled(function: Callable[..., Any], arguments: Any) -> Compiled:
