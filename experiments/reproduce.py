@@ -150,7 +150,9 @@ class Session:
   def _conclude(self) -> int:
     """Writes the report and names what failed."""
     entries = [self._entry(part) for part in self.parts]
-    text = reproduction.page(entries, self.budget, self._hidden())
+    given = (self.path, self.data_dir, os.environ.get('TFDS_DATA_DIR'))
+    hidden = [str(pathlib.Path(one).absolute()) for one in given if one]
+    text = reproduction.page(entries, self.budget, hidden)
     for entry in entries:
       for figure in entry.part.figures:
         target = self.report / reproduction.picture(entry.part, figure)
@@ -173,21 +175,14 @@ class Session:
     )
     return command.FAILED
 
-  def _hidden(self) -> Sequence[str]:
-    """The folders that the report does not name."""
-    given = (self.path, self.data_dir, os.environ.get('TFDS_DATA_DIR'))
-    return [str(pathlib.Path(one).absolute()) for one in given if one]
-
   def _words(self, part: plans.Part) -> Sequence[str]:
     return reproduction.command(part, self.budget, str(self.path))
 
   def _state(self, part: plans.Part) -> dict[str, Any]:
     """What PART.json says; empty if there is none."""
-    with contextlib.suppress(OSError, ValueError):
-      text = (self.path / f'{part.name}.json').read_text(encoding='utf-8')
-      held: dict[str, Any] = json.loads(text)
-      return held
-    return {}
+    held: dict[str, Any] | None
+    held = run_folder.read_json(self.path / f'{part.name}.json')
+    return held or {}
 
   def _set(self, part: plans.Part, state: dict[str, Any]) -> None:
     text = json.dumps(state, indent=2) + '\n'
@@ -284,7 +279,10 @@ class Session:
           keep()
         if now - said > _SAY:
           said = now
-          rows = _lines(self.path / part.name / 'metrics.jsonl')
+          rows = 0
+          with contextlib.suppress(FileNotFoundError):
+            metrics = self.path / part.name / 'metrics.jsonl'
+            rows = metrics.read_bytes().count(b'\n')
           cli.say(f'{head}: {rows} rows, {(now - begin) / 60:.1f} min')
       return process.returncode
     finally:
@@ -335,10 +333,6 @@ def _check_report(path: pathlib.Path) -> None:
       page,
       'choose another folder, or move that file',
     )
-
-
-def _lines(path: pathlib.Path) -> int:
-  return path.read_bytes().count(b'\n') if path.exists() else 0
 
 
 if __name__ == '__main__':

@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import pathlib
 import time
 from collections.abc import Sequence
 
@@ -75,13 +74,20 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 def run(values: argparse.Namespace) -> int:
   """Does what the flags say; returns the exit code."""
   sweep = plan.load(values.config)
-  _override(sweep, values)
+  for name in _PLOT:
+    if getattr(values, name) is not None:
+      sweep.plot[name] = getattr(values, name)
+  if values.workers is not None:
+    sweep.workers = values.workers
+  plan.check(sweep)
   runs = plan.runs(sweep)
   chosen = figures.layout(sweep.plot, runs)
   path = cli.folder_path(_COMMAND, values)
   command.check_folder(path, _FILE, 'that of a sweep')
   if values.dry_run:
-    _list(runs, path)
+    for one in runs:
+      status = outcomes.outcome(one, path / 'runs' / one.name).status
+      print(f'{one.name}: {status}')
     return 0
   with signals.raising(), locks.locked(path):
     folder = pool.Folder(path)
@@ -149,22 +155,6 @@ def _report(
   )
   columns = outcomes.columns(found, sweep.metrics)
   tables.show(columns, 'means over the seeds')
-
-
-def _list(runs: Sequence[plan.Run], path: pathlib.Path) -> None:
-  for one in runs:
-    status = outcomes.outcome(one, path / 'runs' / one.name).status
-    print(f'{one.name}: {status}')
-
-
-def _override(sweep: Config, values: argparse.Namespace) -> None:
-  """Puts the flags in place of keys."""
-  for name in _PLOT:
-    if getattr(values, name) is not None:
-      sweep.plot[name] = getattr(values, name)
-  if values.workers is not None:
-    sweep.workers = values.workers
-  plan.check(sweep)
 
 
 if __name__ == '__main__':

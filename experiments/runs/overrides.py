@@ -64,7 +64,12 @@ def read(
     elif match['path'] is None:
       source = match['is'] if match['is'] is not None else next(words, '')
     else:
-      path = _renamed(match['path'], say)
+      path = default.renamed(match['path'])
+      if path != match['path']:
+        say(
+          f'warning: config.{match["path"]} is now config.{path}; use that '
+          f'name.'
+        )
       key = _key(path, known)
       text = match['is']
       if match['no'] or (text is None and key.type is bool):
@@ -122,14 +127,6 @@ def _no_config(source: str, got: str) -> refusals.ConfigError:
     f'{source} ({got})',
     f'give the path of one, such as {DEFAULT}',
   )
-
-
-def _renamed(path: str, say: Callable[[str], None]) -> str:
-  """The path of a key by its present name."""
-  new = default.renamed(path)
-  if new != path:
-    say(f'warning: config.{path} is now config.{new}; use that name.')
-  return new
 
 
 def _key(path: str, known: schema.Section) -> schema.Key:

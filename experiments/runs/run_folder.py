@@ -128,9 +128,7 @@ class RunFolder:
 
   def result(self) -> Any:
     """Reads result.json; None if there is none."""
-    with contextlib.suppress(OSError, ValueError):
-      return json.loads(self.file('result.json').read_text(encoding='utf-8'))
-    return None
+    return read_json(self.file('result.json'))
 
 
 def create(
@@ -188,10 +186,8 @@ def _end_of_lines(stream: io.FileIO) -> int:
 
 def _clear(folder: RunFolder) -> None:
   """Removes what this program writes, and what the one before it wrote."""
-  held: list[str] = []
-  with contextlib.suppress(OSError, KeyError, ValueError):
-    text = folder.file('versions.json').read_text(encoding='utf-8')
-    held = [pathlib.Path(name).name for name in json.loads(text)['files']]
+  made = read_json(folder.file('versions.json')) or {}
+  held = [pathlib.Path(name).name for name in made.get('files', ())]
   for name in FOLDERS:
     shutil.rmtree(folder.folder(name), ignore_errors=True)
   # config.json last: until then, a run.
@@ -246,6 +242,13 @@ def check(
     )
 
 
+def read_json(path: pathlib.Path) -> Any:
+  """Returns what a JSON file holds; None if it cannot be read."""
+  with contextlib.suppress(OSError, ValueError):
+    return json.loads(path.read_text(encoding='utf-8'))
+  return None
+
+
 def write(path: pathlib.Path, text: str) -> None:
   """Writes a whole file, or leaves what was there."""
   part = path.with_suffix('.part')
@@ -276,7 +279,5 @@ def _is_new(path: pathlib.Path) -> bool:
 
 def _config_in(path: pathlib.Path) -> Any:
   """The config of the run in a folder; None if there is none."""
-  with contextlib.suppress(OSError, ValueError):
-    held = json.loads((path / 'config.json').read_text(encoding='utf-8'))
-    return held if isinstance(held, dict) else None
-  return None
+  held = read_json(path / 'config.json')
+  return held if isinstance(held, dict) else None

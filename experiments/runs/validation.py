@@ -69,7 +69,7 @@ def unknown(path: str, section: Mapping[str, Any]) -> refusals.ConfigError:
   """Returns the refusal of a key that is not in its section."""
   name = path.rpartition('.')[2]
   close = [
-    *(key for key in section if _initials(key) == name),
+    *(k for k in section if ''.join(w[:1] for w in k.split('_')) == name),
     *difflib.get_close_matches(name, section, 1),
   ]
   return refusals.ConfigError(
@@ -78,10 +78,6 @@ def unknown(path: str, section: Mapping[str, Any]) -> refusals.ConfigError:
     repr(name),
     f'perhaps {close[0]} was meant' if close else 'remove it',
   )
-
-
-def _initials(name: str) -> str:
-  return ''.join(word[:1] for word in name.split('_'))
 
 
 def _check_value(value: Any, key: schema.Key, path: str) -> None:

@@ -38,6 +38,8 @@ FILES = ('games.png',)
 
 Row = outcomes.Row
 
+_NAME: tables.Spec = ('variant', '', lambda s: s['form'])
+
 _TUNED = (
   'Each variant at its own best setting against the first at its. Settings '
   'were chosen on the same seeds, so these intervals are rather too narrow. Of '
@@ -100,7 +102,10 @@ def work(config: Config, folder: run_folder.RunFolder) -> None:
   caption = _caption(config)
   shown = [
     (_standings(found), caption),
-    (_tuned(found), _TUNED),
+    (
+      tables.columns(found[1:], _NAME, *_differences('tuned_', '')),
+      _TUNED,
+    ),
     (_grid(rows, found), _GRID),
   ]
   folder.write_report(
@@ -164,7 +169,7 @@ def _standings(found: Sequence[Row]) -> list[tables.Column]:
 
   return tables.columns(
     found,
-    ('variant', '', lambda s: s['form']),
+    _NAME,
     ('best', 'rate / damping', lambda s: '{:g} / {:g}'.format(*s['best'])),
     ('train loss', 'nats', losses('own')),
     ('accuracy', '%', accuracies('own')),
@@ -172,14 +177,6 @@ def _standings(found: Sequence[Row]) -> list[tables.Column]:
     ('accuracy, equal', '%', accuracies('equal')),
     *_differences('', ', equal'),
     ('step', '× base', lambda s: f'{s["step_ratio"]:.2f}'),
-  )
-
-
-def _tuned(found: Sequence[Row]) -> list[tables.Column]:
-  return tables.columns(
-    found[1:],
-    ('variant', '', lambda s: s['form']),
-    *_differences('tuned_', ''),
   )
 
 

@@ -86,7 +86,9 @@ def draw(
         panel.set_title(f'{chosen.panels} {value}')
     unit = sweeps.METRICS[chosen.metric]
     grid[0].set_ylabel(chosen.metric + (f' ({unit})' if unit else ''))
-    _scale_metric(grid[0], [y for _, y in points])
+    ys = [y for _, y in points]
+    if ys and min(ys) > 0 and max(ys) >= _WIDE * min(ys):
+      grid[0].set_yscale('log')
     tables.legend(drawing, grid[0], title=_explanation(outcomes, chosen))
 
 
@@ -144,12 +146,6 @@ def _values(outcomes: Sequence[outcomes_lib.Outcome], name: str) -> list[Any]:
   if all(isinstance(value, int | float) for value in found):
     found.sort()
   return found
-
-
-def _scale_metric(panel: axes.Axes, ys: Sequence[float]) -> None:
-  """Logarithmic where that shows more."""
-  if ys and min(ys) > 0 and max(ys) >= _WIDE * min(ys):
-    panel.set_yscale('log')
 
 
 def _explanation(

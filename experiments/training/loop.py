@@ -151,7 +151,9 @@ class Loop:
     begin, before = time.perf_counter(), self.position.seconds
     while self.position.step < last:
       at = self.position
-      if self._stop is not None and self._may_stop(at.step):
+      # Several processes have to agree, which takes time.
+      due = hosts.count() == 1 or at.step % _AHEAD == 0
+      if self._stop is not None and due:
         self._stop.check()
       samples = layout.batch(
         self._dataset.train, self._batch_size, self._seed, at.step
@@ -172,10 +174,6 @@ class Loop:
     jax.block_until_ready(self.position.pending)
     seconds = before + time.perf_counter() - begin
     self.position = self.position._replace(seconds=seconds)
-
-  def _may_stop(self, step: int) -> bool:
-    """Several processes have to agree, which takes time."""
-    return hosts.count() == 1 or step % _AHEAD == 0
 
   def _evaluate(self) -> dict[str, float]:
     now: contextlib.AbstractContextManager[None] = contextlib.nullcontext()

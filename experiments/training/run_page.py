@@ -33,19 +33,14 @@ def short(
   whole = config.dataset.test_samples is None
   if goal and whole and config.optimizer.name == 'gt_ddp':
     word = 'reached' if accuracy >= goal else 'missed'
-    low, high = _likely(accuracy, catalog.SPECS[config.dataset.name].test)
+    samples = catalog.SPECS[config.dataset.name].test
+    right = stats.binomtest(round(accuracy * samples), samples)
+    low, high = right.proportion_ci(method='wilson')
     said += (
       f'; the goal of {100 * goal:g} % is {word}, by one run, whose test '
       f'samples alone leave {100 * low:.1f} to {100 * high:.1f} %'
     )
   return [f'{said}.']
-
-
-def _likely(accuracy: float, samples: int) -> tuple[float, float]:
-  """The 95 % interval of Wilson for a share of so many samples."""
-  right = round(accuracy * samples)
-  found = stats.binomtest(right, samples).proportion_ci(method='wilson')
-  return found.low, found.high
 
 
 def text(

@@ -55,7 +55,10 @@ def ours(problem: timing.Problem, every: int, whole: bool) -> Peer:
 
   def start(params: Any) -> Any:
     graph = gt.trace(network.apply, params, batch[0])
-    size = max(_sizes(params)) if whole else 4096
+    leaves = jax.tree.leaves(params)
+    # Rows of a kernel as a matrix, with one for the bias.
+    rows = [leaf.size // leaf.shape[-1] + 1 for leaf in leaves]
+    size = max(rows) if whole else 4096
     renewals = gt.Statistics(
       decay=_DECAY, every=1, basis_every=every, largest=size
     )
@@ -111,11 +114,6 @@ def plain(problem: timing.Problem) -> Peer:
   tx = optax.sgd(_RATE)
   step = jax.jit(problem.plain_step(tx))
   return Peer('plain SGD', tx.init, lambda p, s: step(p, s, problem.batch))
-
-
-def _sizes(params: Any) -> list[int]:
-  """Rows of the kernels as matrices, with one for the bias."""
-  return [leaf.size // leaf.shape[-1] + 1 for leaf in jax.tree.leaves(params)]
 
 
 def measure(

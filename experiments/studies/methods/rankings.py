@@ -42,6 +42,7 @@ def summaries(
   best = {title: outcomes.best(rows, title)[0] for title in bases}
   found = []
   for title, base in bases.items():
+    tried = _tried(rows, title)
     reference = outcomes.at(rows, form=base, rate=best[base])
     own = outcomes.at(rows, form=title, rate=best[title])
     equal = outcomes.at(rows, form=title, rate=best[base])
@@ -52,7 +53,8 @@ def summaries(
         'base': base,
         'best_rate': best[title],
         'base_rate': best[base],
-        'at_edge': _at_edge(rows, title, best[title]),
+        # A better rate may lie beyond those that were tried.
+        'at_edge': len(tried) > 1 and best[title] in (tried[0], tried[-1]),
         'rates': _rates(rows, title),
         'equal': _standing(equal, reference, alone),
         'tuned': _standing(own, reference, alone),
@@ -112,12 +114,6 @@ def _middle(summary: Row, part: str, key: str) -> float:
   if part == 'targets':
     return float(statistics.median(values))
   return statistics.fmean(values)
-
-
-def _at_edge(rows: Sequence[Row], title: str, rate: float) -> bool:
-  """Whether a better rate may lie beyond those that were tried."""
-  tried = _tried(rows, title)
-  return len(tried) > 1 and rate in (tried[0], tried[-1])
 
 
 def _tried(rows: Sequence[Row], title: str) -> list[float]:
@@ -184,7 +180,9 @@ def _deviations(
     runs = [outcomes.at(rows, form=t, rate=rate) for t in (title, base)]
     losses = [intervals.of_runs(own, 'final_loss') for own in runs]
     ours, theirs = (_deviation(values) for values in losses)
-    learned, base_learned = (_learned(own, classes) for own in runs)
+    learned, base_learned = (
+      outcomes.mean_loss(own) < CHANCE * math.log(classes) for own in runs
+    )
     part: Row = {
       'rate': rate,
       'deviation': ours,
@@ -202,11 +200,6 @@ def _deviations(
       part |= {**found, 'significance': word}
     made.append(part)
   return made
-
-
-def _learned(rows: Sequence[Row], classes: int) -> bool:
-  """Whether the mean loss is below that of guessing."""
-  return outcomes.mean_loss(rows) < CHANCE * math.log(classes)
 
 
 def _deviation(values: intervals.Values) -> float | None:
