@@ -54,7 +54,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     __doc__, epilog=f'keys of a sweep:\n{schema.described(sweeps.SCHEMA)}'
   )
   parser.value('config', 'file of the sweep, such as configs/sweeps/digits.py')
-  parser.value('workdir', 'its folder, new or of an earlier form of it')
+  parser.value('workdir', 'its folder, new or of an earlier version of it')
   for name in _PLOT:
     parser.value(name, f'in place of sweep.plot.{name}')
   parser.value('workers', 'in place of sweep.workers', kind=int)

@@ -16,10 +16,6 @@ import numpy as np
 from configs.schema import Config
 from experiments.data import catalog, digits, prepared, preprocessing
 
-SCALINGS = preprocessing.SCALINGS
-# Training and test samples.
-SIZES = {name: (spec.train, spec.test) for name, spec in catalog.SPECS.items()}
-
 
 class Split(NamedTuple):
   """Some samples."""
@@ -53,8 +49,8 @@ def load(
   """Returns a data set; reads files alone, never a network.
 
   Args:
-    name: a key of ``SIZES``.
-    scaling: one of ``SCALINGS``; see ``configs/default.py``.
+    name: a key of ``catalog.SPECS``.
+    scaling: one of ``preprocessing.SCALINGS``; see ``configs/default.py``.
     data_dir: the folder of all sets; None for that of tensorflow-datasets.
     train_samples: how many, from the first on, make the training split; None
       for all.

@@ -1,7 +1,7 @@
 """The paper's network of cooperative blocks: two players, one payoff.
 
 The players of a block are two layers that see the same input and whose outputs
-are added, so that neither is decided well without the other.
+are added, so that what is best for one depends on the other.
 """
 
 from __future__ import annotations

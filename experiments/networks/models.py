@@ -9,17 +9,7 @@ import flax.linen as nn
 
 from configs.schema import Config
 from experiments.networks import cooperative, mlps, resnets, tokens
-from experiments.networks.layers import ACTIVATIONS, NORMS, PROJECTIONS, Style
-
-__all__ = [
-  'ACTIVATIONS',
-  'MODELS',
-  'NORMS',
-  'PROJECTIONS',
-  'Kind',
-  'build',
-  'style',
-]
+from experiments.networks.layers import Style
 
 
 class Kind(NamedTuple):

@@ -1,8 +1,8 @@
 """Residual networks: the paper's, and those of He et al. for small images.
 
 A projection shortcut is computed after its main path (``Style.projection``,
-'merge'), so that in program order its parameters are decided next to the merge,
-where later states are known; or before it, at the fork ('fork').
+'merge'), so that in program order its parameters are a control next to the
+merge, where later states are known; or before it, at the fork ('fork').
 """
 
 from __future__ import annotations

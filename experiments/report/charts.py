@@ -46,7 +46,7 @@ class Bars(NamedTuple):
   bases: Sequence[int] = (0,)
 
 
-def levels(
+def losses_by_rate(
   path: pathlib.Path,
   variants: Sequence[str],
   rates: Sequence[str],

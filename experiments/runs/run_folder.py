@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import itertools
 import json
 import pathlib
 import shutil
@@ -27,6 +28,7 @@ from typing import Any
 from configs import schema
 from configs.schema import Config
 from experiments import refusals
+from experiments.report import tables
 from experiments.runs import comparison, locks, provenance, versions
 
 FILES = (
@@ -68,7 +70,7 @@ class RunFolder:
     if name not in FOLDERS:
       raise ValueError(
         f'{name}: expected one of {", ".join(FOLDERS)}; add it to '
-        f'folders.FOLDERS, so that --overwrite removes it.'
+        f'run_folder.FOLDERS, so that --overwrite removes it.'
       )
     return self.path / name
 
@@ -99,6 +101,16 @@ class RunFolder:
     page = provenance.with_short(text, short)
     made = provenance.section(self.command, seeds, held, config, self.sections)
     self.write_text('results.md', f'{page.rstrip()}\n\n{made}')
+
+  def write_tables(
+    self,
+    shown: Sequence[tuple[Sequence[tables.Column], str]],
+    seeds: Sequence[int] = (),
+    short: Sequence[str] = (),
+  ) -> None:
+    """Writes a report of tables with their captions; see ``write_report``."""
+    pages = itertools.starmap(tables.markdown, shown)
+    self.write_report('\n'.join(pages), seeds, short)
 
   def log(self, row: Mapping[str, Any]) -> None:
     """Adds a whole line to metrics.jsonl, or leaves those that are there."""

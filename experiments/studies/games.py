@@ -13,7 +13,6 @@ all alike.
 
 from __future__ import annotations
 
-import itertools
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -108,11 +107,7 @@ def work(config: Config, folder: run_folder.RunFolder) -> None:
     ),
     (_grid(rows, found), _GRID),
   ]
-  folder.write_report(
-    '\n'.join(itertools.starmap(tables.markdown, shown)),
-    config.games.seeds,
-    _short(found),
-  )
+  folder.write_tables(shown, config.games.seeds, _short(found))
   charts.curves(folder.file('games.png'), *_curves(rows, found, config))
   short = [_standings(found)[place] for place in (0, 1, 2, 6, 7, 10)]
   tables.show(short, caption)
@@ -236,8 +231,9 @@ def _caption(config: Config) -> str:
     f'paired by seed, with 95 % intervals over seeds, for one test split; '
     f'significant where the interval leaves out zero. The equal '
     f'setting is the best of the first variant, which is in its favour. GT-DDP '
-    f'variants have the terminal `gradient`, the value `frozen` unless another '
-    f'is named, and the trust region {registry.BOUND}.'
+    f'variants have the terminal cost expansion `gradient`, the value '
+    f'recursion `frozen` unless another is named, and the trust region '
+    f'{registry.BOUND}.'
   )
 
 

@@ -1,4 +1,4 @@
-"""Where a projection shortcut is decided: at the fork, or next to the merge.
+"""The control of a projection shortcut at the fork, or next to the merge.
 
   python -m experiments.studies.placement --config=configs/digits.py:sgd
 
@@ -19,7 +19,7 @@ from typing import NamedTuple
 from configs import schema
 from configs.schema import Config, Key, Section
 from experiments import refusals
-from experiments.networks import models
+from experiments.networks import layers, models
 from experiments.optimizers import registry
 from experiments.report import charts, intervals, tables
 from experiments.runs import cli, run_folder, validation
@@ -37,7 +37,7 @@ SECTION: Section = {
 FILES = ('placement.png',)
 
 Row = outcomes.Row
-PLACES = models.PROJECTIONS
+PLACES = layers.PROJECTIONS
 VARIANTS = (
   trainings.Variant('base alone'),
   trainings.Variant('frozen', **registry.VARIANTS['frozen']),
@@ -159,8 +159,8 @@ def _conclude(
   found = summaries(rows, config.placement.rates)
   folder.write_json('result.json', found)
   columns, caption = _standings(found), _caption(config)
-  folder.write_report(
-    tables.markdown(columns, caption), config.placement.seeds, _short(found)
+  folder.write_tables(
+    [(columns, caption)], config.placement.seeds, _short(found)
   )
   charts.intervals(
     folder.file('placement.png'),
@@ -246,9 +246,9 @@ def _caption(config: Config) -> str:
     f'dash where a run diverged or did not reach the target of '
     f'{section.target_loss:g} nats (smoothed), or all '
     f'differences are equal. The base knows no places. '
-    f'`frozen` and `bellman` have the terminal `gradient` and the trust region '
-    f'{registry.BOUND}; `coupled` has the terminal `gauss_newton` here, '
-    f'where the study of methods has `gradient`.'
+    f'`frozen` and `bellman` have the terminal cost expansion `gradient` '
+    f'and the trust region {registry.BOUND}; `coupled` has the terminal cost '
+    f'expansion `gauss_newton` here, where the study of methods has `gradient`.'
   )
 
 

@@ -92,10 +92,8 @@ def _conclude(
 ) -> None:
   """Writes the tables and the figure."""
   config, titles = study.config, [variant.title for variant in study.variants]
-  rates, target = (
-    config.value_recursions.rates,
-    config.value_recursions.target_loss,
-  )
+  section = config.value_recursions
+  rates, target = section.rates, section.target_loss
   found = outcomes.summaries(rows, titles, rates, study.dataset.classes)
   folder.write_json('result.json', found)
   columns, losses = outcomes.standings(found), outcomes.final_losses(found)
@@ -104,12 +102,12 @@ def _conclude(
     variant.title for variant in study.variants if variant.terminal is None
   ]
   second = 'Mean train loss (nats) over the last epoch, by learning rate.'
-  folder.write_report(
-    f'{tables.markdown(columns, caption)}\n{tables.markdown(losses, second)}',
-    config.value_recursions.seeds,
+  folder.write_tables(
+    [(columns, caption), (losses, second)],
+    section.seeds,
     outcomes.short(found, alone),
   )
-  charts.levels(
+  charts.losses_by_rate(
     folder.file('value_recursions.png'),
     titles,
     [f'{rate:g}' for rate in rates],

@@ -46,7 +46,7 @@ def describe(config: Config) -> str:
 def _memory(found: Any) -> list[str]:
   """Lines about the memory of a step, where the backend tells."""
   if found is None:
-    return ['memory of a step: not told by this backend']
+    return ['memory of a step: not known of this backend']
   sizes = {
     text: getattr(found, f'{part}_size_in_bytes')
     for part, text in _PARTS.items()
@@ -63,7 +63,7 @@ def _cost(found: Mapping[str, float] | None) -> list[str]:
   flops = (found or {}).get('flops')
   moved = (found or {}).get('bytes accessed')
   giga = tables.number(flops and flops / 1e9, '.3f')
-  traffic = _megabytes(moved) if moved else 'not told'
+  traffic = _megabytes(moved) if moved else 'not known'
   return [f'cost of a step: {giga} Gflop; memory traffic: {traffic}']
 
 

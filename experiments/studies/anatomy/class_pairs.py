@@ -1,4 +1,4 @@
-"""Which two classes a direction tells apart."""
+"""Which two classes a direction separates."""
 
 from __future__ import annotations
 

@@ -241,9 +241,8 @@ def _conclude(
   caption = page.caption(config)
   second = f'Off-diagonal mass (%) before each layer after epoch {last}.'
   by_layer = page.by_layer([s for s in found if s['epoch'] == last])
-  folder.write_report(
-    f'{tables.markdown(standing, caption)}\n'
-    f'{tables.markdown(by_layer, second)}',
+  folder.write_tables(
+    [(standing, caption), (by_layer, second)],
     seeds,
     page.short([s for s in found if s['epoch'] == last]),
   )

@@ -144,10 +144,8 @@ def work(config: Config, folder: run_folder.RunFolder) -> None:
   folder.write_json('result.json', found)
   caption = benchmark_page.caption(config, reference(own.base))
   columns = benchmark_page.columns(found)
-  folder.write_report(
-    tables.markdown(columns, caption),
-    short=benchmark_page.short(found, reference(own.base)),
-  )
+  short = benchmark_page.short(found, reference(own.base))
+  folder.write_tables([(columns, caption)], short=short)
   benchmark_page.draw(folder.file('ratios.png'), found, reference(own.base))
   tables.show(columns, caption)
 
@@ -204,7 +202,7 @@ class Problem:
     self._held: dict[str, list[Any]] = {}  # of variants of gt_ddp
 
   def build(self, title: str) -> tuple[timing.Compiled, Call]:
-    """Returns a form's step and what takes one more of them in a training."""
+    """Returns a variant's step, and what takes one more in a training."""
     tx, step = self._step(title)
     _, params, batch = self.problem
     held = [params, tx.init(params)]

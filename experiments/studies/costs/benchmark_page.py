@@ -77,7 +77,7 @@ def caption(config: Config, base: str) -> str:
   if base != 'plain optax':
     renewals = (
       f' Steps that renew factors, every {own.every} and at first more, are '
-      f'apart.'
+      f'left out.'
     )
   return (
     f'{own.base}, residual CNN (28x28x1, 16 and 32 channels), batch '
@@ -86,7 +86,7 @@ def caption(config: Config, base: str) -> str:
     f'the variants take turns. Step: median. × base: the ratio to {base} '
     f'within a round, median and quartiles over the rounds; a goal is met '
     f'where the median is.{renewals} Memory: of the compiled step, arguments '
-    f'and temporary. Reading a batch: the input pipeline, random samples of '
+    f'and temporaries. Reading a batch: the input pipeline, random samples of '
     f'60,000 images of that size, until they are on the device.'
   )
 

@@ -89,13 +89,11 @@ def work(config: Config, folder: run_folder.RunFolder) -> None:
   caption = (
     f'{own.network}: ms and MB per step, by batch size; median of {own.rounds} '
     f'rounds (a step, or steps for {1e3 * _LEAST:g} ms), and the memory of the '
-    f'compiled step (arguments and temporary). '
+    f'compiled step (arguments and temporaries). '
     f'Exponents: growth of time and memory over the last doubling. Above '
     f'{own.most_memory:g} GB a step is not run.'
   )
-  folder.write_report(
-    tables.markdown(columns(costs), caption), short=_short(costs)
-  )
+  folder.write_tables([(columns(costs), caption)], short=_short(costs))
   draw(folder.file('scaling.png'), costs)
   tables.show(columns(costs), caption)
 

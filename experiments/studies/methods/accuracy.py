@@ -85,7 +85,8 @@ def caption(config: Config) -> str:
   return (
     f'{config.dataset.name}, {config.epochs} epochs, batch '
     f'{config.batch_size}, {len(config.methods.seeds)} seeds. GT-DDP: '
-    f'terminal {own.terminal}, value {own.value}, trust region {bound}. Means '
+    f'terminal cost expansion {own.terminal}, value recursion {own.value}, '
+    f'trust region {bound}. Means '
     f'over the runs that finished (± sample standard deviation); time per step '
     f'is a median without compilation; time to the target is without '
     f'evaluation.'

@@ -65,28 +65,30 @@ def deviations(path: pathlib.Path, found: Sequence[Row]) -> None:
   groups = _groups(found)
   with matplotlib.rc_context(tables.STYLE):
     ours = [s for group in groups for s in group[1:]]
-    told = any(_at_base(s)['ratio'] is not None for s in ours)
+    compared = any(_at_base(s)['ratio'] is not None for s in ours)
     drawing = figure.Figure(
-      figsize=(1.4 + 3.4 * len(groups), 6.4 if told else 3.8),
+      figsize=(1.4 + 3.4 * len(groups), 6.4 if compared else 3.8),
       layout='constrained',
     )
     panels = drawing.subplots(
-      1 + told,
+      1 + compared,
       len(groups),
       squeeze=False,
-      height_ratios=[1, 1.3] if told else None,
+      height_ratios=[1, 1.3] if compared else None,
     )
     first = panels[-1, 0]
     for panel, group in zip(panels[-1], groups, strict=True):
       panel.sharey(first)
       _by_rate(panel, group)
       panel.set(title=f'{group[0]["method"]}, every rate')
-    for panel, group in zip(panels[0] if told else (), groups, strict=False):
+    for panel, group in zip(
+      panels[0] if compared else (), groups, strict=False
+    ):
       panel.sharex(panels[0, 0])
       _ratios(panel, group[1:])
       base = group[0]
       panel.set(title=f'{base["method"]}, rate {base["best_rate"]:g}')
-    if told:
+    if compared:
       charts.plain_ticks(panels[0, 0].xaxis)
     for panel in panels[:, 1:].flat:
       panel.tick_params(labelleft=False)
@@ -96,7 +98,7 @@ def deviations(path: pathlib.Path, found: Sequence[Row]) -> None:
       first.set(yscale='log')
       charts.plain_ticks(first.yaxis)
     first.set(ylabel='standard deviation of\nthe final loss (nats)')
-    whiskers = '; whiskers: 95 % intervals' if told else ''
+    whiskers = '; whiskers: 95 % intervals' if compared else ''
     tables.legend(drawing, first, 5, f'over seeds{whiskers}')
     drawing.savefig(path, dpi=150)
 

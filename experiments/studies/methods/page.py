@@ -152,10 +152,10 @@ def _losses(found: Sequence[Row], against: Sequence[Row]) -> list[str]:
     tables.Column(word, '', [str(words.count(word)) for _, words in asked])
     for word in intervals.OUTCOMES
   ]
-  decided = sum(v in intervals.OUTCOMES for _, words in asked for v in words)
+  compared = sum(v in intervals.OUTCOMES for _, words in asked for v in words)
   note = (
-    f'{decided} comparisons, each with an error of 5 % of its own: about '
-    f'{decided / 20:.0f} would be significant by chance if no two differed. '
+    f'{compared} comparisons, each with an error of 5 % of its own: about '
+    f'{compared / 20:.0f} would be significant by chance if no two differed. '
     f'Diverged: where the base alone did not. Missing ones: the '
     f'base diverged, or a run did not get to the target, or, for deviations, '
     f'did not learn; or a variant is best at the rate of its base, and counted '
@@ -168,7 +168,7 @@ def _losses(found: Sequence[Row], against: Sequence[Row]) -> list[str]:
     for summary in ours
     if (parts := _worse(summary))
   ]
-  if not lines and decided:
+  if not lines and compared:
     lines = ['- No variant is significantly worse than its base.']
   elif not lines:
     lines = ['- Nothing could be compared.']

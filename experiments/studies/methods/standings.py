@@ -46,9 +46,10 @@ def caption(config: Config) -> str:
 
 
 _VARIANTS = (
-  '`frozen`, `bellman` and `coupled` have that value and the terminal '
-  f'`gradient`, with the trust region {registry.BOUND}; `gauss_newton` has '
-  'that terminal, and the value `frozen`.'
+  '`frozen`, `bellman` and `coupled` have that value recursion and the '
+  'terminal cost expansion `gradient`, with the trust region '
+  f'{registry.BOUND}; `gauss_newton` has that terminal cost expansion, and '
+  'the value recursion `frozen`.'
 )
 
 

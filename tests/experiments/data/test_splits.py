@@ -48,13 +48,14 @@ def unit() -> splits.Dataset:
   return splits.load('digits', 'unit')
 
 
-@pytest.mark.parametrize('name', sorted(splits.SIZES))
-@pytest.mark.parametrize('scaling', splits.SCALINGS)
+@pytest.mark.parametrize('name', sorted(catalog.SPECS))
+@pytest.mark.parametrize('scaling', preprocessing.SCALINGS)
 def test_sizes_and_types(name: str, scaling: str) -> None:
   if name != 'digits' and catalog.find(name, None) is None:
     pytest.skip(f'{name} is not prepared')
   dataset = splits.load(name, scaling)
-  assert (dataset.train.size, dataset.test.size) == splits.SIZES[name]
+  spec = catalog.SPECS[name]
+  assert (dataset.train.size, dataset.test.size) == (spec.train, spec.test)
   for split in (dataset.train, dataset.test):
     assert split.images.shape == (split.size, *catalog.SPECS[name].shape)
     assert split.images.dtype == np.uint8

@@ -12,7 +12,7 @@ import pytest
 
 import gtddp_jax as gt
 from configs import choices, default
-from experiments.networks import models
+from experiments.networks import layers, models
 
 IMAGES = jnp.linspace(-1, 1, 128, dtype=jnp.float32).reshape(2, 8, 8, 1)
 STAGED = 'resnet18', 'resnet34', 'resnet50'
@@ -43,7 +43,7 @@ def size(params: Any) -> int:
 
 
 @pytest.mark.parametrize('name', models.MODELS)
-@pytest.mark.parametrize('norm', models.NORMS)
+@pytest.mark.parametrize('norm', layers.NORMS)
 def test_logits(name: str, norm: str) -> None:
   logits, variables = shapes(built(name, norm=norm))
   assert logits.shape == (2, 10)
@@ -59,7 +59,7 @@ def test_logits(name: str, norm: str) -> None:
   assert ('batch_stats' in variables) == (norm == 'batch')
 
 
-@pytest.mark.parametrize('activation', sorted(models.ACTIVATIONS))
+@pytest.mark.parametrize('activation', sorted(layers.ACTIVATIONS))
 def test_activations_differ(activation: str) -> None:
   outputs = [
     built('mlp', activation=one).init_with_output(jax.random.key(0), IMAGES)[0]

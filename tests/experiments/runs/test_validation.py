@@ -12,7 +12,7 @@ import pytest
 from configs import choices, default, schema
 from experiments import refusals
 from experiments.data import catalog, preprocessing
-from experiments.networks import models, precision
+from experiments.networks import layers, models, precision
 from experiments.optimizers import registry, schedules
 from experiments.runs import cli, validation
 from experiments.studies import games, value_recursions
@@ -281,9 +281,9 @@ def test_timed_steps_of_a_benchmark_renew_nothing() -> None:
     ('dataset.name', catalog.SPECS),
     ('dataset.scaling', preprocessing.SCALINGS),
     ('model.name', models.MODELS),
-    ('model.activation', models.ACTIVATIONS),
-    ('model.norm', models.NORMS),
-    ('model.projection', models.PROJECTIONS),
+    ('model.activation', layers.ACTIVATIONS),
+    ('model.norm', layers.NORMS),
+    ('model.projection', layers.PROJECTIONS),
     ('model.compute_dtype', precision.DTYPES),
     ('optimizer.base.name', registry.BASES),
     ('optimizer.schedule.name', schedules.SCHEDULES),
