@@ -214,7 +214,7 @@ def _draw(
   panel: axes.Axes, curve: Curve, value: Callable[[Row], float]
 ) -> None:
   ours = curve.title.startswith(_OURS)
-  base = curve.title.removeprefix(_OURS).removeprefix('GT-')
+  base = curve.title.removeprefix(_OURS).removeprefix('GT-').partition(',')[0]
   colour = _COLOURS[base]
   evaluated = [
     [row for row in rows if 'test_loss' in row] for rows in curve.runs

@@ -101,8 +101,9 @@ def test_every_base_has_a_colour(tmp_path: pathlib.Path) -> None:
   tables.curves(
     tmp_path / 'curves.png',
     [
-      tables.Curve(prefix + title, [rows(1.0)])
+      tables.Curve(prefix + title + suffix, [rows(1.0)])
       for title in titles
       for prefix in ('', 'GT-DDP ')
+      for suffix in ('', ', frozen')  # as titles of the study of methods
     ],
   )
