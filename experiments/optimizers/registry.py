@@ -32,7 +32,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     'value': 'coupled',
     'trust_region': BOUND,
   },
-  'gauss_newton': {'terminal': 'gauss_newton'},
+  'gauss_newton': {'terminal': 'gauss_newton', 'trust_region': None},
 }
 
 

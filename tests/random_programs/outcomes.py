@@ -167,7 +167,7 @@ class Examination:
 
   def _tx(self, case: Case) -> Any:
     """The transformation of a case."""
-    options: dict[str, Any] = {
+    options: dict[str, Any] = {'trust_region': None} | {
       'bounded': {'trust_region': 1e-10},
       'open': {'feedback': False},
     }.get(case.how, {})
