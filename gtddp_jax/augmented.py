@@ -160,12 +160,16 @@ class _Problem:
     nominal = gradients_lib.linearize(graph, leaves, inputs, extras)
     expand = terminal_lib.named(terminal)
     end = terminal_lib.check(
-      expand(loss, nominal.outputs, targets), nominal.outputs
+      expand(
+        terminal_lib.on_rows(loss, graph, targets), nominal.outputs, targets
+      ),
+      nominal.outputs,
     )
     self.batch, self.rank = end.slope.shape
     root = linalg.block_diag(*terminal_lib.square_root(end.curvature))
     self._end = _Value(end.slope.ravel(), root)
     self._points, self._tree = nominal.points, jax.tree.structure(params)
+    self._unread = {i: jnp.zeros_like(leaves[i]) for i in graph.unread}
     self.packings = [
       gradients_lib.EndToEnd(point.control) for point in nominal.points
     ]
@@ -248,6 +252,8 @@ class _Problem:
       u = tuple(map(jnp.add, point.control, moves))
       fixed = dataclasses.replace(point.fixed, aux=aux)
       state, aux = point.stage(state, u, (), fixed)
+    for i, nothing in self._unread.items():
+      (updates[i],) = steps.step((i,), {i: nothing})
     return jax.tree.unflatten(
       self._tree, [updates[i] for i in range(len(updates))]
     )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import numbers
 import operator
+from collections.abc import Iterable
 from typing import Any, TypeGuard
 
 import jax
@@ -47,9 +49,23 @@ def check_option(name: str, got: object, supported: tuple[str, ...]) -> None:
   if got not in supported:
     raise errors.OptionError(
       f'Invalid {name}: got {got!r}, expected one of '
-      f'{", ".join(map(repr, supported))}.',
+      f'{", ".join(map(repr, supported))}.{nearest(got, supported)}',
       _argument(name),
     )
+
+
+def nearest(got: object, names: Iterable[str]) -> str:
+  """A question that ends a message: the nearest of some names, if one is near.
+
+  Args:
+    got: what was given.
+    names: those that are known.
+
+  Returns:
+    As in " Did you mean 'bellman'?"; '' if none is near.
+  """
+  found = difflib.get_close_matches(str(got), list(names), n=1)
+  return f' Did you mean {found[0]!r}?' if found else ''
 
 
 def _argument(name: str) -> str:
@@ -72,8 +88,22 @@ def path_of(path: tuple[Any, ...]) -> str:
   return jax.tree_util.keystr(path, simple=True, separator='/')
 
 
+def unboxed(path: tuple[Any, ...]) -> tuple[Any, ...]:
+  """A key path without the ``.value`` by which a wrapper of a leaf ends it.
+
+  Flax nnx variables and linen's partitioned boxes are such wrappers.
+  """
+  while path and getattr(path[-1], 'name', None) == 'value':
+    path = path[:-1]
+  return path
+
+
 def misfit(expected: Any, got: Any, dtypes: bool = True) -> str | None:
   """Says where a pytree of arrays is not like one of shapes; None if it is.
+
+  Paths and leaves are compared. The containers may differ (a dict, a
+  FrozenDict, a Flax nnx state with or without its variables): ``like`` makes
+  those of one those of the other.
 
   Args:
     expected: pytree of shapes.
@@ -84,13 +114,39 @@ def misfit(expected: Any, got: Any, dtypes: bool = True) -> str | None:
     The path of the first leaf that differs, what was expected and what was got.
   """
   wanted, found = (_described(tree, dtypes) for tree in (expected, got))
+  for path in wanted.keys() - found.keys():
+    for above in found:  # what hides a whole subtree
+      if path.startswith(f'{above}/'):
+        return f'{above!r}: expected {path!r} there, got {found[above]}'
   for path in [*wanted, *found]:
     ours, theirs = (tree.get(path, 'nothing') for tree in (wanted, found))
     if ours != theirs:
-      return f'{path!r}: expected {ours}, got {theirs}'
-  kinds: Any = [jax.tree.structure(tree) for tree in (expected, got)]
-  return (
-    None if kinds[0] == kinds[1] else f'expected {kinds[0]}, got {kinds[1]}'
+      near = nearest(path, found.keys() - wanted.keys())
+      return (
+        f'{path!r}: expected {ours}, got {theirs}'
+        + (theirs == 'nothing' and bool(near)) * f' ({near.strip()})'
+      )
+  return None
+
+
+def like(expected: Any, tree: Any) -> Any:
+  """The leaves of a pytree in the containers of another with the same paths.
+
+  Args:
+    expected: pytree whose containers are wanted.
+    tree: pytree of which ``misfit`` says that it is like the other.
+
+  Returns:
+    ``tree`` itself if its containers are the same.
+  """
+  structure: Any = jax.tree.structure(expected)
+  if jax.tree.structure(tree) == structure:
+    return tree
+  paths, _ = jax.tree_util.tree_flatten_with_path(expected)
+  keyed, _ = jax.tree_util.tree_flatten_with_path(tree)
+  leaves = {path_of(unboxed(path)): leaf for path, leaf in keyed}
+  return jax.tree.unflatten(
+    structure, [leaves[path_of(unboxed(path))] for path, _ in paths]
   )
 
 
@@ -99,7 +155,10 @@ def _described(tree: Any, dtypes: bool) -> dict[str, str]:
   leaves, _ = jax.tree_util.tree_flatten_with_path(
     tree, is_leaf=lambda v: v is None or isinstance(v, optax.MaskedNode)
   )
-  return {path_of(path): _described_leaf(leaf, dtypes) for path, leaf in leaves}
+  return {
+    path_of(unboxed(path)): _described_leaf(leaf, dtypes)
+    for path, leaf in leaves
+  }
 
 
 def _described_leaf(leaf: Any, dtypes: bool) -> str:

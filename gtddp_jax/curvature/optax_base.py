@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gtddp_jax import errors
+from gtddp_jax import checks, errors
 from gtddp_jax import gradients as gradients_lib
 from gtddp_jax import graph as graph_lib
 from gtddp_jax.curvature import protocol
@@ -49,8 +49,10 @@ class OptaxBase(optax.GradientTransformationExtraArgs):
       'This value function needs a base with an explicit Q_uu: expected '
       'sgd, rmsprop, adam, kfac, ekfac or soap of this library, or a Base, got '
       "another optax transformation. Use one of them, or value='frozen', which "
-      'lifts any optax transformation. One of them inside optax.chain is not '
-      'seen: put the rest of the chain around gt_ddp.',
+      'lifts any optax transformation. One of them inside optax.chain or '
+      'optax.inject_hyperparams is not seen: put these around gt_ddp, as in '
+      'optax.inject_hyperparams(lambda lr: gt_ddp(graph, loss, adam(lr), '
+      "value='bellman'))(lr=1e-3).",
       'value',
     )
 
@@ -69,7 +71,48 @@ def lift(base: Any) -> Any:
   """A ``BaseOptimizer`` as it is; any other optax transformation as one."""
   if hasattr(base, 'bind'):
     return base
-  return OptaxBase(*optax.with_extra_args_support(base))
+  init, update = optax.with_extra_args_support(base)
+
+  def checked(
+    updates: Any, state: Any, params: Any = None, **extra_args: Any
+  ) -> tuple[Any, Any]:
+    try:
+      steps, new = update(updates, state, params, **extra_args)
+    except (TypeError, ValueError) as error:
+      if 'keyword-only' in str(error):
+        raise errors.OptionError(
+          f'The base optimizer needs more keyword arguments ({error}): '
+          f'expected them in update(..., batch=(inputs, targets), value=..., '
+          f'...), got {sorted(extra_args)}. Without its line search, '
+          f'optax.lbfgs(linesearch=None), it needs none.'
+        ) from error
+      if 'batch dimension' in str(error):
+        raise errors.OptionError(
+          f'The base optimizer expects a gradient for each sample ({error}), '
+          f'as optax.contrib.differentially_private_aggregate does: got the '
+          f'mean gradient, which gt_ddp gives its base. Use another base.'
+        ) from error
+      raise
+    _check_steps(jax.tree.map(graph_lib.shape_of, params), steps)
+    return steps, new
+
+  return OptaxBase(init, checked)
+
+
+def _check_steps(shapes: Any, steps: Any) -> None:
+  """Raises ``OptionError`` unless a base made one update per parameter."""
+  got: Any = jax.tree.structure(steps)
+  expected: Any = jax.tree.structure(shapes)
+  found = checks.misfit(shapes, steps, dtypes=False)
+  if found is None and got != expected:
+    found = f'expected {expected}, got {got}'
+  if found is not None:
+    raise errors.OptionError(
+      f'The base optimizer returned updates that are not like the parameters: '
+      f'{found}. One that takes per-sample gradients, as optax.contrib.'
+      f'differentially_private_aggregate does, is no base: gt_ddp gives it the '
+      f'mean gradient.'
+    )
 
 
 class BoundOptax:
@@ -142,13 +185,7 @@ class OptaxCurvature:
     self._update = graph_lib.capture(on_pairs, self._shapes, self._shapes)
     self._slices: dict[Control, ReadSlice] = {}
     updates, self._new_state = self._update.out_shape
-    got: Any = jax.tree.structure(updates)
-    expected: Any = jax.tree.structure(params)
-    if got != expected:
-      raise errors.OptionError(
-        f'The base optimizer returned updates of structure {got}: expected '
-        f'that of the parameters, {expected}.'
-      )
+    _check_steps(self._shapes, updates)
 
   def observe(self, control: Control, slope: Array, q_u: Arrays) -> None:
     """See ``Curvature``."""

@@ -19,14 +19,18 @@ def trace(
   rngs: Any = None,
   mutable: Any = False,
   owner: graph_lib.Owner = graph_lib.module_of,
+  strict: bool = False,
   verify: bool = True,
 ) -> graph_lib.LayerGraph:
   """Traces a network into its layer graph.
 
   Args:
     apply_fn: pure ``(params, inputs) -> outputs``; pytrees of arrays, the
-      leading axis of every input and output leaf is the batch.
-    params: pytree of floating-point or complex arrays (or shapes).
+      leading axis of every input and output leaf is the batch. Beside such
+      outputs others may be the same for all samples (a parameter, a constant,
+      a mean over the batch); the loss reads them as they are.
+    params: pytree of floating-point or complex arrays (or shapes). One without
+      influence on the outputs gets the base's step for a zero gradient.
     inputs: pytree of arrays (or shapes), an example batch.
     collections: variables that are no parameters, by name; the network is then
       called with ``{**params, **collections}``.
@@ -35,6 +39,7 @@ def trace(
       returns ``(outputs, changed)``. All three are words of Flax.
     owner: maps a leaf's key path to its module; leaves with equal owners that
       are read in a row form one control.
+    strict: whether every parameter has to influence the outputs.
     verify: whether to compare results of the graph, gradients and those of
       single samples with ``apply_fn`` on the example and at a second batch size
       (skipped for abstract values).
@@ -43,7 +48,8 @@ def trace(
     The graph; ``graph(params, inputs)`` equals ``apply_fn``.
 
   Raises:
-    UnownedParameterError: a parameter does not influence the outputs.
+    UnownedParameterError: no parameter influences the outputs, or, if
+      ``strict``, one does not.
     ControlDtypeError: a parameter is neither floating-point nor complex.
     BatchAxisError: an input or output has no leading batch axis, samples have
       no place of their own in the state at a cut, or an operation does not say
@@ -56,7 +62,7 @@ def trace(
     OptionError: for an ``owner`` that names no module.
   """
   network = graph_lib.Network(apply_fn, collections, rngs, mutable)
-  graph = graph_lib.build(network, params, inputs, owner)
+  graph = graph_lib.build(network, params, inputs, owner, strict)
   abstract = (jax.ShapeDtypeStruct, jax.core.Tracer)
   leaves = jax.tree.leaves((params, inputs))
   if verify and not any(isinstance(x, abstract) for x in leaves):

@@ -162,6 +162,10 @@ def _at_batch(
     got = player.combine(weights[:, None])
     checks += _gradients(graph, stage, expected, got)
     checks += _leaks(graph, stage, directions[t])
+  for i in graph.unread:
+    name = f'gradient of {graph.paths[i]!r} (without influence)'
+    nothing = jnp.zeros_like(expected[i])
+    checks.append(Check(name, nothing.dtype, expected[i], nothing, True))
   return checks
 
 
@@ -219,6 +223,7 @@ def _pulled(
 
   def run(leaves: tuple[Array, ...]) -> tuple[Any, Any]:
     result = graph.network(graph.unflatten(leaves), inputs, extras)
+    result = result._replace(outputs=graph.carried(result.outputs))
     return jax.tree.map(graph_lib.as_real, result.outputs), result
 
   outputs, pull, result = jax.vjp(run, graph.flatten(params), has_aux=True)

@@ -15,6 +15,7 @@ values derived from inputs and parameters alone are computed again on demand.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 
 import jax.numpy as jnp
@@ -31,6 +32,7 @@ class Flow:
   Attributes:
     anchored: per equation, whether it works on data.
     reads: per equation, the leaves it reads (empty unless anchored), in order.
+    leaves: the leaves that reach each value made of parameters alone.
     data: values that depend on the inputs.
     moving: values that depend on a control, in the order of computation.
     made_by: equation index that computes each value.
@@ -40,6 +42,7 @@ class Flow:
 
   anchored: tuple[bool, ...]
   reads: tuple[tuple[int, ...], ...]
+  leaves: dict[jaxprs.Var, tuple[int, ...]]
   data: frozenset[jaxprs.Var]
   moving: dict[jaxprs.Var, None]
   made_by: dict[jaxprs.Var, int]
@@ -84,11 +87,16 @@ def analyse(program: jaxprs.Program, n_params: int) -> Flow:
     if read or any(v in moving for v in sources):
       moving.update(dict.fromkeys(equation.outvars))
   last_read.update(
-    {v: len(program.equations) for v in program.outputs if v in moving}
+    {
+      v: len(program.equations)
+      for v in program.outputs
+      if jaxprs.is_variable(v) and v in moving
+    }
   )
   return Flow(
     tuple(anchored),
     tuple(equation_reads),
+    reads,
     frozenset(data),
     moving,
     made_by,
@@ -133,7 +141,7 @@ def find(
     One cut per stage.
 
   Raises:
-    UnownedParameterError: a leaf is never read.
+    UnownedParameterError: no leaf is read.
     UncuttableStageError: an opaque equation reads leaves of several owners.
     BatchAxisError: in a live value no sample has a place of its own, and it
       cannot be computed again from values in which it has.
@@ -145,8 +153,11 @@ def find(
     for leaf in read:
       if leaf not in decided:
         new.setdefault(owners[leaf], []).append(leaf)
-    if len(new) > 1 and jaxprs.is_opaque(program.equations[index]):
-      raise _tangled(program.equations[index], new, paths)
+    equation = program.equations[index]
+    if len(new) > 1 and jaxprs.is_opaque(equation):
+      if not _same_at_every_step(equation, flow, new):
+        raise _tangled(equation, new, paths)
+      new = _joined(new)
     current = openings[-1][1] if openings else None
     for owner in sorted(new, key=lambda o: o != current):
       if openings and owner == openings[-1][1]:
@@ -154,12 +165,11 @@ def find(
       else:
         openings.append((index, owner, new[owner]))
       decided.update(new[owner])
-  unread = [path for i, path in enumerate(paths) if i not in decided]
-  if unread:
+  if not openings:
     raise errors.UnownedParameterError(
-      f'No stage owns the parameter(s) {", ".join(map(repr, unread))}: '
-      f'expected every leaf to influence the outputs. Drop them from params, '
-      f'or close over them in apply_fn.'
+      f'No parameter influences the outputs: expected at least one of '
+      f'{", ".join(map(repr, paths))} to do so. Return what apply_fn makes of '
+      f'them, without jax.lax.stop_gradient.'
     )
   cuts = []
   for position, owner, control in openings:
@@ -168,6 +178,35 @@ def find(
     state, aux = split(live)
     cuts.append(Cut(position, owner, tuple(sorted(control)), state, aux))
   return cuts
+
+
+def _same_at_every_step(
+  equation: jaxprs.Equation,
+  flow: Flow,
+  new: dict[tuple[str, str], list[int]],
+) -> bool:
+  """Whether an equation is a loop that each of its steps reads alike."""
+  if equation.primitive.name != 'scan':
+    return False
+  changing = equation.invars[equation.params['num_consts'] :]
+  leaves = {leaf for group in new.values() for leaf in group}
+  return not any(
+    leaf in leaves
+    for v in changing
+    if jaxprs.is_variable(v)
+    for leaf in flow.leaves.get(v, ())
+  )
+
+
+def _joined(
+  new: dict[tuple[str, str], list[int]],
+) -> dict[tuple[str, str], list[int]]:
+  """One owner for the leaves of several: what their names begin with."""
+  keys = zip(*(name.split('/') for name, _ in new), strict=False)
+  same = itertools.takewhile(lambda each: len(set(each)) == 1, keys)
+  name = '/'.join(each[0] for each in same) or 'scan'
+  compared = '; '.join(found for _, found in new)
+  return {(name, compared): [leaf for group in new.values() for leaf in group]}
 
 
 def live_at(

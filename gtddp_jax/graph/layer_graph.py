@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from gtddp_jax import checks, errors
+from gtddp_jax.graph import outputs as outputs_lib
 from gtddp_jax.graph import varying
 from gtddp_jax.graph.batch_axis import as_dtype, as_real
 from gtddp_jax.graph.chain import (
@@ -45,16 +46,21 @@ __all__ = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
+# Equal to itself alone: a static argument of jax.jit, or what jit is given.
+@dataclasses.dataclass(frozen=True, eq=False)
 class LayerGraph:
   """A network as a chain of stages; made by ``trace``.
 
   Attributes:
     stages: the stages in program order.
+    unread: flat indices of the parameters without influence on the outputs;
+      no stage has them, and their gradient is zero.
     paths: one '/'-joined path per flat parameter leaf.
     params: pytree of parameter shapes.
     inputs: pytree of input shapes; leading axis = batch.
-    outputs: pytree of output shapes; leading axis = batch.
+    outputs: pytree of output shapes; leading axis = batch, but where an output
+      is the same for all samples.
+    kinds: what each flat output is, see ``outputs``.
     changed: pytree of the shapes of collections that the network changes.
     extras: collections and keys as given to ``trace``.
     batch_size: B.
@@ -63,7 +69,8 @@ class LayerGraph:
       some value between inputs and outputs that depends on controls.
     order: 'program', or 'merge' where the players of a game come in a row, next
       to the add.
-    finish: ``(c, v, fixed) -> outputs`` as flat leaves; ``v`` = all parameters.
+    finish: ``(c, v, fixed) -> outputs`` as flat leaves, rows of samples; ``v``
+      = all parameters.
     network: the function that was traced, ``(params, inputs, extras) ->
       Result``.
     owner: maps a leaf's key path to its module.
@@ -72,10 +79,12 @@ class LayerGraph:
   """
 
   stages: tuple[Stage, ...]
+  unread: tuple[int, ...]
   paths: tuple[str, ...]
   params: Any
   inputs: Any
   outputs: Any
+  kinds: tuple[outputs_lib.Kind, ...]
   changed: Any
   extras: Extras
   batch_size: int
@@ -117,11 +126,16 @@ class LayerGraph:
       changed.update(zip(stage.collected, new, strict=True))
       state, aux = stage(state, u, v, fixed)
       fixed = dataclasses.replace(fixed, aux=aux)
-    outputs = graph.finish(state, leaves, fixed)
+    rows = graph.finish(state, leaves, fixed)
+    outputs = outputs_lib.returned(rows, graph.kinds)
     return Result(
       jax.tree.unflatten(jax.tree.structure(self.outputs), outputs),
       self.changed_from(changed),
     )
+
+  def carried(self, outputs: Any) -> Any:
+    """Outputs of the network as ``finish`` has them, each a row per sample."""
+    return outputs_lib.carried(outputs, self.kinds, self.batch_size)
 
   def surroundings(self, inputs: Any, extras: Extras | None = None) -> Fixed:
     """What the first stage reads and never differentiates."""
@@ -136,6 +150,8 @@ class LayerGraph:
   def flatten(self, params: Any) -> Arrays:
     """The flat leaves of ``params``, complex numbers as pairs of real ones.
 
+    Their containers may be others than those traced, if the paths are the same.
+
     Raises:
       ParameterTreeError: if structure, shapes or dtypes are not as traced.
     """
@@ -143,9 +159,10 @@ class LayerGraph:
     if found is not None:
       raise errors.ParameterTreeError(
         f'The parameters are not those that the graph was traced with: '
-        f'{found}. {_TREE_REMEDY}'
+        f'{found}. {_remedy(found)}'
       )
-    return tuple(as_real(leaf) for leaf in jax.tree.leaves(params))
+    leaves = jax.tree.leaves(checks.like(self.params, params))
+    return tuple(map(as_real, leaves))
 
   def unflatten(self, leaves: Sequence[jax.Array]) -> Any:
     """The inverse of ``flatten``, for what is like parameters."""
@@ -230,13 +247,19 @@ class LayerGraph:
 
 
 ORDERS = ('program', 'merge')
-_TREE_REMEDY = (
-  'Trace the graph again. To freeze some of them, which optax.masked and '
-  'optax.multi_transform around gt_ddp cannot, trace the others alone, '
-  'trace(lambda p, x: apply_fn({**p, **frozen}, x), trained, x), or give '
-  'gt_ddp a base whose step is zero there, optax.chain(sgd(lr), '
-  'optax.masked(optax.set_to_zero(), frozen_mask)).'
-)
+
+
+def _remedy(misfit: str) -> str:
+  """What to do about parameters that are not those traced."""
+  if not misfit.endswith(('got None', 'got MaskedNode')):
+    return 'Give those, or trace the graph again with these.'
+  return (
+    'The network needs all of them. To freeze some, which optax.masked and '
+    'optax.multi_transform around gt_ddp cannot, trace the others alone, '
+    'trace(lambda p, x: apply_fn({**p, **frozen}, x), trained, x), or give '
+    'gt_ddp a base whose step is zero there, optax.chain(sgd(lr), '
+    'optax.masked(optax.set_to_zero(), frozen_mask)).'
+  )
 
 
 def summarize(graph: LayerGraph) -> str:
@@ -275,7 +298,37 @@ def summarize(graph: LayerGraph) -> str:
   lines.append(
     f'{_totals(graph)}, largest state {largest:,} numbers per sample'
   )
+  lines += _notes(graph)
   return '\n'.join(line.rstrip() for line in lines)
+
+
+def _notes(graph: LayerGraph) -> list[str]:
+  """What is not in the chain of stages and samples."""
+  notes = []
+  keys = [path for path, _ in jax.tree_util.tree_leaves_with_path(graph.params)]
+  for t, stage in enumerate(graph.stages):
+    if len({graph.owner(keys[i]) for i in stage.control}) > 1:
+      notes.append(
+        f'stage {t}: a loop that reads the same parameters at every step, all '
+        f'of them one control'
+      )
+  if graph.unread:
+    paths = ', '.join(graph.paths[i] for i in graph.unread)
+    notes.append(
+      f'without influence on the outputs, stepped along a zero gradient: '
+      f'{paths}'
+    )
+  keyed, _ = jax.tree_util.tree_flatten_with_path(graph.outputs)
+  common = [
+    checks.path_of(path)
+    for (path, _), kind in zip(keyed, graph.kinds, strict=True)
+    if kind == 'common'
+  ]
+  if common:
+    notes.append(
+      f'outputs that are the same for all samples: {", ".join(common)}'
+    )
+  return notes
 
 
 def _totals(graph: LayerGraph) -> str:

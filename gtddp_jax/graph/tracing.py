@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import numbers
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -20,10 +21,11 @@ from gtddp_jax import checks, errors
 from gtddp_jax.graph import cuts as cuts_lib
 from gtddp_jax.graph import games as game_lib
 from gtddp_jax.graph import layer_graph as graph_lib
+from gtddp_jax.graph import outputs as outputs_lib
 from gtddp_jax.graph import program as jaxprs
 from gtddp_jax.graph import stages as building
 from gtddp_jax.graph import varying
-from gtddp_jax.graph.batch_axis import Batch, analyse, leading
+from gtddp_jax.graph.batch_axis import Batch, analyse
 
 KeyPath = tuple[Any, ...]
 ApplyFn = Callable[..., Any]
@@ -36,13 +38,12 @@ def module_of(path: KeyPath) -> Hashable:
   A leaf at the root of the tree owns itself. Wrappers that end a path in
   ``.value`` (Flax nnx variables, linen's partitioned boxes) are looked through.
   """
-  while path and getattr(path[-1], 'name', None) == 'value':
-    path = path[:-1]
+  path = checks.unboxed(path)
   return path[:-1] if len(path) > 1 else path
 
 
 def build(
-  network: Network, params: Any, inputs: Any, owner: Owner
+  network: Network, params: Any, inputs: Any, owner: Owner, strict: bool = False
 ) -> graph_lib.LayerGraph:
   """Builds the layer graph of a network; see ``trace`` for what is refused.
 
@@ -51,20 +52,31 @@ def build(
     params: pytree of parameters, or shapes.
     inputs: pytree of arrays, or shapes.
     owner: maps a leaf's key path to its module.
+    strict: whether every parameter has to influence the outputs.
 
   Returns:
     The graph.
 
   Raises:
     OptionError: for an ``owner`` that is no function.
+    UnownedParameterError: for a parameter without influence, if ``strict``.
   """
   if not callable(owner):
     raise errors.OptionError(
       f'Invalid owner: got {owner!r}, expected a function of a key path, such '
       f'as module_of.'
     )
+  _check_arrays(params)
   shapes = jax.tree.map(graph_lib.shape_of, (params, inputs))
-  return _build(network, owner, *shapes)
+  graph = _build(network, owner, *shapes)
+  if strict and graph.unread:
+    unread = ', '.join(repr(graph.paths[i]) for i in graph.unread)
+    raise errors.UnownedParameterError(
+      f'No stage owns the parameter(s) {unread}: expected every leaf to '
+      f'influence the outputs, as strict=True asks. Drop them from params, or '
+      f'close over them in apply_fn.'
+    )
+  return graph
 
 
 class Network:
@@ -103,6 +115,7 @@ class Network:
           f'The network changes the collection {name!r}: expected it among '
           f'trace(..., collections=...), got {sorted(extras.collections)}. '
           f'Give its first value there, or take it out of mutable.'
+          f'{checks.nearest(name, extras.collections)}'
         )
       misfit = checks.misfit(
         jax.tree.map(graph_lib.shape_of, extras.collections[name]),
@@ -128,10 +141,9 @@ def _build(
   keyed = _controls(params)
   paths = tuple(checks.path_of(path) for path, _ in keyed)
   owners = [_owner(owner, path) for path, _ in keyed]
-  complete = _capture(network, params, inputs)
-  batch = _analysed(params, inputs, complete)
+  complete, batch, kinds = _carried(network, params, inputs)
   shapes = complete.out_shape
-  n_outputs = len(jax.tree.leaves(shapes.outputs))
+  n_outputs = len(kinds)
   # Changed collections are read off on the way, and are live nowhere.
   program = dataclasses.replace(
     complete,
@@ -149,12 +161,15 @@ def _build(
   found = chain(program)
   while order == 'merge' and (moved := _next_to_merge(found)):
     found = chain(moved)
+  owned = {i for stage in found.stages for i in stage.control}
   return graph_lib.LayerGraph(
     stages=found.stages,
+    unread=tuple(i for i in range(len(paths)) if i not in owned),
     paths=paths,
     params=params,
     inputs=inputs,
-    outputs=shapes.outputs,
+    outputs=_returned(shapes.outputs, kinds),
+    kinds=tuple(kinds),
     changed=shapes.collections,
     extras=network.extras,
     batch_size=_batch_size(inputs),
@@ -195,7 +210,11 @@ def _chain(
   flow = cuts_lib.analyse(program, len(paths))
   _check_known(program, flow, batch)
   cuts = cuts_lib.find(program, flow, owners, paths, batch)
-  outputs = _check_outputs(program, flow, batch)
+  outputs = tuple(
+    dict.fromkeys(
+      v for v in program.outputs if jaxprs.is_variable(v) and v in flow.moving
+    )
+  )
   starts = [-1, *(c.position for c in cuts[1:])]
   spans = map(range, starts, [*starts[1:], len(program.equations)])
   after = [(c.state, c.aux) for c in cuts[1:]] + [cuts_lib.split(outputs)]
@@ -211,6 +230,18 @@ def _next_to_merge(chain: _Chain) -> jaxprs.Program | None:
     if game.stages[-1] - game.stages[0] >= len(game.stages):
       return game_lib.next_to_merge(chain.program, chain.flow, chain.cuts, game)
   return None
+
+
+def _check_arrays(params: Any) -> None:
+  """Raises ``ParameterTreeError`` for a leaf that is no array."""
+  for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
+    if not (hasattr(leaf, 'dtype') or isinstance(leaf, numbers.Number)):
+      raise errors.ParameterTreeError(
+        f'Parameter {checks.path_of(path)!r}: expected an array, got a '
+        f'{type(leaf).__name__}. Trace the arrays alone, as in arrays, static '
+        f'= eqx.partition(model, eqx.is_inexact_array); trace(lambda p, x: '
+        f'jax.vmap(eqx.combine(p, static))(x), arrays, x).'
+      )
 
 
 def _controls(params: Any) -> list[tuple[KeyPath, Any]]:
@@ -259,12 +290,15 @@ def _owner(owner: Owner, path: KeyPath) -> tuple[str, str]:
     ) from None
 
 
-def _capture(network: Network, params: Any, inputs: Any) -> jaxprs.Program:
+def _capture(
+  network: Any, params: Any, inputs: Any, extras: Any = None
+) -> jaxprs.Program:
   """Captures the network without dead equations or calls that hide controls."""
+  extras = network.extras if extras is None else extras
   like = jax.tree.leaves(inputs)[0]
   params, extras = jax.tree.map(
     lambda v: varying.shaped(v.shape, v.dtype, like),
-    jax.tree.map(graph_lib.shape_of, (params, network.extras)),
+    jax.tree.map(graph_lib.shape_of, (params, extras)),
   )
   program = jaxprs.capture(network, params, inputs, extras)
   n_params = len(jax.tree.leaves(params))
@@ -277,6 +311,49 @@ def _capture(network: Network, params: Any, inputs: Any) -> jaxprs.Program:
     if expanded is program:
       return program
     program = expanded
+
+
+def _carried(
+  network: Network, params: Any, inputs: Any
+) -> tuple[jaxprs.Program, Batch, list[outputs_lib.Kind]]:
+  """A network with rows of samples as outputs, and where the samples are."""
+  program = _capture(network, params, inputs)
+  batch = _analysed(params, inputs, program)
+
+  def shapes_at(size: int) -> list[tuple[int, ...]] | None:
+    other = jax.tree.map(
+      lambda s: varying.shaped((size, *s.shape[1:]), s.dtype, s), inputs
+    )
+    try:
+      shapes = _capture(network, params, other).out_shape.outputs
+    except Exception:  # of any kind: it may be written for one batch size
+      return None
+    return [s.shape for s in jax.tree.leaves(shapes)]
+
+  of_outputs = dataclasses.replace(
+    program,
+    outputs=program.outputs[: len(jax.tree.leaves(program.out_shape.outputs))],
+    out_shape=program.out_shape.outputs,
+  )
+  kinds = outputs_lib.kinds(of_outputs, batch, shapes_at)
+  if all(kind == 'own' for kind in kinds):
+    return program, batch, kinds
+  carrying = outputs_lib.carrying(network, kinds, batch.size)
+  program = _capture(carrying, params, inputs, network.extras)
+  batch = _analysed(params, inputs, program)
+  return program, outputs_lib.located(program, batch, kinds), kinds
+
+
+def _returned(shapes: Any, kinds: Sequence[outputs_lib.Kind]) -> Any:
+  """The shapes of outputs as a network returns them."""
+
+  def of(shape: Any, kind: outputs_lib.Kind) -> Any:
+    if kind != 'common':
+      return shape
+    return varying.shaped(shape.shape[1:], shape.dtype, shape)
+
+  leaves, tree = jax.tree.flatten(shapes)
+  return jax.tree.unflatten(tree, list(map(of, leaves, kinds)))
 
 
 def _any_of(equations: set[int]) -> Callable[[jaxprs.Equation], bool]:
@@ -322,30 +399,3 @@ def _check_known(
         f'the outputs, whose results are known sample by sample. Write that '
         f'part with them, or leave it to the loss.'
       )
-
-
-def _check_outputs(
-  program: jaxprs.Program,
-  flow: cuts_lib.Flow,
-  batch: Batch,
-) -> tuple[jaxprs.Var, ...]:
-  """The outputs that a control moves; every output must have a batch axis."""
-  keyed = jax.tree_util.tree_flatten_with_path(program.out_shape)[0]
-  for (path, shape), value in zip(keyed, program.outputs, strict=True):
-    if not _leads(value, shape.shape, batch):
-      raise errors.BatchAxisError(
-        f'Output {checks.path_of(path) or "(the whole)"!r} has shape '
-        f'{list(shape.shape)}: expected the batch, {batch.size}, as its '
-        f'leading axis. Return per-sample outputs; the loss takes their mean.'
-      )
-  return tuple(dict.fromkeys(v for v in program.outputs if v in flow.moving))
-
-
-def _leads(value: Any, shape: tuple[int, ...], batch: Batch) -> bool:
-  """Whether a value is ``[B, ...]``, a row for each sample."""
-  if not jaxprs.is_variable(value) or not batch.has_samples(value):
-    return False
-  layout = batch.layouts[value]
-  return shape[:1] == (batch.size,) and (
-    layout.axes == leading(shape, batch.size).axes
-  )

@@ -92,7 +92,8 @@ def dense_step(
   graph = graph_lib.build(old.network, params, batch[0], old.owner)
   extras = old.extras._replace(collections=state.collections)
   chain = _Chain(graph, params, batch[0], extras)
-  expansion = options.terminal(options.loss, chain.outputs, batch[1])
+  loss = terminal_lib.on_rows(options.loss, graph, batch[1])
+  expansion = options.terminal(loss, chain.outputs, batch[1])
   jacobians = chain.jacobians(expansion)
   context = curvature_lib.StepContext((), None, None, {})
   base = options.base.bind(graph, options.decisions, 'none').begin(
@@ -178,6 +179,8 @@ class _Chain:
       moved = tuple(map(jnp.add, u, moves))
       state, aux = stage(state, moved, (), fixed)
       fixed = dataclasses.replace(fixed, aux=aux)
+    for i in self.graph.unread:
+      (updates[i],) = base.step((i,), {i: jnp.zeros_like(self.leaves[i])})
     return self.graph.unflatten([updates[i] for i in range(len(updates))])
 
 

@@ -56,6 +56,8 @@ class Plan(NamedTuple):
     curvature: of the base, which the sweep observes and the rollout asks.
     trajectory: the nominal trajectory.
     directions: propagated to every stage.
+    unread: by flat index, the gradients of the parameters that no stage has:
+      zero, or those that the caller passed.
     losses: of the samples, ``[B]``.
     collections: of the network, as it changed them.
     measured: scalars by name that are known so far.
@@ -65,6 +67,7 @@ class Plan(NamedTuple):
   curvature: curvature_lib.Curvature
   trajectory: gradients_lib.Trajectory
   directions: Sequence[gradients_lib.Directions]
+  unread: dict[int, Array]
   losses: Array
   collections: Any
   measured: dict[str, Array]
@@ -136,7 +139,8 @@ class _ForwardPass:
     self._problem, self._sweep = plan.problem, sweep
     self._curvature = plan.curvature
     self.updates: dict[int, Array] = {}
-    self.gradients: dict[int, Array] = {}
+    self.gradients = dict(plan.unread)
+    self._unread = tuple(plan.unread)
     self._open: dict[int, Array] = {}  # open-loop gradients that were asked for
 
   def update(self, n: int, weights: Array) -> None:
@@ -144,14 +148,19 @@ class _ForwardPass:
     operator = self._problem.operators[n]
     total = value_lib.control_gradient(self._problem, operator, weights)
     self.gradients.update(zip(operator.control, total, strict=True))
+    self._step(operator.control)
+
+  def _step(self, control: tuple[int, ...]) -> None:
     # A base that mixes stages reads gradients of others: the best known ones.
-    needed = self._curvature.needed(operator.control)
+    needed = self._curvature.needed(control)
     known = {i: self._best_known(i) for i in needed}
-    step = self._curvature.step(operator.control, known)
-    self.updates.update(zip(operator.control, step, strict=True))
+    step = self._curvature.step(control, known)
+    self.updates.update(zip(control, step, strict=True))
 
   def rollout(self, feedback_ratio: Array, clipped_share: Array) -> Rollout:
     """The result, once all controls are updated."""
+    if self._unread:
+      self._step(self._unread)
     size = len(self.updates)
     return Rollout(
       [self.updates[i] for i in range(size)],

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from gtddp_jax import checks, errors
 from gtddp_jax import curvature as curvature_lib
-from gtddp_jax import errors
 from gtddp_jax import gradients as gradients_lib
 from gtddp_jax import graph as graph_lib
 from gtddp_jax import terminal as terminal_lib
@@ -102,9 +102,8 @@ def linearized(options: StepOptions, call: UpdateCall) -> rollout_lib.Plan:
   call, changed, measured = _restricted(options, call)
   inputs, _ = call.batch
   graph = options.graph.for_inputs(inputs)
-  nominal = gradients_lib.linearize(
-    graph, graph.flatten(call.params), inputs, _extras(graph, call)
-  )
+  leaves = graph.flatten(call.params)
+  nominal = gradients_lib.linearize(graph, leaves, inputs, _extras(graph, call))
   losses, expansion, radius = _expanded(options, call, graph, nominal)
   directions = gradients_lib.propagate(nominal, expansion.directions)
   players = [
@@ -133,6 +132,7 @@ def linearized(options: StepOptions, call: UpdateCall) -> rollout_lib.Plan:
     curvature,
     nominal,
     directions,
+    {i: given[i] if given else jnp.zeros_like(leaves[i]) for i in graph.unread},
     losses,
     {**call.collections, **nominal.collections, **changed},
     measured,
@@ -146,7 +146,7 @@ def _expanded(
   nominal: gradients_lib.Trajectory,
 ) -> tuple[Array, terminal_lib.Expansion, Array | None]:
   """Losses ``[B]``, their expansion at the outputs, and the trust radius."""
-  loss = terminal_lib.of_pairs(options.loss, graph.outputs)
+  loss = terminal_lib.on_rows(options.loss, graph, call.batch[1])
   losses = terminal_lib.sample_losses(loss, nominal.outputs, call.batch[1])
   expansion = terminal_lib.check(
     options.terminal(
@@ -233,7 +233,9 @@ def _gradients(
 
   def mean_loss(params: Any) -> tuple[Array, Any]:
     result = graph.run(params, inputs, _extras(graph, call))
-    losses = terminal_lib.sample_losses(options.loss, result.outputs, targets)
+    losses = terminal_lib.sample_losses(
+      options.loss, result.outputs, targets, graph.batch_size
+    )
     return jnp.mean(losses), result.collections
 
   if call.grads is None:
@@ -275,6 +277,7 @@ def _key(call: UpdateCall, name: str, reader: str) -> Array:
     raise errors.OptionError(
       f'The {reader} draws random numbers: expected update(..., rngs={{{name!r}'
       f': key}}), got the keys {sorted(call.rngs)}.'
+      f'{checks.nearest(name, call.rngs)}'
     )
   return call.rngs[name]
 

@@ -134,19 +134,30 @@ def gt_ddp(
   return GtDdp(*_transformation(options)).made_of(options)
 
 
-def _check_gradients(graph: graph_lib.LayerGraph, grads: Any) -> None:
-  """Raises ``ParameterTreeError`` unless there is one for every parameter."""
-  found = None if grads is None else checks.misfit(graph.params, grads, False)
+def _gradients(graph: graph_lib.LayerGraph, grads: Any) -> Any:
+  """The gradients in the containers of the parameters.
+
+  Raises:
+    ParameterTreeError: unless there is one for every parameter.
+  """
+  if grads is None:
+    return None
+  found = checks.misfit(graph.params, grads, False)
   if found is not None:
     raise errors.ParameterTreeError(
       f'The gradients are not like the parameters: {found}. Give one for every '
       f'parameter (zeros where there is none), or None in place of all; to '
       f'freeze parameters, trace the others alone.'
     )
+  return checks.like(graph.params, grads)
 
 
-def _check_state(expected: GtDdpState, state: Any) -> None:
-  """Raises ``OptionError`` for the state of another optimizer."""
+def _state(expected: GtDdpState, state: Any) -> GtDdpState:
+  """The state in the containers that the optimizer made it of.
+
+  Raises:
+    OptionError: for the state of another optimizer.
+  """
   found: str | None = f'got a {type(state).__name__}'
   if isinstance(state, GtDdpState):
     found = checks.misfit(
@@ -160,13 +171,14 @@ def _check_state(expected: GtDdpState, state: Any) -> None:
       f'init(params); give a checkpoint the structure of that state when it is '
       f'restored.'
     )
+  found_state: GtDdpState = checks.like(expected, state)
+  return found_state
 
 
 def _check_call(
-  options: StepOptions, init_fn: Any, given: tuple[Any, Any, Any, Any, Any]
+  params: Any, batch: Any, rngs: Any, extra_args: Mapping[str, Any]
 ) -> None:
   """Raises an error for arguments of ``update`` that are not as expected."""
-  updates, state, params, batch, rngs = given
   if params is None:
     raise errors.ParameterTreeError(
       'gt_ddp needs the parameters: call update(grads, state, params, '
@@ -177,6 +189,7 @@ def _check_call(
       'gt_ddp needs the batch: call update(grads, state, params, '
       'batch=(inputs, targets)). A wrapper that calls update(grads, state, '
       'params), such as TrainState.apply_gradients, cannot hand it on.'
+      + _meant('batch', extra_args)
     )
   pair: Any = batch
   if not isinstance(pair, (tuple, list)) or len(pair) != 2:
@@ -184,15 +197,17 @@ def _check_call(
       f'Invalid batch: got a {type(pair).__name__}, expected the pair '
       f'(inputs, targets).'
     )
-  _check_gradients(options.graph, updates)
-  # Its own function each time: JAX keeps what it traced while that lives,
-  # and with it the arrays of a whole state.
-  _check_state(jax.eval_shape(lambda p: init_fn(p), params), state)
   if not isinstance(rngs, Mapping):
     raise errors.OptionError(
       f'Invalid rngs: got a {type(rngs).__name__}, expected a dict of keys '
       f"by name, as in rngs={{'dropout': key}}."
     )
+
+
+def _meant(name: str, keywords: Mapping[str, Any]) -> str:
+  """The keyword that is nearly this one, as the end of a message."""
+  found = [k for k in keywords if checks.nearest(k, [name])]
+  return f' Did you mean {name}= by {found[0]}=?' if found else ''
 
 
 def _transformation(
@@ -204,6 +219,7 @@ def _transformation(
   def init_fn(params: Any) -> GtDdpState:
     if jax.tree.leaves(params):  # none: a placeholder of optax's map_params
       options.graph.flatten(params)
+      params = checks.like(options.graph.params, params)
     return GtDdpState(
       options.bound.init(params),
       # Copies: a state may be donated to a step.
@@ -221,17 +237,27 @@ def _transformation(
     rngs: Mapping[str, Array] = MappingProxyType({}),
     **extra_args: Any,
   ) -> tuple[Any, GtDdpState]:
-    _check_call(options, init_fn, (updates, state, params, batch, rngs))
+    _check_call(params, batch, rngs, extra_args)
     assert batch is not None
+    # Others may have put parameters and state in containers of their own, as
+    # Flax nnx does; they get them back in these.
+    given = params, state
+    updates = _gradients(options.graph, updates)
+    # Its own function each time: JAX keeps what it traced while that lives,
+    # and with it the arrays of a whole state.
+    state = _state(jax.eval_shape(lambda p: init_fn(p), params), state)
+    params = checks.like(options.graph.params, params)
     if _is_empty(batch):
-      return _nothing_done(state, params)
-    arguments = (state, params, updates, batch, dict(rngs))
-    axes = graph_lib.axes_of(arguments)
-    state, params, updates, batch, rngs = graph_lib.cast(arguments, axes)
-    call = step_lib.UpdateCall(
-      updates, state.base, params, batch, state.collections, rngs, extra_args
-    )
-    return _guarded(propose(options, call), state)
+      done = _nothing_done(state, params)
+    else:
+      arguments = (state, params, updates, batch, dict(rngs))
+      axes = graph_lib.axes_of(arguments)
+      state, params, updates, batch, rngs = graph_lib.cast(arguments, axes)
+      call = step_lib.UpdateCall(
+        updates, state.base, params, batch, state.collections, rngs, extra_args
+      )
+      done = _guarded(propose(options, call), state)
+    return checks.like(given[0], done[0]), checks.like(given[1], done[1])
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from gtddp_jax import errors
+from gtddp_jax import checks, errors
 from gtddp_jax import gradients as gradients_lib
 from gtddp_jax import graph as graph_lib
 from gtddp_jax import value as value_lib
@@ -120,7 +120,8 @@ class _Case:
   def __init__(
     self, tx: transform.GtDdp, params: Any, batch: Any, state: Any, rngs: Any
   ):
-    self.options, self.params, self.batch = tx.options, params, batch
+    self.options, self.batch = tx.options, batch
+    self.params = checks.like(tx.options.graph.params, params)
     self.state, self.rngs = state, rngs
     self.graph = self.options.graph.for_inputs(batch[0])
     self.extras = graph_lib.Extras(state.collections, dict(rngs))

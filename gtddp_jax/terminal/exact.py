@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gtddp_jax import errors, losses
+from gtddp_jax import checks, errors, losses
 from gtddp_jax import graph as graph_lib
 from gtddp_jax.terminal import expansion as expansion_lib
 
@@ -42,6 +42,7 @@ def named(terminal: Any) -> Any:
       f'Invalid terminal: got {terminal!r}, expected one of '
       f'{", ".join(map(repr, known))}, sampled(m), truncated(r), '
       f'subset(terminal, n) or a TerminalValue.'
+      f'{checks.nearest(terminal, known)}'
     )
   return known[terminal]
 
@@ -101,7 +102,13 @@ class FlatLoss:
   def __init__(self, loss: expansion_lib.Loss, outputs: Any, targets: Any):
     """Checks that the loss gives each sample a value of its own."""
     expansion_lib.sample_losses(loss, outputs, targets)
-    _check_own(loss, outputs, targets)
+    expansion_lib.check_own(
+      loss,
+      jax.tree.map(graph_lib.shape_of, (outputs, targets)),
+      jax.tree.leaves(outputs)[0].shape[0],
+      'a terminal other than "gradient" takes the second derivative sample by '
+      'sample; else use terminal="gradient"',
+    )
     self._loss, self._targets = loss, targets
     self.leaves, self._tree = jax.tree.flatten(outputs)
     batch = self.leaves[0].shape[0]
@@ -151,34 +158,6 @@ class FlatLoss:
   def _value(self, row: Array, target: Any) -> Array:
     outputs = self.unflatten(row[None], cast=False)
     return self._loss(outputs, jax.tree.map(lambda t: t[None], target))[0]
-
-
-def _check_own(loss: expansion_lib.Loss, outputs: Any, targets: Any) -> None:
-  """Raises ``LossError`` where a sample's loss is made from several samples.
-
-  Its second derivatives are taken one sample at a time.
-  """
-  size = jax.tree.leaves(outputs)[0].shape[0]
-  given = jax.tree.map(graph_lib.shape_of, (outputs, targets))
-  program = graph_lib.capture(loss, *given)
-  batch = graph_lib.analyse(program, program.inputs, size)
-  (losses,) = program.outputs
-  unknown = graph_lib.is_variable(losses) and batch.unknown(losses)
-  if unknown:
-    raise errors.LossError(
-      f'The operation {unknown!r} in the loss does not say which numbers are '
-      f'of which sample: expected operations of jax.numpy and jax.lax, as a '
-      f'terminal other than "gradient" takes the second derivative sample by '
-      f'sample. Use them, or terminal="gradient".'
-    )
-  if batch.meeting:
-    raise errors.LossError(
-      'The loss computes a value from several samples (a mean over the batch, '
-      'say): expected each of its numbers from one sample alone, as a terminal '
-      'other than "gradient" takes its second derivative sample by sample. '
-      'Compute weights outside, and hand them in with the targets, or use '
-      'terminal="gradient".'
-    )
 
 
 def _basis(loss: expansion_lib.Loss, flat: FlatLoss) -> np.ndarray:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-from gtddp_jax import errors
+from gtddp_jax import checks, errors
 from gtddp_jax import graph as graph_lib
 
 Array = jax.Array
@@ -121,13 +121,25 @@ def with_leading_gradient(
   )
 
 
-def sample_losses(loss: Loss, outputs: Any, targets: Any) -> Array:
+def sample_losses(
+  loss: Loss, outputs: Any, targets: Any, batch: int | None = None
+) -> Array:
   """Evaluates a loss and checks that it has one value per sample, ``[B]``.
 
+  Args:
+    loss: of the outputs.
+    outputs: what it reads.
+    targets: likewise.
+    batch: B; None where every output has it as its leading axis.
+
+  Returns:
+    The values.
+
   Raises:
-    LossError: if it has not.
+    LossError: if they have another shape.
   """
-  batch = jax.tree.leaves(outputs)[0].shape[0]
+  if batch is None:
+    batch = jax.tree.leaves(outputs)[0].shape[0]
   values = loss(outputs, targets)
   if jnp.shape(values) != (batch,):
     raise errors.LossError(
@@ -137,26 +149,127 @@ def sample_losses(loss: Loss, outputs: Any, targets: Any) -> Array:
   return values
 
 
-def of_pairs(loss: Loss, outputs: Any) -> Loss:
-  """A loss as a function of real numbers, pairs of them where it is complex.
+def on_rows(loss: Loss, graph: graph_lib.LayerGraph, targets: Any) -> Loss:
+  """A loss as a function of the outputs as the end of a chain has them.
+
+  These are real numbers, pairs of them where an output is complex; and rows of
+  samples, also of what the network returns once for all of them. That has a
+  derivative for each sample then, so that the loss is taken one sample at a
+  time.
 
   Args:
     loss: of the outputs as the network returns them.
-    outputs: their shapes.
+    graph: of the network.
+    targets: a batch of them.
 
   Returns:
-    The loss itself if no output is complex.
+    The loss itself if each output is of each sample, and none complex.
+
+  Raises:
+    LossError: if some output is the same for all samples, and the loss does
+      not return one value per sample, each made of that sample alone.
   """
-  if not any(jnp.iscomplexobj(leaf) for leaf in jax.tree.leaves(outputs)):
+  shapes, tree = jax.tree.flatten(graph.outputs)
+  common = [kind == 'common' for kind in graph.kinds]
+  if not (any(common) or any(jnp.iscomplexobj(s) for s in shapes)):
     return loss
 
-  def on_pairs(pairs: Any, targets: Any) -> Array:
-    complete = jax.tree.map(
-      lambda x, s: graph_lib.as_dtype(x, s.dtype), pairs, outputs
+  def complete(leaves: list[Any]) -> Any:
+    return jax.tree.unflatten(
+      tree, [as_(x, s.dtype) for x, s in zip(leaves, shapes, strict=True)]
     )
-    return loss(complete, targets)
 
-  return on_pairs
+  as_ = graph_lib.as_dtype
+  if not any(common):
+    return lambda rows, targets: loss(complete(jax.tree.leaves(rows)), targets)
+  _check_common(loss, graph, targets)
+
+  def of_sample(row: list[Any], target: Any) -> Array:
+    leaves = [
+      leaf if once else leaf[None]
+      for leaf, once in zip(row, common, strict=True)
+    ]
+    return loss(complete(leaves), jax.tree.map(lambda t: t[None], target))[0]
+
+  return lambda rows, targets: jax.vmap(of_sample)(
+    jax.tree.leaves(rows), targets
+  )
+
+
+def _check_common(
+  loss: Loss, graph: graph_lib.LayerGraph, targets: Any
+) -> None:
+  """Raises ``LossError`` unless a loss can be taken sample by sample."""
+  keyed, _ = jax.tree_util.tree_flatten_with_path(graph.outputs)
+  names = ', '.join(
+    repr(checks.path_of(path))
+    for (path, _), kind in zip(keyed, graph.kinds, strict=True)
+    if kind == 'common'
+  )
+  size = graph.batch_size
+  for path, leaf in jax.tree_util.tree_flatten_with_path(targets)[0]:
+    if jnp.shape(leaf)[:1] != (size,):
+      raise errors.LossError(
+        f'Target {checks.path_of(path) or "(the whole)"!r} has shape '
+        f'{list(jnp.shape(leaf))}: expected the batch, {size}, as its leading '
+        f'axis, since output {names} is the same for all samples, and the loss '
+        f'is taken sample by sample. Close over it in the loss.'
+      )
+  given = jax.tree.map(graph_lib.shape_of, (graph.outputs, targets))
+  jax.eval_shape(lambda o, t: sample_losses(loss, o, t, size), *given)
+  batched = [
+    *(kind != 'common' for kind in graph.kinds),
+    *(True for _ in jax.tree.leaves(targets)),
+  ]
+  check_own(
+    loss,
+    given,
+    size,
+    f'output {names} is the same for all samples, and has a derivative by each',
+    batched,
+  )
+
+
+def check_own(
+  loss: Loss,
+  given: tuple[Any, Any],
+  size: int,
+  why: str,
+  batched: list[bool] | None = None,
+) -> None:
+  """Checks that a loss makes each of its values from one sample alone.
+
+  Args:
+    loss: a function of outputs and targets.
+    given: shapes of these.
+    size: B.
+    why: it has to.
+    batched: which leaves of these have the batch as leading axis; None if all.
+
+  Raises:
+    LossError: if it makes one from several samples.
+  """
+  program = graph_lib.capture(loss, *given)
+  of_samples = [
+    value
+    for n, value in enumerate(program.inputs)
+    if batched is None or batched[n]
+  ]
+  batch = graph_lib.analyse(program, of_samples, size)
+  (values,) = program.outputs
+  unknown = graph_lib.is_variable(values) and batch.unknown(values)
+  if unknown:
+    raise errors.LossError(
+      f'The operation {unknown!r} in the loss does not say which numbers are '
+      f'of which sample: expected operations of jax.numpy and jax.lax, as '
+      f'{why}.'
+    )
+  if batch.meeting:
+    raise errors.LossError(
+      f'The loss computes a value from several samples (a mean over the batch, '
+      f'say): expected each of its numbers from one sample alone, as {why}. '
+      f'Compute weights outside, and hand them in with the targets.'
+    )
 
 
 def square_root(matrices: Array) -> Array:

@@ -13,7 +13,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from gtddp_jax import errors
+from gtddp_jax import checks, errors
 from gtddp_jax import gradients as gradients_lib
 from gtddp_jax.value import bellman, coupled
 from gtddp_jax.value import problem as problem_lib
@@ -100,7 +100,7 @@ def recursion(value: Any) -> problem_lib.ValueRecursion:
     raise errors.OptionError(
       f'Invalid value: got {value!r}, expected one of '
       f'{", ".join(map(repr, RECURSIONS))}, Bellman(memory) or '
-      f'Coupled(memory).',
+      f'Coupled(memory).{checks.nearest(value, RECURSIONS)}',
       'value',
     )
   return value if hasattr(value, 'wanted') else Own(value)

@@ -1,7 +1,7 @@
 """The table of networks that the library supports, and of what it refuses.
 
-`PYTHONPATH=.:tests/networks python tests/support/support.py` prints the part of
-docs/networks.md that holds both.
+With `tests/networks` and `tests/oracle` in PYTHONPATH this file prints, as a
+program, the part of docs/networks.md that holds both.
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ def ones(*shape: int) -> jax.Array:
 
 
 @refused(
-  '`nn.scan` (or `lax.scan`) over blocks of several modules',
+  '`nn.scan` (or `lax.scan`) over blocks of several modules, each block with '
+  'parameters of its own',
   'UncuttableStageError',
   '`trace(..., owner=...)`: the scan is then one control',
 )
@@ -84,13 +85,13 @@ def _opaque(gt: Any) -> None:
 
 
 @refused(
-  'a parameter that does not influence the outputs',
+  'parameters of which none influences the outputs',
   'UnownedParameterError',
-  'drop it from `params`, or close over it',
+  'return what the network makes of them; one alone without influence gets the '
+  "base's step for a zero gradient, or is refused by `trace(..., strict=True)`",
 )
 def _unread(gt: Any) -> None:
-  params = {'w': ones(3, 3), 'unread': ones(3)}
-  gt.trace(lambda p, x: x @ p['w'], params, X)
+  gt.trace(lambda p, x: 2 * x, {'w': ones(3, 3)}, X)
 
 
 @refused(
@@ -104,9 +105,10 @@ def _integer(gt: Any) -> None:
 
 
 @refused(
-  'an output without a batch axis, such as a mean loss',
+  'outputs of which none has a batch axis, such as a mean loss',
   'BatchAxisError',
-  'return per-sample outputs; the loss takes their mean',
+  'return per-sample outputs; the loss takes their mean, and reads others '
+  'beside them as they are',
 )
 def _mean(gt: Any) -> None:
   gt.trace(lambda p, x: jnp.mean(x @ p['w'], axis=0), {'w': ones(3, 3)}, X)

@@ -178,6 +178,16 @@ def recurrent(x: jax.Array) -> jax.Array:
   return nn.Dense(3)(h)
 
 
+@linen(
+  'Recurrent network',
+  (3, 2),
+  '1 dense, 1 generic',
+  note='`nn.RNN`: its cell is one control for all steps',
+)
+def recurrent_network(x: jax.Array) -> jax.Array:
+  return nn.Dense(3)(nn.RNN(nn.GRUCell(3))(x)[:, -1])
+
+
 class Block(nn.Module):
   """Two layers beside a skip; also the body of a scan."""
 

@@ -112,6 +112,10 @@ def bind(
       for s in stages
     ]
     layouts[control] = _layout(graph, span, products, settings, cooperation)
+  if graph.unread:
+    others.extend(graph.unread)
+    if settings.diagonal is None:
+      settings = settings._replace(diagonal=_of_damping(settings))
   parts = [
     optax.identity() if settings.momentum is None
     else optax.trace(settings.momentum),
@@ -121,6 +125,14 @@ def bind(
   return BoundKronecker(
     step_lib.Parts(settings, layouts, tuple(others), chain), graph.params
   )
+
+
+def _of_damping(settings: step_lib.Settings) -> diagonal.Base:
+  """``Q_uu = gamma / eta``: what is left where factors and moment are zero."""
+  rate, damping = settings.learning_rate, settings.damping
+  if callable(rate):
+    return diagonal.sgd(lambda count: rate(count) / damping)
+  return diagonal.sgd(rate / damping)
 
 
 def _layout(
