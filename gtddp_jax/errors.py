@@ -12,11 +12,11 @@ class GtddpError(ValueError):
 
 
 class UnownedParameterError(GtddpError):
-  """A parameter does not influence the outputs, so no stage decides it.
+  """No parameter influences the outputs, or one does not where all have to.
 
   ::
 
-    gt.trace(lambda p, x: x @ p['w'], {'w': w, 'unused': v}, x)
+    gt.trace(lambda p, x: x @ p['w'], {'w': w, 'unused': v}, x, strict=True)
   """
 
 
@@ -30,7 +30,7 @@ class ControlDtypeError(GtddpError):
 
 
 class BatchAxisError(GtddpError):
-  """An output has no batch axis, or samples cannot be found in a value.
+  """No output has a batch axis, or samples cannot be found in a value.
 
   ::
 

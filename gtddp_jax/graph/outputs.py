@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from gtddp_jax import checks, errors
-from gtddp_jax.graph import chain
+from gtddp_jax.graph import chain, varying
 from gtddp_jax.graph import program as jaxprs
 from gtddp_jax.graph.batch_axis import Batch, leading
 
@@ -149,6 +149,18 @@ def returned(leaves: Sequence[Any], found: Sequence[Kind]) -> list[Any]:
   """The inverse of ``carried``, of flat leaves."""
   pairs = zip(leaves, found, strict=True)
   return [leaf[0] if kind == 'common' else leaf for leaf, kind in pairs]
+
+
+def returned_shapes(shapes: Any, found: Sequence[Kind]) -> Any:
+  """Shapes of outputs as a network returns them, from those of rows."""
+
+  def of(shape: Any, kind: Kind) -> Any:
+    if kind != 'common':
+      return shape
+    return varying.shaped(shape.shape[1:], shape.dtype, shape)
+
+  leaves, tree = jax.tree.flatten(shapes)
+  return jax.tree.unflatten(tree, list(map(of, leaves, found)))
 
 
 def located(

@@ -168,7 +168,7 @@ def _build(
     paths=paths,
     params=params,
     inputs=inputs,
-    outputs=_returned(shapes.outputs, kinds),
+    outputs=outputs_lib.returned_shapes(shapes.outputs, kinds),
     kinds=tuple(kinds),
     changed=shapes.collections,
     extras=network.extras,
@@ -208,7 +208,6 @@ def _chain(
 ) -> _Chain:
   """Cuts a program, whose outputs are those of the network alone."""
   flow = cuts_lib.analyse(program, len(paths))
-  _check_known(program, flow, batch)
   cuts = cuts_lib.find(program, flow, owners, paths, batch)
   outputs = tuple(
     dict.fromkeys(
@@ -319,6 +318,8 @@ def _carried(
   """A network with rows of samples as outputs, and where the samples are."""
   program = _capture(network, params, inputs)
   batch = _analysed(params, inputs, program)
+  flow = cuts_lib.analyse(program, len(jax.tree.leaves(params)))
+  _check_known(flow, batch)
 
   def shapes_at(size: int) -> list[tuple[int, ...]] | None:
     other = jax.tree.map(
@@ -342,18 +343,6 @@ def _carried(
   program = _capture(carrying, params, inputs, network.extras)
   batch = _analysed(params, inputs, program)
   return program, outputs_lib.located(program, batch, kinds), kinds
-
-
-def _returned(shapes: Any, kinds: Sequence[outputs_lib.Kind]) -> Any:
-  """The shapes of outputs as a network returns them."""
-
-  def of(shape: Any, kind: outputs_lib.Kind) -> Any:
-    if kind != 'common':
-      return shape
-    return varying.shaped(shape.shape[1:], shape.dtype, shape)
-
-  leaves, tree = jax.tree.flatten(shapes)
-  return jax.tree.unflatten(tree, list(map(of, leaves, kinds)))
 
 
 def _any_of(equations: set[int]) -> Callable[[jaxprs.Equation], bool]:
@@ -384,9 +373,7 @@ def _analysed(params: Any, inputs: Any, program: jaxprs.Program) -> Batch:
   return analyse(program, batched, _batch_size(inputs))
 
 
-def _check_known(
-  program: jaxprs.Program, flow: cuts_lib.Flow, batch: Batch
-) -> None:
+def _check_known(flow: cuts_lib.Flow, batch: Batch) -> None:
   """Raises ``BatchAxisError`` where it cannot be told if samples meet."""
   for value in flow.moving:
     unknown = batch.unknown(value)
