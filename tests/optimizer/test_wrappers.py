@@ -150,6 +150,8 @@ def test_leaves_that_are_no_arrays_are_refused_by_path() -> None:
     (lambda: made(gt.sgd(0.1), terminal='gaussnewton'), 'gauss_newton'),
     (lambda: made(gt.kfac(0.1), cooperation='kroneker'), 'kronecker'),
     (lambda: GRAPH.in_order('merged'), 'merge'),
+    (lambda: gt.trace(network, PARAMS, X, verfy=False), 'verify'),
+    (lambda: gt.trace(network, PARAMS, X, mutables=[]), 'mutable'),
     (
       lambda: made(gt.sgd(0.1)).update(
         None, made(gt.sgd(0.1)).init(PARAMS), PARAMS, batches=(X, Y)

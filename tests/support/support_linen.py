@@ -185,7 +185,7 @@ def recurrent(x: jax.Array) -> jax.Array:
   note='`nn.RNN`: its cell is one control for all steps',
 )
 def recurrent_network(x: jax.Array) -> jax.Array:
-  return nn.Dense(3)(nn.RNN(nn.GRUCell(3))(x)[:, -1])
+  return nn.Dense(3)(nn.RNN(nn.GRUCell(3, param_dtype=x.dtype))(x)[:, -1])
 
 
 class Block(nn.Module):
