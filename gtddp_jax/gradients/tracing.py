@@ -37,9 +37,8 @@ def trace(
 
   Args:
     apply_fn: pure ``(params, inputs) -> outputs``; pytrees of arrays, the
-      leading axis of every input and output leaf is the batch. Beside such
-      outputs others may be the same for all samples (a parameter, a constant,
-      a mean over the batch); the loss reads them as they are.
+      leading axis of every input and output leaf is the batch. Beside them
+      outputs may be the same for all samples (a parameter, a batch mean).
     params: pytree of floating-point or complex arrays (or shapes). One without
       influence on the outputs gets the base's step for a zero gradient.
     inputs: pytree of arrays (or shapes), an example batch.
@@ -66,9 +65,8 @@ def trace(
       output has it elsewhere; samples have no place of their own in the state
       at a cut, or an operation does not say where they are in what it makes.
     UncuttableStageError: an opaque equation mixes parameters of modules.
-    ParameterTreeError: other collections stand beside 'params' among the
-      parameters; or the network changes its parameters, or a collection to one
-      that is not like the one given.
+    ParameterTreeError: other collections stand beside 'params', or a leaf is no
+      array; the network changes its parameters, or the kind of a collection.
     TraceMismatchError: the graph does not reproduce ``apply_fn``.
     OptionError: for an ``owner`` that names no module, or another check.
   """
