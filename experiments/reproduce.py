@@ -105,7 +105,9 @@ class Session:
     """Refuses flags that cannot be used; changes nothing."""
     self.budget, self.data_dir = values.budget, values.data_dir
     self.parts = plans.get_plan(self.budget)
-    parts, report = _folders(self.budget)
+    parts, report = 'runs/reproduce', 'docs/results'
+    if self.budget != plans.DEFAULT:
+      parts, report = f'{parts}-{self.budget}', f'{report}/{self.budget}'
     self.path = pathlib.Path(values.workdir or parts)
     whole = self.path if values.only else report
     self.report = pathlib.Path(values.report or whole)
@@ -288,13 +290,6 @@ class Session:
     finally:
       subprocesses.stop([process])
       keep()
-
-
-def _folders(budget: str) -> tuple[str, str]:
-  """Of the parts and of the report, where none are given."""
-  if budget == plans.DEFAULT:
-    return 'runs/reproduce', 'docs/results'
-  return f'runs/reproduce-{budget}', f'docs/results/{budget}'
 
 
 def _check_workdir(path: pathlib.Path, budget: str) -> None:

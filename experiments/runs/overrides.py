@@ -6,7 +6,7 @@ import ast
 import importlib.util
 import pathlib
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import ml_collections
@@ -205,7 +205,13 @@ def check(
 def _check_feedback(asked: Asked) -> None:
   """Options of gt_ddp are for gt_ddp."""
   optimizer = asked.config.optimizer
-  unread = dict(_unread(optimizer, asked.given))
+  unread = {}
+  for name in registry.unread(optimizer):
+    path = f'optimizer.{name}'
+    key = schema.find(default.SCHEMA, path)
+    usual = key.default if isinstance(key, schema.Key) else None
+    if asked.given.get(path, usual) not in (usual, optimizer.name):
+      unread[f'config.{path}'] = asked.given[path]
   if unread:
     name, remedy = optimizer.name, 'config.optimizer.name=gt_ddp'
     if name == 'gt_ddp':
@@ -216,17 +222,6 @@ def _check_feedback(asked: Asked) -> None:
       ', '.join(map(repr, unread.values())),
       f'remove it, or set {remedy}',
     )
-
-
-def _unread(
-  optimizer: Config, given: Mapping[str, Any]
-) -> Iterator[tuple[str, Any]]:
-  for name in registry.unread(optimizer):
-    path = f'optimizer.{name}'
-    key = schema.find(default.SCHEMA, path)
-    usual = key.default if isinstance(key, schema.Key) else None
-    if given.get(path, usual) not in (usual, optimizer.name):
-      yield f'config.{path}', given[path]
 
 
 def check_rate(config: Config, given: Mapping[str, Any]) -> None:

@@ -234,7 +234,14 @@ def check(
   if not path.is_dir():
     return
   if overwrite:
-    _check_ours(path)
+    for name in FOLDERS:  # those that no run has made are not replaced
+      if (path / name).exists() and _config_in(path) is None:
+        raise refusals.ConfigError(
+          '--overwrite',
+          'a folder with a run in it',
+          f'{path / name} without a config.json beside it',
+          'choose another --workdir, or delete it by hand',
+        )
     return
   held = _config_in(path) if config is not None else None
   if config is not None and held is not None:
@@ -266,18 +273,6 @@ def write(path: pathlib.Path, text: str) -> None:
   part = path.with_suffix('.part')
   part.write_text(text, encoding='utf-8')
   part.replace(path)
-
-
-def _check_ours(path: pathlib.Path) -> None:
-  """Refuses to replace folders that no run has made."""
-  for name in FOLDERS:
-    if (path / name).exists() and _config_in(path) is None:
-      raise refusals.ConfigError(
-        '--overwrite',
-        'a folder with a run in it',
-        f'{path / name} without a config.json beside it',
-        'choose another --workdir, or delete it by hand',
-      )
 
 
 def _is_new(path: pathlib.Path) -> bool:

@@ -28,7 +28,18 @@ def validate(config: Config, sections: schema.Section | None = None) -> None:
     sections: that studies bring, by their names.
   """
   check(config, {**default.SCHEMA, **(sections or {})})
-  _check_together(config)
+  _check_batches(config)
+  optimizer, model = config.optimizer, config.model
+  base = registry.base_name(optimizer)
+  for path, names in (
+    ('optimizer.schedule', (optimizer.schedule.name,)),
+    ('model', (model.name, f'norm {model.norm}')),
+    ('optimizer.base', (base,)),
+  ):
+    _check_unread(config, path, names)
+  _check_model(config)
+  if optimizer.name == 'gt_ddp':
+    _check_curvature(optimizer, base)
 
 
 def check(
@@ -101,22 +112,6 @@ def _check_value(value: Any, key: schema.Key, path: str) -> None:
 
 def _refuse(key: str, expected: str, got: object, remedy: str) -> NoReturn:
   raise refusals.ConfigError(f'config.{key}', expected, got, remedy)
-
-
-def _check_together(config: Config) -> None:
-  """What keys that are fine by themselves do not allow together."""
-  _check_batches(config)
-  optimizer, model = config.optimizer, config.model
-  base = registry.base_name(optimizer)
-  for path, names in (
-    ('optimizer.schedule', (optimizer.schedule.name,)),
-    ('model', (model.name, f'norm {model.norm}')),
-    ('optimizer.base', (base,)),
-  ):
-    _check_unread(config, path, names)
-  _check_model(config)
-  if optimizer.name == 'gt_ddp':
-    _check_curvature(optimizer, base)
 
 
 def _check_batches(config: Config) -> None:

@@ -217,12 +217,9 @@ def _short(entries: Sequence[Entry], budget: str) -> list[str]:
 
 
 def _link(part: plans.Part) -> str:
-  return f'[{part.title}](#{_anchor(part.title)})'
-
-
-def _anchor(title: str) -> str:
-  """What GitHub makes of a heading."""
-  return re.sub(r'[^\w\- ]', '', title.lower()).replace(' ', '-')
+  # What GitHub makes of a heading.
+  anchor = re.sub(r'[^\w\- ]', '', part.title.lower()).replace(' ', '-')
+  return f'[{part.title}](#{anchor})'
 
 
 def _section(entry: Entry, budget: str) -> str:
