@@ -10,6 +10,8 @@ import pytest
 
 import experiments
 
+pytestmark = pytest.mark.once
+
 ROOT = pathlib.Path(experiments.__file__).parents[1]
 PAGES = sorted(
   path

@@ -16,6 +16,8 @@ import pytest
 
 import gtddp_jax
 
+pytestmark = pytest.mark.once
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PACKAGE = 'gtddp_jax'
 

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
+pytestmark = pytest.mark.once
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CODE_FOLDERS = ('configs', 'experiments', 'gtddp_jax', 'scripts', 'tests')
 CODE = sorted(p for f in CODE_FOLDERS for p in (ROOT / f).rglob('*.py'))

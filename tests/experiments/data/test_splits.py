@@ -10,6 +10,8 @@ import pytest
 
 from experiments.data import catalog, digits, preprocessing, splits
 
+pytestmark = pytest.mark.once
+
 # Labels of the published training split, and mean and standard deviation of
 # each channel (white is 1), as many have reported them.
 PUBLISHED = {

@@ -13,6 +13,8 @@ from matplotlib import image
 from experiments.optimizers import registry
 from experiments.report import tables
 
+pytestmark = pytest.mark.once
+
 COLUMNS = [
   tables.Column('optimizer', '', ['SGD', 'GT-DDP SGD']),
   tables.Column('step', 'ms', ['1.00', '1.50']),

@@ -15,6 +15,8 @@ from configs import default
 from experiments import refusals
 from experiments.runs import locks, run_folder
 
+pytestmark = pytest.mark.once
+
 
 def created(
   path: pathlib.Path, overwrite: bool = False
