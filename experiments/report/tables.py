@@ -1,7 +1,8 @@
 """Tables and figures, in one style.
 
-A base and its GT-DDP variant share a colour: dashed for the base, solid for
-GT-DDP. The colours are Okabe and Ito's, which the colour-blind distinguish.
+A base and its GT-DDP variants share a colour: dashed for the base, solid for
+the first variant. The colours are Okabe and Ito's, which the colour-blind
+distinguish.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ _COLOURS = {
   'Muon': '#999999',
 }
 _OURS = 'GT-DDP '
+_STYLES = '-', '-.', ':'  # of the variants of one base, in turn
 BAND = 'line: median over seeds; band: from least to largest'
 _ABSENT = '-'
 
@@ -54,6 +56,12 @@ class Curve(NamedTuple):
 
   title: str
   runs: Sequence[Sequence[Row]]
+
+  @property
+  def base(self) -> str:
+    """The title of its base, such as 'SGD' of 'GT-DDP SGD, frozen'."""
+    name = self.title.removeprefix(_OURS).removeprefix('GT-')
+    return name.partition(',')[0]
 
 
 Spec = tuple[str, str, Callable[[Any], str]]  # head, unit, cell of a row
@@ -195,9 +203,14 @@ def curves(path: pathlib.Path, all_curves: Sequence[Curve]) -> None:
   """
   with drawing(path, 10, 4.4) as made:
     left, right = made.subplots(1, 2)
-    for curve in all_curves:
-      _draw(left, curve, lambda row: row['train_loss'])
-      _draw(right, curve, lambda row: 100 * (1 - row['test_accuracy']))
+    for place, curve in enumerate(all_curves):
+      style: Any = (0, (4, 2))
+      if curve.title.startswith(_OURS):
+        same = [c for c in all_curves[:place] if c.title.startswith(_OURS)]
+        number = [c.base for c in same].count(curve.base)
+        style = _STYLES[number % len(_STYLES)]
+      _draw(left, curve, style, lambda row: row['train_loss'])
+      _draw(right, curve, style, lambda row: 100 * (1 - row['test_accuracy']))
     left.set(title='Training split', ylabel='mean loss (nats)')
     right.set(title='Test split', ylabel='error (%)')
     for panel in (left, right):
@@ -211,11 +224,9 @@ def curves(path: pathlib.Path, all_curves: Sequence[Curve]) -> None:
 
 
 def _draw(
-  panel: axes.Axes, curve: Curve, value: Callable[[Row], float]
+  panel: axes.Axes, curve: Curve, style: Any, value: Callable[[Row], float]
 ) -> None:
-  ours = curve.title.startswith(_OURS)
-  base = curve.title.removeprefix(_OURS).removeprefix('GT-').partition(',')[0]
-  colour = _COLOURS[base]
+  colour = _COLOURS[curve.base]
   evaluated = [
     [row for row in rows if 'test_loss' in row] for rows in curve.runs
   ]
@@ -237,6 +248,6 @@ def _draw(
     epochs,
     np.median(values, axis=1),
     color=colour,
-    linestyle='-' if ours else (0, (4, 2)),
+    linestyle=style,
     label=curve.title,
   )

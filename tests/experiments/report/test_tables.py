@@ -8,7 +8,7 @@ import pathlib
 import numpy as np
 import pytest
 import rich.console
-from matplotlib import image
+from matplotlib import figure, image
 
 from experiments.optimizers import registry
 from experiments.report import tables
@@ -109,3 +109,21 @@ def test_every_base_has_a_colour(tmp_path: pathlib.Path) -> None:
       for suffix in ('', ', frozen')  # as titles of the study of methods
     ],
   )
+
+
+def test_variants_of_one_base_have_lines_of_their_own(
+  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  drawn: list[figure.Figure] = []
+  monkeypatch.setattr(
+    figure.Figure, 'savefig', lambda self, *unused, **words: drawn.append(self)
+  )
+  titles = ['SGD', 'GT-DDP SGD, frozen', 'GT-DDP SGD, bellman', 'GT-DDP Adam']
+  tables.curves(
+    tmp_path / 'curves.png', [tables.Curve(t, [rows(1.0)]) for t in titles]
+  )
+  looks = [
+    (line.get_color(), line.get_linestyle()) for line in drawn[0].axes[0].lines
+  ]
+  assert len({*looks}) == len(titles)
+  assert len({colour for colour, _ in looks[:3]}) == 1
