@@ -50,9 +50,9 @@ class OptaxBase(optax.GradientTransformationExtraArgs):
       'sgd, rmsprop, adam, kfac, ekfac or soap of this library, or a Base, got '
       "another optax transformation. Use one of them, or value='frozen', which "
       'lifts any optax transformation. One of them inside optax.chain or '
-      'optax.inject_hyperparams is not seen: put these around gt_ddp, as in '
-      'optax.inject_hyperparams(lambda lr: gt_ddp(graph, loss, adam(lr), '
-      "value='bellman'))(lr=1e-3).",
+      'optax.inject_hyperparams is not seen: put the rest of the chain around '
+      'gt_ddp, and inject around it: optax.inject_hyperparams(lambda lr: '
+      "gt_ddp(graph, loss, adam(lr), value='bellman'))(lr=1e-3).",
       'value',
     )
 

@@ -142,7 +142,9 @@ def carried(
     return of_rows(leaf) if kind == 'rows' else leaf
 
   leaves, tree = jax.tree.flatten(outputs)
-  return jax.tree.unflatten(tree, list(map(of, leaves, found)))
+  # A constant varies along no mesh axis, but its cotangent does.
+  rows = varying.cast(list(map(of, leaves, found)), varying.axes_of(leaves))
+  return jax.tree.unflatten(tree, rows)
 
 
 def returned(leaves: Sequence[Any], found: Sequence[Kind]) -> list[Any]:

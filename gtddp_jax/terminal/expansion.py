@@ -216,13 +216,12 @@ def _check_common(
         f'is taken sample by sample. Close over it in the loss.'
       )
   given = jax.tree.map(graph_lib.shape_of, (graph.outputs, targets))
-  jax.eval_shape(lambda o, t: sample_losses(loss, o, t, size), *given)
   batched = [
     *(kind != 'common' for kind in graph.kinds),
     *(True for _ in jax.tree.leaves(targets)),
   ]
   check_own(
-    loss,
+    lambda o, t: sample_losses(loss, o, t, size),
     given,
     size,
     f'output {names} is the same for all samples, and has a derivative by each',

@@ -149,6 +149,25 @@ def test_the_whole_batch_as_one_state_reads_common_outputs() -> None:
   assert found.updates['log_std'].any()
 
 
+@pytest.mark.parametrize('name', ['parameter', 'constant'])
+def test_shard_map_with_its_checks_takes_the_same_step(name: str) -> None:
+  f, loss = COMMON[name]
+  params = {**PARAMS, 'unread': matrix(2)}
+  tx = gt.gt_ddp(gt.trace(f, params, X), loss, gt.adam(0.1), value='bellman')
+
+  def update(p: Any, x: jax.Array, y: jax.Array) -> Any:
+    updates, _ = tx.update(None, tx.init(p), p, batch=(x, y))
+    return jax.lax.pmean(updates, 'd')
+
+  mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ('d',))
+  whole, split = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec('d')
+  mapped = jax.shard_map(
+    update, mesh=mesh, in_specs=(whole, split, split), out_specs=whole
+  )
+  alone, _ = tx.update(None, tx.init(params), params, batch=(X, Y))
+  assert apart(jax.jit(mapped)(params, X, Y), alone) < 1e-9
+
+
 def test_what_is_refused_beside_common_outputs() -> None:
   def refused(f: Any, shape: str) -> None:
     with pytest.raises(gt.errors.BatchAxisError, match=shape):
