@@ -330,15 +330,7 @@ class DiagonalInverse:
     return row.reshape((1,) * (rows.ndim - 1) + row.shape) * rows
 
   def on_factors(
-    self, product: gradients_lib.Contraction, factors: gradients_lib.Factors
-  ) -> gradients_lib.OnFactors:
+    self, form: graph_lib.ClosedForm, factors: graph_lib.Factors
+  ) -> graph_lib.OnFactors:
     """See ``Inverse``."""
-    of_kernel = self.leaves[product.kernel]
-    of_bias = (
-      jnp.zeros(()) if product.bias is None else self.leaves[product.bias]
-    )
-    return gradients_lib.OnFactors(
-      *factors,
-      product.matrix(of_kernel) if of_kernel.ndim else of_kernel,
-      of_bias.reshape(1, -1) if of_bias.ndim else of_bias,
-    )
+    return graph_lib.OnFactors(*factors, *form.diagonal(self.leaves))

@@ -58,6 +58,30 @@ def _decomposed(sides: list[Array]) -> list[Spectrum]:
   return [s._replace(values=jnp.maximum(s.values, 0)) for s in spectra]
 
 
+def spectra_of_groups(sides: Array) -> Spectrum:
+  """The spectra of sides of one kind, along a leading axis.
+
+  Args:
+    sides: matrices ``[n, m, m]``, or diagonals ``[n, m]``.
+
+  Returns:
+    Their spectra, with the same leading axis.
+  """
+  if sides.ndim == 2:
+    return Spectrum(jnp.maximum(sides, 0), jnp.ones_like(sides))
+
+  def one_by_one(sides: Array) -> Spectrum:
+    return jax.lax.map(lambda side: Spectrum(*jnp.linalg.eigh(side)), sides)
+
+  with jax.default_matmul_precision('float32'):
+    found = jax.lax.platform_dependent(
+      sides,
+      cpu=one_by_one,
+      default=lambda sides: Spectrum(*jnp.linalg.eigh(sides)),
+    )
+  return found._replace(values=jnp.maximum(found.values, 0))
+
+
 def overlap(new: Array, old: Array) -> Array:
   """``(new^T old)^2``: how the eigenvectors of one side share directions.
 

@@ -240,8 +240,8 @@ class SoapInverse:
     return jax.vmap(packing.pack)(done).reshape(rows.shape).astype(rows.dtype)
 
   def on_factors(
-    self, product: gradients_lib.Contraction, factors: gradients_lib.Factors
-  ) -> gradients_lib.OnFactors:
+    self, form: graph_lib.ClosedForm, factors: graph_lib.Factors
+  ) -> graph_lib.OnFactors:
     """Is never asked for: ``factor_form`` is None."""
     raise NotImplementedError
 

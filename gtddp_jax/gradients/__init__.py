@@ -1,12 +1,9 @@
 """The chain linearised: trajectory, directions, per-sample gradients."""
 
-from gtddp_jax.gradients.affine import Contraction, Factors
 from gtddp_jax.gradients.control import Player
-from gtddp_jax.gradients.loops import total_over_samples
 from gtddp_jax.gradients.operator import (
   MEMORY,
   Inverse,
-  OnFactors,
   Sensitivity,
   Wanted,
 )
@@ -25,12 +22,9 @@ from gtddp_jax.gradients.verify import verify
 
 __all__ = (
   'MEMORY',
-  'Contraction',
   'Directions',
   'EndToEnd',
-  'Factors',
   'Inverse',
-  'OnFactors',
   'Packing',
   'Player',
   'Sensitivity',
@@ -41,7 +35,6 @@ __all__ = (
   'linearize',
   'over_directions',
   'propagate',
-  'total_over_samples',
   'trace',
   'verify',
 )

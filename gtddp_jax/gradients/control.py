@@ -1,8 +1,8 @@
 """Per-sample gradients of a control, as rows of a matrix.
 
 Row ``(i, r)`` is ``g^{i,r}``, all leaves of the control packed into one vector.
-Dense and convolutional layers have a closed form; other controls are
-differentiated sample by sample. A control that later stages read again has
+Some kinds of layers have a closed form; other controls are differentiated
+sample by sample. A control that later stages read again has
 several *uses*, its own stage first; the row is the sum over them.
 """
 
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from gtddp_jax import errors
 from gtddp_jax import graph as graph_lib
-from gtddp_jax.gradients import affine, packing
+from gtddp_jax.gradients import packing
 from gtddp_jax.gradients import trajectory as trajectory_lib
 
 Array = jax.Array
@@ -94,10 +94,10 @@ def rows(
   Returns:
     ``[b, R, p]``, with p the size of the control.
   """
-  product = contraction(uses)
-  if product is not None:
+  form = closed_form(uses)
+  if form is not None:
     (x,), (h,) = data[0].entry, data[0].bars
-    return product.gradients(x, h)
+    return form.gradients(x, h)
   leaves = jax.vmap(lambda d: _of_sample(graph, uses, d, rank))(data)
   flat = [
     leaf.reshape(*leaf.shape[:2], math.prod(leaf.shape[2:])) for leaf in leaves
@@ -105,12 +105,9 @@ def rows(
   return jnp.concatenate(flat, axis=-1) if len(flat) > 1 else flat[0]
 
 
-def contraction(uses: Sequence[Use]) -> affine.Contraction | None:
-  """The product whose kernel (and bias) the control is, if it is just that."""
-  stage, control = uses[0].point.stage, uses[0].point.control
-  if len(uses) > 1 or not graph_lib.supports(stage):
-    return None
-  return affine.Contraction(stage, control)
+def closed_form(uses: Sequence[Use]) -> graph_lib.ClosedForm | None:
+  """That of the layer, if the control is not read anywhere else."""
+  return None if len(uses) > 1 else uses[0].point.stage.closed_form
 
 
 def _of_samples(point: trajectory_lib.Point) -> Arrays:
@@ -269,7 +266,7 @@ class Player:
   """Per-sample gradients of one control (see the module's head).
 
   Attributes:
-    product: the contraction whose kernel and bias it decides, or None.
+    closed_form: of its layer, or None.
     packing: how its leaves lie in a row.
     size: length of a row.
     indices: flat parameter indices of its leaves.
@@ -298,16 +295,18 @@ class Player:
     self.itemsize = last.dtype.itemsize
     control = points[t].control
     self.size = sum(math.prod(u.shape) for u in control)
-    self.product: affine.Contraction | None = contraction(self._uses)
-    self.packing: packing.Packing = self.product or packing.EndToEnd(control)
+    self.closed_form = closed_form(self._uses)
+    self.packing: packing.Packing = self.closed_form or packing.EndToEnd(
+      control
+    )
 
   @property
   def positions(self) -> int:
-    """T: rows of the contraction for each sample."""
-    assert self.product is not None
+    """T: at how many places of a sample its layer is used."""
+    assert self.closed_form is not None
     (h,) = self._uses[0].directions.layer
     both = self._graph.batch_size * self._rank
-    return self.product.positions(h.shape) // both
+    return self.closed_form.positions(h.shape) // both
 
   def samples(self) -> list[Sample]:
     """What its rows are made of, leading axis = samples."""
@@ -326,27 +325,26 @@ class Player:
     """``sum_i sum_r w_i^r g^{i,r}``; weights ``[B, R]``, leaves as result."""
     weigh = trajectory_lib.weigh
     own, *later = self._uses
-    if self.product is not None and own.point.stage.kind == 'conv':
-      return self._of_convolution(weights)
+    if self.closed_form is not None and self.closed_form.sums_on_cpu:
+      return self._summed(self.closed_form, weights)
     _, total, _ = own.point.pull_layer(weigh(weights, own.directions.layer))
     for _, point, directions in later:
       _, _, pulled = point.pull(weigh(weights, directions.after))
       total = add_uses(self.indices, total, point.stage.shared, pulled)
     return total
 
-  def _of_convolution(self, weights: Array) -> Arrays:
+  def _summed(self, form: graph_lib.ClosedForm, weights: Array) -> Arrays:
     """``combine`` of a convolution.
 
     On a CPU, products of patches are up to 3 times faster than the gradient
     that XLA makes of a convolution, and seldom slower.
     """
-    product, own = self.product, self._uses[0]
-    assert product is not None
+    own = self._uses[0]
     return jax.lax.platform_dependent(
       *own.point.x,
       *own.directions.layer,
       weights,
-      cpu=lambda x, h, w: product.unpack(product.total(x, h, w)),
+      cpu=lambda x, h, w: form.unpack(form.total(x, h, w)),
       default=lambda _, h, w: own.point.pull_layer(
         trajectory_lib.weigh(w, (h,))
       )[1],

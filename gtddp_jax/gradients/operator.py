@@ -29,8 +29,9 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-from gtddp_jax.gradients import affine, loops, packing
+from gtddp_jax import graph as graph_lib
 from gtddp_jax.gradients import control as control_lib
+from gtddp_jax.gradients import packing
 
 Array = jax.Array
 Arrays = tuple[jax.Array, ...]
@@ -97,23 +98,21 @@ class Sensitivity:
 
   def _in_factors(
     self, wanted: Wanted, numbers: int
-  ) -> affine.Contraction | None:
+  ) -> graph_lib.ClosedForm | None:
     """The layer, if products of its factors will do, are cheaper and fit."""
-    product, cross = self.players[0].product, wanted.product == 'kernel'
-    if not (wanted.product and wanted.factor_form and product):
+    form = self.players[0].closed_form
+    if not (wanted.product and wanted.factor_form and form):
       return None
-    b, r, t = self.batch, self.rank, self.players[0].positions
+    ask = graph_lib.Ask(
+      self.batch,
+      self.rank,
+      self.players[0].positions,
+      matrix=wanted.factor_form == 'matrix',
+      cross=wanted.product == 'kernel',
+      numbers=numbers,
+    )
     several = len(self.players) > 1
-    if several or (wanted.factor_form == 'matrix' and (cross or t > 1)):
-      return None
-    a, c = product.a, product.c
-    pairs = b * b if cross else b
-    # Touching a product costs about as much as 32 of its terms.
-    through_factors = pairs * t * t * (a + r * r * (c + 32))
-    through_gradients = r * a * c * (b * t + pairs * r)
-    fits = t == 1 or pairs * r * r * t * t <= numbers
-    cheaper = t == 1 or through_factors < through_gradients
-    return product if fits and cheaper else None
+    return None if several or not form.through_factors(ask) else form
 
   def combine(self, weights: Array) -> Arrays:
     """``(1/B) sum_i sum_r w_i^r g^{i,r}``; weights ``[B, R]``."""
@@ -141,8 +140,9 @@ class Sensitivity:
 
   def gram(self, inverse: Inverse) -> Array:
     """``g^{i,r} . Q_uu^-1 g^{i,s}``, ``[B, R, R]``."""
-    if self._through_factors is not None:
-      return _gram_of_factors(self._on_factors(inverse))
+    form = self._through_factors
+    if form is not None:
+      return form.gram(self._on_factors(form, inverse))
 
     def products(g: Array) -> Array:  # [R, p] of one sample
       return inverse.apply(g, self.packing) @ g.T
@@ -150,7 +150,7 @@ class Sensitivity:
     if self._kept is None:
       return self.over_blocks(lambda rows: jax.vmap(products)(rows))
     if self.rank > 1:
-      return loops.over_samples(products, self._kept)
+      return graph_lib.over_samples(products, self._kept)
     g = self._kept[:, 0]
     products_of = jnp.einsum('bp,bp->b', g, inverse.apply(g, self.packing))
     return products_of[:, None, None]
@@ -160,8 +160,9 @@ class Sensitivity:
 
     In blocks, gradients are formed again for every pair of blocks.
     """
-    if self._through_factors is not None:
-      return _kernel_of_factors(self._on_factors(inverse))
+    form = self._through_factors
+    if form is not None:
+      return form.cross_gram(self._on_factors(form, inverse))
 
     def flat(g: Array) -> Array:
       return g.reshape(math.prod(g.shape[:-1]), self._size)
@@ -206,12 +207,12 @@ class Sensitivity:
     )
     return jax.tree.map(lambda v: v.sum(axis=0), found)
 
-  def _on_factors(self, inverse: Inverse) -> OnFactors:
+  def _on_factors(
+    self, form: graph_lib.ClosedForm, inverse: Inverse
+  ) -> graph_lib.OnFactors:
     """What ``inverse`` makes of the factors, where no gradient is formed."""
-    product = self._through_factors
-    assert product is not None
-    factors = product.factors(*self.players[0].factors())
-    return inverse.on_factors(product, factors)
+    factors = form.factors(*self.players[0].factors())
+    return inverse.on_factors(form, factors)
 
   def _rows(self, data: Data) -> Array:
     rows = [p.rows(d) for p, d in zip(self.players, data, strict=True)]
@@ -228,51 +229,6 @@ class Sensitivity:
     return blocks
 
 
-def _gram_of_factors(factors: OnFactors) -> Array:
-  x, h, of_kernel, of_bias = factors
-  wide = jnp.promote_types(x.dtype, jnp.float32)
-  if x.shape[1] > 1:
-    inner = jnp.einsum('bta,bua->btu', x, x, preferred_element_type=wide)
-    similar = of_kernel * inner + of_bias
-    return jnp.einsum('btu,brtc,bsuc->brs', similar, h, h)
-  square = jnp.square(x[:, 0].astype(wide))
-  if of_kernel.ndim:
-    scale = square @ of_kernel.T
-  else:
-    scale = of_kernel * square.sum(axis=1, keepdims=True)
-  scale = (scale + of_bias)[:, None]  # [B, 1, c or 1]
-  return jnp.einsum('brc,bsc->brs', h[:, :, 0] * scale, h[:, :, 0])
-
-
-def _kernel_of_factors(factors: OnFactors) -> Array:
-  x, h, of_kernel, of_bias = factors
-  b, r, t, c = h.shape
-  rows, columns = (
-    _inner(v) for v in (x.reshape(-1, x.shape[-1]), h.reshape(-1, c))
-  )
-  similar = (of_kernel * rows + of_bias).reshape(b, t, b, t)
-  products = columns.reshape(b, r, t, b, r, t)
-  return jnp.einsum('btju,brtjsu->brjs', similar, products)
-
-
-def _inner(rows: Array) -> Array:
-  """All inner products of rows; those of half precision in float32."""
-  wide = jnp.promote_types(rows.dtype, jnp.float32)
-  return jnp.matmul(rows, rows.T, preferred_element_type=wide)
-
-
-class OnFactors(NamedTuple):
-  """Factors of gradients and the diagonal left between them.
-
-  ``g . Q_uu^-1 g'`` is ``sum (of_kernel * x x' + of_bias) h h'``.
-  """
-
-  x: Array
-  h: Array
-  of_kernel: Array
-  of_bias: Array
-
-
 class Inverse(Protocol):
   """``Q_uu^-1`` of one control."""
 
@@ -280,6 +236,6 @@ class Inverse(Protocol):
     """``Q_uu^-1`` times each row of ``[..., p]``."""
 
   def on_factors(
-    self, product: affine.Contraction, factors: affine.Factors
-  ) -> OnFactors:
+    self, form: graph_lib.ClosedForm, factors: graph_lib.Factors
+  ) -> graph_lib.OnFactors:
     """The same for rows that are given by their factors."""

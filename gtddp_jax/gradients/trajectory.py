@@ -189,7 +189,7 @@ def over_directions(pull: Callable[[Any], Any], bars: Any) -> Any:
 
 def weigh(weights: Array, directions: Arrays) -> Arrays:
   """``sum_r w_i^r P^{i,r}``: weights ``[B, R]``, result leaves ``[B, ...]``."""
-  return tuple(weighted_sum(weights, p) for p in directions)
+  return tuple(graph_lib.weighted_sum(weights, p) for p in directions)
 
 
 def dot(directions: Arrays, change: Arrays, batch: int) -> Array:
@@ -211,22 +211,3 @@ def dot(directions: Arrays, change: Arrays, batch: int) -> Array:
     return flat.reshape(p.shape[0], batch, size).sum(axis=-1).T
 
   return sum(map(products, directions, change), start=jnp.zeros(()))
-
-
-def weighted_sum(weights: Array, value: Array) -> Array:
-  """``sum_r w_i^r v^{i,r}``.
-
-  Args:
-    weights: ``[B, R]``.
-    value: ``[R, B k, ...]``, k rows for each sample.
-
-  Returns:
-    ``[B k, ...]``.
-  """
-  rows = jnp.repeat(weights, value.shape[1] // weights.shape[0], axis=0)
-  scaled = [
-    rows[:, r].astype(value.dtype).reshape(-1, *(1,) * (value.ndim - 2))
-    * value[r]
-    for r in range(value.shape[0])
-  ]
-  return functools.reduce(jnp.add, scaled)

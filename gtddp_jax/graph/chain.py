@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gtddp_jax.graph import varying
+from gtddp_jax.graph import closed_forms, varying
 
 Arrays = tuple[jax.Array, ...]
 Shapes = tuple[jax.ShapeDtypeStruct, ...]
@@ -71,11 +71,7 @@ class Stage:
 
   Attributes:
     name: parameter path of the module that owns the control.
-    kind: 'dense', 'conv' or 'generic'; says which closed forms apply.
     control: indices (into the flat parameters) of the leaves decided here.
-    kernel: position within ``control`` of the matrix or filter, for 'dense'
-      and 'conv'.
-    bias: position within ``control`` of the bias, if there is one.
     shared: indices of earlier controls that this stage reads again.
     state: shapes of ``c``, as ``layout`` carries it: rows of each sample next
       to each other along the leading axis.
@@ -93,15 +89,12 @@ class Stage:
     entangled: what in the stage no sample has by itself: 'random' numbers,
       'mixing' of several samples.
     entangled_layer: the same of its layer.
-    equation: parameters of the contraction, for 'dense' and 'conv'.
-    kronecker: whether its layer has a Kronecker factorisation.
+    closed_form: the kind of its layer, of which per-sample gradients and their
+      products are known; None where they are left to differentiation.
   """
 
   name: str
-  kind: str
   control: tuple[int, ...]
-  kernel: int | None
-  bias: int | None
   shared: tuple[int, ...]
   state: Shapes
   x: Shapes
@@ -116,8 +109,12 @@ class Stage:
   has_forward_derivative: bool = True
   entangled: tuple[str, ...] = ()
   entangled_layer: tuple[str, ...] = ()
-  equation: dict[str, Any] = dataclasses.field(default_factory=dict)
-  kronecker: bool = False
+  closed_form: closed_forms.ClosedForm | None = None
+
+  @property
+  def kind(self) -> str:
+    """The kind of its layer: 'dense', 'conv', ...; 'generic' for any other."""
+    return self.closed_form.kind if self.closed_form else 'generic'
 
   def __repr__(self) -> str:
     """Its name and kind; ``summary`` of the graph has more."""

@@ -45,7 +45,7 @@ class _Entrant(NamedTuple):
   stage: int
   end: int  # the add, as an equation index
   direct: bool  # no work between output and add
-  channels: range
+  channels: tuple[int, ...]
   source: tuple[Any, ...]  # equal for stages with the same input rows
 
 
@@ -71,19 +71,17 @@ def find(
   readers = _readers(program)
   starts = [*(c.position for c in cuts[1:]), len(program.equations)]
   tied = {i for stage in stages for i in stage.shared}
-  found: dict[tuple[int, range], list[_Entrant]] = {}
+  found: dict[tuple[int, tuple[int, ...]], list[_Entrant]] = {}
   for t, (cut, end) in enumerate(zip(cuts, starts, strict=True)):
-    if not stages[t].kronecker or tied & set(cut.control):
+    form = stages[t].closed_form
+    play = form.play if form else None
+    if play is None or tied & set(cut.control):
       continue
     layer = layers.find(program, flow, cut, end, batch)
     goal = layer and _goal(program, readers, layer.h)
     if layer and goal:
-      kernel = program.inputs[cut.control[layer.kernel or 0]]
-      entrant = _Entrant(
-        t, *goal, layer.channels, (layer.x, jaxprs.abstract(kernel).shape,
-        str(layer.equation), layer.bias is None),
-      )  # fmt: skip
-      found.setdefault((goal[0], layer.channels), []).append(entrant)
+      entrant = _Entrant(t, *goal, play.channels, (layer.x, play.rows))
+      found.setdefault((goal[0], play.channels), []).append(entrant)
   return [_game(players) for players in found.values() if len(players) > 1]
 
 

@@ -223,7 +223,7 @@ class LayerGraph:
     """Whether stage ``t`` has a Kronecker curvature: it is not tied."""
     own = set(self.stages[t].control)
     tied = any(own & set(stage.shared) for stage in self.stages)
-    return self.stages[t].kronecker and not tied
+    return self.stages[t].closed_form is not None and not tied
 
   def for_batch(self, size: int) -> LayerGraph:
     """The graph of the same network for a batch of ``size`` samples."""

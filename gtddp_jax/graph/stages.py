@@ -81,10 +81,7 @@ class Builder:
     collected = self._made_in(span)
     return graph_lib.Stage(
       name=_name(cut, self.paths),
-      kind=layer.kind if layer else 'generic',
       control=cut.control,
-      kernel=layer.kernel if layer else None,
-      bias=layer.bias if layer else None,
       shared=shared,
       state=self._shapes(cut.state),
       x=self._shapes(entries),
@@ -101,8 +98,7 @@ class Builder:
       entangled=self._entangled(draws, whole),
       # A layer is one equation of inputs and control: it draws nothing.
       entangled_layer=self._entangled(draws and not layer, body),
-      equation=layer.equation if layer else {},
-      kronecker=layer is not None and layers.supports(layer),
+      closed_form=layer.closed_form if layer else None,
     )
 
   def _carried(self, part: jaxprs.Slice) -> Piece:

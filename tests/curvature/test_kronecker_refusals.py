@@ -46,26 +46,19 @@ def test_a_scale_needs_a_diagonal(name: str) -> None:
   gt.gt_ddp(graph, LOSS, BASES[name](0.1, diagonal=gt.adam(1e-3)))
 
 
-def test_grouped_kernels_and_tied_ones_need_a_diagonal() -> None:
-  def grouped(params: Any, x: jax.Array) -> jax.Array:
-    h = jax.lax.conv_general_dilated(
-      x,
-      params['kernel'],
-      (1,),
-      'SAME',
-      dimension_numbers=('NWC', 'WIO', 'NWC'),
-      feature_group_count=2,
-    )
-    return h.sum(axis=1)
-
+def test_tied_kernels_need_a_diagonal() -> None:
   def tied(params: Any, x: jax.Array) -> jax.Array:
     return jnp.tanh(x @ params['kernel']) @ params['kernel']
 
-  for function, shape, x in (
-    (grouped, (3, 1, 2), draw(4, 5, 2)),
-    (tied, (3, 3), draw(4, 3)),
+  def attended(params: Any, x: jax.Array) -> jax.Array:
+    h = jnp.take(params['kernel'], x, axis=0).mean(axis=1)
+    return h @ params['kernel'].T
+
+  for function, x in (
+    (tied, draw(4, 3)),
+    (attended, jnp.asarray([[0, 1], [2, 2]])),
   ):
-    graph = gt.trace(function, {'kernel': draw(*shape)}, x)
+    graph = gt.trace(function, {'kernel': draw(3, 3)}, x)
     with pytest.raises(errors.OptionError, match="'kernel'"):
       gt.gt_ddp(graph, LOSS, gt.kfac(0.1))
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import gtddp_jax as gt
-from gtddp_jax.gradients import affine, patches
+from gtddp_jax.graph import closed_forms
 
 RNG = np.random.default_rng(0)
 
@@ -43,6 +43,12 @@ CASES = {
     (16, 5), (4, 3), (6, 4), options={'padding': ((0, 4), (2, -1))}
   ),
   'cut': Case((20, 5), (3, 3), (6, 4), options={'padding': ((-2, 1), (0, 1))}),
+  'transposed': Case(
+    (7, 5),
+    (3, 2),
+    (8, 4),
+    options={'lhs_dilation': (2, 3), 'padding': ((2, 1), (1, 1))},
+  ),
   'line': Case((24,), (3,), (16, 8)),
   'volume': Case((8, 3, 4), (3, 2, 2), (4, 8)),
 }
@@ -72,11 +78,10 @@ def test_gradients_are_those_of_differentiation(case: Case) -> None:
   }
   graph = gt.trace(lambda p, x: layer(case, p['conv'], x), {'conv': params}, x)
   (stage,) = graph.stages
-  control = [params['b'], params['w']]
-  product = affine.Contraction(stage, control)
+  form = stage.closed_form
+  assert isinstance(form, closed_forms.Convolution)
   shape = jax.eval_shape(lambda x: layer(case, params, x), x).shape
-  window = patches.of(stage.equation, case.window)
-  assert window._shifts(cin, cout, shape[1:-1]) is case.shifts
+  assert form.window._shifts(cin, cout, shape[1:-1]) is case.shifts
 
   h = jnp.asarray(RNG.normal(size=(2, *shape)))
   weights = jnp.asarray(RNG.normal(size=(batch, 2)))
@@ -84,17 +89,15 @@ def test_gradients_are_those_of_differentiation(case: Case) -> None:
   def of_sample(x: jax.Array, h: jax.Array) -> jax.Array:
     _, pull = jax.vjp(lambda p: layer(case, p, x[None]), params)
     (bars,) = pull(h[None])
-    return product.pack([bars['b'], bars['w']])
+    return form.pack([bars['b'], bars['w']])
 
   expected = jax.vmap(
     lambda x, h: jax.vmap(lambda one: of_sample(x, one))(h), (0, 1)
   )(x, h)
-  got = jax.jit(product.gradients)(
-    x[:, None], jnp.moveaxis(h, 0, 1)[:, :, None]
-  )
+  got = jax.jit(form.gradients)(x[:, None], jnp.moveaxis(h, 0, 1)[:, :, None])
   np.testing.assert_allclose(got, expected, atol=1e-10)
   summed = jnp.einsum('br,brn->n', weights, expected)
-  got = jax.jit(product.total)(x, h, weights)
+  got = jax.jit(form.total)(x, h, weights)
   np.testing.assert_allclose(got, summed, atol=1e-10)
 
 
@@ -112,5 +115,6 @@ def test_as_many_samples_at_once_as_stay_in_cache(
   }
   graph = gt.trace(lambda p, x: layer(case, p['conv'], x), {'conv': params}, x)
   (stage,) = graph.stages
-  product = affine.Contraction(stage, [params['b'], params['w']])
-  assert product._together(x, x) == together
+  form = stage.closed_form
+  assert isinstance(form, closed_forms.Convolution)
+  assert form.together(x, x) == together

@@ -12,11 +12,13 @@ import pytest
 from jax import lax
 
 import gtddp_jax as gt
+from gtddp_jax import graph as graph_lib
 from gtddp_jax import terminal
 from gtddp_jax.curvature.diagonal import DiagonalInverse
 from gtddp_jax.gradients import control as control_lib
 from gtddp_jax.gradients import operator as operator_lib
 from gtddp_jax.gradients import trajectory
+from gtddp_jax.graph.closed_forms import matrix
 
 RNG = np.random.default_rng(2)
 ApplyFn = Callable[[Any, jax.Array], jax.Array]
@@ -62,6 +64,22 @@ def tokens() -> Any:
     return h.reshape(x.shape[0], -1) @ p['d']['w']
 
   return apply_fn, params, normal(3, 5, 4)
+
+
+def embedding(axis: int, *shape: int) -> Any:
+  """A table read by integers, some of them several times in a sample."""
+  table = [3, 3]
+  table[axis] = 5
+  features = 3 * int(np.prod(shape))
+  params = {'a': {'t': normal(*table)}, 'b': {'w': normal(features, 2)}}
+
+  def apply_fn(p: Any, x: jax.Array) -> jax.Array:
+    h = jnp.take(p['a']['t'], x, axis=axis)
+    if axis:
+      h = jnp.moveaxis(h, 0, -1)
+    return jnp.tanh(h.reshape(len(x), -1)) @ p['b']['w']
+
+  return apply_fn, params, jnp.asarray(RNG.integers(0, 5, (3, *shape)))
 
 
 def tied() -> Any:
@@ -118,7 +136,7 @@ CASES: dict[str, tuple[Callable[[], Any], list[str]]] = {
       feature_group_count=2,
       **NHWC,
     ),
-    ['conv', 'dense'],
+    ['grouped conv', 'dense'],
   ),
   'transposed': (
     lambda: convolution(
@@ -131,6 +149,19 @@ CASES: dict[str, tuple[Callable[[], Any], list[str]]] = {
     ),
     ['conv', 'dense'],
   ),
+  'depthwise': (
+    lambda: convolution(
+      (3, 6, 5),
+      (6, 1, 3, 2),
+      window_strides=(1, 2),
+      padding='SAME',
+      feature_group_count=3,
+    ),
+    ['grouped conv', 'dense'],
+  ),
+  'embedding': (lambda: embedding(0, 2, 4), ['embedding', 'dense']),
+  'embedding, columns': (lambda: embedding(1, 6), ['embedding', 'dense']),
+  'embedding, one token': (lambda: embedding(0), ['embedding', 'dense']),
   'tokens': (tokens, ['dense', 'dense', 'generic', 'dense']),
   'tied': (tied, ['dense', 'dense']),
 }
@@ -225,10 +256,10 @@ def test_products_of_half_precision_are_taken_in_single() -> None:
   x = jnp.asarray(rng.normal(size=(3, 1, 300)), jnp.bfloat16)
   h = jnp.asarray(rng.normal(size=(3, 1, 1, 200)), jnp.bfloat16)
   one = jnp.ones((), jnp.float32)
-  factors = operator_lib.OnFactors(x, h, one, one)
+  factors = graph_lib.OnFactors(x, h, one, one)
   a, b = (np.asarray(v, np.float64).reshape(3, -1) for v in (x, h))
   expected = (a @ a.T + 1) * (b @ b.T)
-  kernel = operator_lib._kernel_of_factors(factors).reshape(3, 3)
-  gram = operator_lib._gram_of_factors(factors).ravel()
+  kernel = matrix.cross_gram(factors).reshape(3, 3)
+  gram = matrix.gram(factors).ravel()
   np.testing.assert_allclose(kernel, expected, rtol=1e-4, atol=1e-1)
   np.testing.assert_allclose(gram, np.diagonal(expected), rtol=1e-4)

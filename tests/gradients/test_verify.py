@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 import gtddp_jax as gt
-from gtddp_jax.gradients import affine, control, trajectory
-from gtddp_jax.graph import cuts, program, tracing
+from gtddp_jax.gradients import control, trajectory
+from gtddp_jax.graph import closed_forms, cuts, program, tracing
 from gtddp_jax.graph.batch_axis import layout, walk
 
 # JAX 0.8 warns where it pulls a cotangent through a cast from real to complex.
@@ -147,7 +147,7 @@ def halved(function: Any) -> Any:
   [
     (control.Player, 'combine'),
     (control, '_of_sample'),
-    (affine.Contraction, 'gradients'),
+    (closed_forms.Dense, 'gradients'),
     (trajectory.Point, 'pull'),
   ],
 )

@@ -226,7 +226,7 @@ def group_norm(x: jax.Array) -> jax.Array:
   return head(x)
 
 
-@linen('Embedding', (4,), '2 dense, 1 generic', vocabulary=5)
+@linen('Embedding', (4,), '2 dense, 1 embedding', vocabulary=5)
 def embedding(x: jax.Array) -> jax.Array:
   x = nn.Embed(5, 3)(x)
   return head(nn.relu(nn.Dense(4)(x)))

@@ -284,7 +284,7 @@ class GroupNorm(nnx.Module):
     return self.head(nnx.relu(self.norm(self.conv(x))))
 
 
-@module('Embedding', (4,), '2 dense, 1 generic', vocabulary=5)
+@module('Embedding', (4,), '2 dense, 1 embedding', vocabulary=5)
 class Embedding(nnx.Module):
   def __init__(self, rngs: nnx.Rngs):
     self.embed = nnx.Embed(5, 3, rngs=rngs)

@@ -97,8 +97,8 @@ def kfac(
     norm_constraint: bound c on ``eta^2 sum <Q_u, M^-1 Q_u>``, above which all
       steps are shortened alike; None for none.
     diagonal: base for controls without a Kronecker rule (scales of norms,
-      embeddings, tied or grouped kernels), such as ``adam(1e-3)``; its learning
-      rate is its own. None refuses such controls.
+      tied kernels), such as ``adam(1e-3)``; its learning rate is its own. None
+      refuses such controls.
     statistics: how ``A`` and ``B`` are estimated, and how often.
 
   Returns:

@@ -1,7 +1,7 @@
 """One decision's Kronecker curvature: running factors, their basis, and ``M``.
 
-Every so many steps the factors ``A`` and ``B`` (``moments``) are averaged anew,
-and every so many their eigenvectors ``U_A`` and ``U_B`` are renewed::
+Every so many steps the factors ``A`` and ``B`` are averaged anew, and every so
+many their eigenvectors ``U_A`` and ``U_B`` are renewed::
 
     KFAC    M = (A + pi sqrt(gamma) I) x (B + sqrt(gamma) / pi I)
     EKFAC   M = (U_A x U_B) (s + gamma) (U_A x U_B)^T
@@ -18,8 +18,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -28,10 +28,13 @@ import numpy as np
 from gtddp_jax import gradients as gradients_lib
 from gtddp_jax.curvature import linalg
 from gtddp_jax.curvature.kronecker import factors as factors_lib
+from gtddp_jax.curvature.kronecker import groups as groups_lib
 from gtddp_jax.curvature.kronecker import inverse as inverse_lib
 from gtddp_jax.curvature.kronecker import joint as joint_lib
+from gtddp_jax.curvature.kronecker import squares
 
 Array = jax.Array
+T = TypeVar('T')
 
 
 class Layout(NamedTuple):
@@ -44,6 +47,9 @@ class Layout(NamedTuple):
     separate_bases: whether each player keeps a basis of its own ('schur').
     identical: whether all players have equal inputs and cotangents.
     ekfac: whether eigenvalues are EKFAC's.
+    diagonal_inputs: whether ``A`` is kept as a diagonal, whatever its size.
+    groups: how many groups of outputs have a block each, of these sizes; all
+      arrays of their ``Block`` have a leading axis of them. None for one block.
   """
 
   out: tuple[int, ...]
@@ -52,6 +58,8 @@ class Layout(NamedTuple):
   separate_bases: bool
   identical: bool
   ekfac: bool
+  diagonal_inputs: bool = False
+  groups: int | None = None
 
   def frames(self) -> list[tuple[slice, slice]]:
     """Rows of ``B`` and ``A`` that each basis spans."""
@@ -94,24 +102,28 @@ def init(layout: Layout, largest: int, dtype: jnp.dtype) -> Block:
   """The state before the first step: no factors, the identity as basis."""
 
   # Made by NumPy: JAX would compile a program for every shape.
-  def side(sizes: Sequence[int]) -> Array:
+  def side(sizes: Sequence[int], *, diagonal: bool = False) -> Any:
     n = sum(sizes)
-    return jnp.array(np.zeros((n, n) if n <= largest else (n,), dtype))
+    return np.zeros((n,) if diagonal or n > largest else (n, n), dtype)
 
-  a, b = side(layout.into), side(layout.out)
+  a, b = side(layout.into, diagonal=layout.diagonal_inputs), side(layout.out)
 
-  def spectrum(part: Array) -> linalg.Spectrum:
+  def spectrum(part: Any) -> linalg.Spectrum:
     n = part.shape[0]
-    unit = np.ones((n,), dtype) if part.ndim == 1 else np.eye(n, dtype=dtype)
-    return linalg.Spectrum(jnp.array(np.zeros((n,), dtype)), jnp.array(unit))
+    unit: Any = np.ones(n, dtype) if part.ndim == 1 else np.eye(n, dtype=dtype)
+    return linalg.Spectrum(side([n], diagonal=True), unit)
 
   frames = []
   for rows, columns in layout.frames():
     out, into = spectrum(_part(b, rows)), spectrum(_part(a, columns))
     shape = (len(out.values), len(into.values))
-    moment = jnp.array(np.zeros(shape, dtype)) if layout.ekfac else None
+    moment: Any = np.zeros(shape, dtype) if layout.ekfac else None
     frames.append(Eigenbasis(out, into, moment))
   block = Block(a, b, tuple(frames), ())
+  lead = () if layout.groups is None else (layout.groups,)
+  block = jax.tree.map(
+    lambda v: jnp.array(np.broadcast_to(v, (*lead, *v.shape))), block
+  )
   return block._replace(cross=_cross(layout, block))
 
 
@@ -122,24 +134,24 @@ def measured(
   statistics: factors_lib.Statistics,
 ) -> tuple[Array, Array]:
   """``A`` and ``B`` of a batch; ``columns``, ``[B, R, K]``, as for ``B``."""
-  products = [p.product for p in operator.players if p.product is not None]
+  forms = [p.closed_form for p in operator.players if p.closed_form]
   factors = [p.factors() for p in operator.players]
   positions, largest = statistics.positions, statistics.largest
   first = sorted(set(layout.input_group))
   a = factors_lib.of_inputs(
-    [products[p] for p in first],
+    [forms[p] for p in first],
     [factors[p] for p in first],
     positions,
     whole=sum(layout.into) <= largest,
   )
-  if len(first) < len(products):
+  if len(first) < len(forms):
     parts = _slices([layout.into[p] for p in first])
     rows = np.concatenate(
       [np.r_[parts[first.index(p)]] for p in layout.input_group]
     )
     a = a[rows] if a.ndim == 1 else a[rows][:, rows]
   b = factors_lib.of_cotangents(
-    products, factors, positions, columns, whole=sum(layout.out) <= largest
+    forms, factors, positions, columns, whole=sum(layout.out) <= largest
   )
   return a, b
 
@@ -151,40 +163,80 @@ def averaged(old: Array, new: Array, decay: float, count: Array) -> Array:
   return beta * old + (1 - beta) * new.astype(old.dtype)
 
 
-def finite(new: list[Block], old: list[Block]) -> list[Block]:
+def finite(
+  layouts: Sequence[Layout], new: list[Block], old: list[Block]
+) -> list[Block]:
   """The new blocks if all factors and eigenvalues are finite, else the old."""
-  numbers = [linalg.trace(side) for block in new for side in (block.a, block.b)]
-  numbers += [
-    jnp.sum(values)
-    for block in new
-    for frame in block.frames
-    for values in (frame.out.values, frame.into.values)
+  pairs = zip(layouts, new, strict=True)
+  numbers = [
+    jnp.sum(_of_each(layout, _numbers)(block)) for layout, block in pairs
   ]
   fine = jnp.isfinite(jnp.sum(jnp.stack(numbers)))
   kept: list[Block] = jax.lax.cond(fine, lambda: new, lambda: old)
   return kept
 
 
+def _numbers(block: Block) -> Array:
+  """A number that is finite if all factors and eigenvalues are."""
+  numbers = [linalg.trace(block.a), linalg.trace(block.b)]
+  numbers += [
+    jnp.sum(values)
+    for frame in block.frames
+    for values in (frame.out.values, frame.into.values)
+  ]
+  return jnp.sum(jnp.stack(numbers))
+
+
+def _of_each(layout: Layout, function: Callable[..., T]) -> Callable[..., T]:
+  """A function of one block (and more), of the block of each group."""
+  return function if layout.groups is None else jax.vmap(function)
+
+
 def renewed(layouts: Sequence[Layout], blocks: Sequence[Block]) -> list[Block]:
   """The blocks with eigenvectors of their present factors."""
+  pairs = list(zip(layouts, blocks, strict=True))
   sides = [
+    side
+    for layout, block in pairs
+    if layout.groups is None
+    for side in _sides(layout, block)
+  ]
+  alone = iter(linalg.spectra(sides))
+  result = []
+  for layout, block in pairs:
+    if layout.groups is None:
+      spectra = [next(alone) for _ in range(2 * len(block.frames))]
+    else:
+      parts = jax.vmap(functools.partial(_sides, layout))(block)
+      spectra = [linalg.spectra_of_groups(side) for side in parts]
+    turn = functools.partial(_turned, layout)
+    result.append(_of_each(layout, turn)(block, spectra))
+  return result
+
+
+def _sides(layout: Layout, block: Block) -> list[Array]:
+  """``B`` and ``A`` of each frame."""
+  return [
     part
-    for layout, block in zip(layouts, blocks, strict=True)
     for rows, columns in layout.frames()
     for part in (_part(block.b, rows), _part(block.a, columns))
   ]
-  spectra = iter(linalg.spectra(sides))
-  result = []
-  for layout, block in zip(layouts, blocks, strict=True):
-    frames = tuple(
-      _carried(frame, Eigenbasis(next(spectra), next(spectra), frame.moment))
-      for frame in block.frames
+
+
+def _turned(
+  layout: Layout, block: Block, spectra: Sequence[linalg.Spectrum]
+) -> Block:
+  """The block with these spectra of its ``_sides``."""
+  frames = tuple(
+    _carried(frame, Eigenbasis(out, into, frame.moment))
+    for frame, out, into in zip(
+      block.frames, spectra[::2], spectra[1::2], strict=True
     )
-    if layout.identical:  # up to rounding, which may turn a basis
-      frames = frames[:1] * len(frames)
-    block = block._replace(frames=frames)
-    result.append(block._replace(cross=_cross(layout, block)))
-  return result
+  )
+  if layout.identical:  # up to rounding, which may turn a basis
+    frames = frames[:1] * len(frames)
+  block = block._replace(frames=frames)
+  return block._replace(cross=_cross(layout, block))
 
 
 def with_moment(
@@ -206,14 +258,14 @@ def with_moment(
   Returns:
     The block.
   """
-  bases = _bases(layout, block)
-  if all(player.positions == 1 for player in operator.players):
-    squares = _of_rows(operator, bases, columns)
-  else:
-    squares = _of_gradients(operator, bases, columns)
+  each = _of_each(layout, functools.partial(_bases, layout))(block)
+  bases: Sequence[squares.Basis] = each
+  if layout.groups is not None:
+    bases = [groups_lib.Grouped(each[0])]
+  found = squares.of_batch(operator, bases, columns)
   frames = tuple(
     frame._replace(moment=averaged(frame.moment, square, *average))
-    for frame, square in zip(block.frames, squares, strict=True)
+    for frame, square in zip(block.frames, found, strict=True)
     if frame.moment is not None
   )
   return block._replace(frames=frames)
@@ -221,30 +273,17 @@ def with_moment(
 
 def inverse(
   layout: Layout, block: Block, damping: float | Array
-) -> inverse_lib.EigenbasisInverse | joint_lib.Joint:
+) -> inverse_lib.EigenbasisInverse | joint_lib.Joint | groups_lib.Grouped:
   """``M^-1``."""
-  bases = _bases(layout, block)
-  if not layout.ekfac and not layout.separate_bases:
-    (frame,), (basis,) = block.frames, bases
-    more_a, more_b = linalg.tikhonov(
-      frame.into.values, frame.out.values, damping
-    )
-    root_a = jax.lax.rsqrt(frame.into.values + more_a)
-    root_b = jax.lax.rsqrt(frame.out.values + more_b)
-    return inverse_lib.EigenbasisInverse(
-      tuple(linalg.right(v, root_b) for v in basis.out),
-      tuple(linalg.right(w, root_a) for w in basis.into),
-      jnp.ones((), root_a.dtype),
-    )
-  damped = tuple(
-    dataclasses.replace(basis, scale=1 / _eigenvalues(frame, damping))
-    for basis, frame in zip(bases, block.frames, strict=True)
-  )
+  damped = _of_each(layout, lambda block: _inverses(layout, block, damping))
+  players = damped(block)
+  if layout.groups is not None:
+    return groups_lib.Grouped(players[0])
   if not layout.separate_bases:
-    return damped[0]
-  pairs = itertools.combinations(range(len(damped)), 2)
+    return players[0]
+  pairs = itertools.combinations(range(len(players)), 2)
   return joint_lib.Joint(
-    damped,
+    players,
     tuple(
       _damping(frame, damping) if layout.identical else _coupling(frame)
       for frame in block.frames
@@ -252,6 +291,28 @@ def inverse(
     dict(zip(pairs, block.cross, strict=False)),
     jnp.ones((), block.a.dtype),
   )
+
+
+def _inverses(
+  layout: Layout, block: Block, damping: float | Array
+) -> tuple[inverse_lib.EigenbasisInverse, ...]:
+  """``M^-1`` of each frame by itself."""
+  bases = _bases(layout, block)
+  if layout.ekfac or layout.separate_bases:
+    return tuple(
+      dataclasses.replace(basis, scale=1 / _eigenvalues(frame, damping))
+      for basis, frame in zip(bases, block.frames, strict=True)
+    )
+  (frame,), (basis,) = block.frames, bases
+  more_a, more_b = linalg.tikhonov(frame.into.values, frame.out.values, damping)
+  root_a = jax.lax.rsqrt(frame.into.values + more_a)
+  root_b = jax.lax.rsqrt(frame.out.values + more_b)
+  roots = inverse_lib.EigenbasisInverse(
+    tuple(linalg.right(v, root_b) for v in basis.out),
+    tuple(linalg.right(w, root_a) for w in basis.into),
+    jnp.ones((), root_a.dtype),
+  )
+  return (roots,)
 
 
 def _eigenvalues(frame: Eigenbasis, damping: float | Array) -> Array:
@@ -328,66 +389,6 @@ def _bases(layout: Layout, block: Block) -> list[inverse_lib.EigenbasisInverse]:
       one,
     )
   ]
-
-
-def _of_rows(
-  operator: gradients_lib.Sensitivity,
-  bases: Sequence[inverse_lib.EigenbasisInverse],
-  columns: Array,
-) -> list[Array]:
-  """``E[(U_B^T G U_A)^2]`` in each basis, of players with one position each.
-
-  ``G_i`` is a sum of ``h_p x_p^T`` over players, so its square is one of
-  products, each pair of players twice: no gradient is formed.
-  """
-  rows = [_row(player, columns) for player in operator.players]
-  groups = [rows] if len(bases) == 1 else [[row] for row in rows]
-  found = []
-  for basis, group in zip(bases, groups, strict=True):
-    turned = [
-      (linalg.right(x, w), linalg.right(h, v))
-      for (x, h), w, v in zip(group, basis.into, basis.out, strict=True)
-    ]
-    own = [jnp.square(h).sum(axis=1).T @ jnp.square(x) for x, h in turned]
-    pairs = itertools.combinations(turned, 2)
-    cross = [2 * (h * k).sum(axis=1).T @ (x * y) for (x, h), (y, k) in pairs]
-    found.append(functools.reduce(jnp.add, own + cross) / operator.batch)
-  return found
-
-
-def _row(player: gradients_lib.Player, columns: Array) -> tuple[Array, Array]:
-  """Input ``[B, a]`` and columns of cotangents ``[B, K, c]`` of a player."""
-  assert player.product is not None
-  factors = player.product.factors(*player.factors())
-  h = factors_lib.to_columns(factors.h, columns.astype(factors.h.dtype))
-  return player.product.homogeneous(factors.x)[:, 0], h[:, :, 0]
-
-
-def _of_gradients(
-  operator: gradients_lib.Sensitivity,
-  bases: Sequence[inverse_lib.EigenbasisInverse],
-  columns: Array,
-) -> list[Array]:
-  """``E[(U_B^T G U_A)^2]`` in each basis, from per-sample gradients."""
-  sizes = [
-    (p.product.c, p.product.width) for p in operator.players if p.product
-  ]
-
-  def squares(rows: Array, columns: Array) -> list[Array]:
-    # [b, R, p] and [b, R, K] to [b, K, p]
-    made = factors_lib.to_columns(rows, columns.astype(rows.dtype))
-    parts = [made]
-    if len(bases) > 1:
-      parts = [
-        g.reshape(*g.shape[:-2], -1) for g in inverse_lib.split(made, sizes)
-      ]
-    return [
-      linalg.sum_leading(jnp.square(basis.rotate(part)), 2)
-      for basis, part in zip(bases, parts, strict=True)
-    ]
-
-  totals = operator.total(squares, columns)
-  return [total / operator.batch for total in totals]
 
 
 def _slices(sizes: Sequence[int]) -> list[slice]:

@@ -19,6 +19,7 @@ from gtddp_jax import gradients as gradients_lib
 from gtddp_jax import graph as graph_lib
 from gtddp_jax.curvature import diagonal, protocol
 from gtddp_jax.curvature.kronecker import block as block_lib
+from gtddp_jax.curvature.kronecker import squares
 from gtddp_jax.curvature.kronecker import step as step_lib
 
 
@@ -53,7 +54,7 @@ class BoundKronecker:
     parts = self._parts
     layout = parts.layouts.get(control)
     if layout is not None:
-      if len(layout.out) > 1:
+      if len(layout.out) > 1 or layout.groups:
         return None
       return 'matrix' if layout.ekfac else 'number'
     places = [parts.others.index(i) for i in control]
@@ -68,12 +69,12 @@ class BoundKronecker:
     return diagonal.isotropic(base, rest)
 
   def reads_rows(self, players: Sequence[gradients_lib.Player]) -> bool:
-    """See ``BoundBase``; EKFAC's ``s``, of layers with several positions."""
+    """See ``BoundBase``; EKFAC's ``s``, if it cannot be had from factors."""
     control = tuple(i for player in players for i in player.indices)
     layout = self._parts.layouts.get(control)
     if layout is None or not layout.ekfac:
       return False
-    return any(player.positions != 1 for player in players)
+    return not squares.in_factors(players)
 
   def begin(
     self, state: Any, params: Any, context: protocol.StepContext
@@ -96,7 +97,6 @@ def bind(
   """
   layouts: dict[tuple[int, ...], block_lib.Layout] = {}
   others: list[int] = []
-  shapes = jax.tree.leaves(graph.params)
   for span in decisions:
     stages = [graph.stages[t] for t in span]
     control = tuple(i for stage in stages for i in stage.control)
@@ -107,11 +107,8 @@ def bind(
         )
       others.extend(control)
       continue
-    products = [
-      gradients_lib.Contraction(s, [shapes[i] for i in s.control])
-      for s in stages
-    ]
-    layouts[control] = _layout(graph, span, products, settings, cooperation)
+    forms = [s.closed_form for s in stages if s.closed_form]
+    layouts[control] = _layout(graph, span, forms, settings, cooperation)
   if graph.unread:
     others.extend(graph.unread)
     if settings.diagonal is None:
@@ -138,11 +135,11 @@ def _of_damping(settings: step_lib.Settings) -> diagonal.Base:
 def _layout(
   graph: graph_lib.LayerGraph,
   span: range,
-  products: Sequence[gradients_lib.Contraction],
+  forms: Sequence[graph_lib.ClosedForm],
   settings: step_lib.Settings,
   cooperation: str,
 ) -> block_lib.Layout:
-  out, into = [p.c for p in products], [p.width for p in products]
+  out, into = [f.c for f in forms], [f.width for f in forms]
   names = ', '.join(repr(graph.stages[t].name) for t in span)
   largest = settings.statistics.largest
   if len(span) > 1 and max(sum(out), sum(into)) > largest:
@@ -160,6 +157,8 @@ def _layout(
     separate_bases=cooperation == 'schur' and len(span) > 1,
     identical=game.direct and not any(game.alike),
     ekfac=settings.ekfac,
+    diagonal_inputs=forms[0].has_diagonal_inputs,
+    groups=forms[0].groups,
   )
 
 
@@ -172,6 +171,6 @@ def _without_rule(
   return (
     f'{name} has no Kronecker rule for {paths} (stage of kind '
     f'{stages[0].kind!r}): expected the kernel and bias of a dense layer or of '
-    f'a convolution without groups, read once. Name a diagonal for the rest: '
-    f'{name}(lr, diagonal=adam(1e-3)).'
+    f'a convolution, or the table of an embedding, read once. Name a diagonal '
+    f'for the rest: {name}(lr, diagonal=adam(1e-3)).'
   )

@@ -7,7 +7,8 @@ end. Where a layer is used at several positions of a sample (pixels, tokens)::
     expand    A = E_{i,t}[x x^T]     B = E_i[sum_t h h^T]
     reduce    A = E_i[m m^T]         B = E_i[n n^T]
 
-with ``m`` the mean of ``x`` and ``n`` the sum of ``h`` over positions.
+with ``m`` the mean of ``x`` and ``n`` the sum of ``h`` over positions. A layer
+with groups has a pair of factors for each.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from gtddp_jax import checks
-from gtddp_jax import gradients as gradients_lib
+from gtddp_jax import graph as graph_lib
 
 Array = jax.Array
 POSITIONS = ('expand', 'reduce')
@@ -79,7 +80,7 @@ def _early(every: int) -> list[int]:
 
 
 def of_inputs(
-  products: Sequence[gradients_lib.Contraction],
+  forms: Sequence[graph_lib.ClosedForm],
   factors: Sequence[tuple[Array, Array]],
   positions: str,
   *,
@@ -88,35 +89,31 @@ def of_inputs(
   """``A``.
 
   Args:
-    products: of each player.
+    forms: of each player.
     factors: inputs ``[B, k, ...]`` and cotangents ``[B, R, k, ...]`` of each.
     positions: 'expand' or 'reduce'.
     whole: whether to return the matrix, else its diagonal.
 
   Returns:
-    ``[a, a]`` or ``[a]``, with a the sum over players.
+    ``[a, a]`` or ``[a]``, with a the sum over players; of a layer with groups,
+    one for each.
   """
-  patches = [
-    p.patches_of(h) for p, (_, h) in zip(products, factors, strict=True)
-  ]
+  reduce = positions == 'reduce'
+  if len(forms) == 1:
+    ((x, h),) = factors
+    return forms[0].input_factor(x, h, reduce=reduce, whole=whole)
+  rows = [f.input_rows(h) for f, (_, h) in zip(forms, factors, strict=True)]
 
-  def of_sample(xs: list[Array]) -> Array:
-    pairs = zip(products, patches, xs, strict=True)
-    rows = jnp.concatenate([p.homogeneous(f(x)) for p, f, x in pairs], axis=-1)
-    rows = rows.astype(jnp.promote_types(rows.dtype, jnp.float32))
-    if positions == 'reduce':
-      rows = rows.mean(axis=0, keepdims=True)
-    if not whole:
-      return jnp.square(rows).mean(axis=0)
-    return rows.T @ rows / rows.shape[0]
+  def end_to_end(xs: list[Array]) -> Array:
+    found = [f(x) for f, x in zip(rows, xs, strict=True)]
+    return jnp.concatenate(found, axis=-1)
 
   xs = [x for x, _ in factors]
-  with jax.default_matmul_precision('float32'):
-    return gradients_lib.total_over_samples(of_sample, xs) / xs[0].shape[0]
+  return graph_lib.second_moment(end_to_end, xs, reduce=reduce, whole=whole)
 
 
 def of_cotangents(
-  products: Sequence[gradients_lib.Contraction],
+  forms: Sequence[graph_lib.ClosedForm],
   factors: Sequence[tuple[Array, Array]],
   positions: str,
   columns: Array,
@@ -127,17 +124,21 @@ def of_cotangents(
 
   ``columns`` ``[B, R, K]`` combine the R directions to K columns.
   """
-  pairs = zip(products, factors, strict=True)
-  rows = jnp.concatenate([p.cotangents(h) for p, (_, h) in pairs], axis=-1)
-  rows = rows.astype(jnp.promote_types(rows.dtype, jnp.float32))
-  if positions == 'reduce':
-    rows = rows.sum(axis=2, keepdims=True)
-  rows = to_columns(rows, columns.astype(rows.dtype))
-  flat = rows.reshape(-1, rows.shape[-1])
-  if not whole:
-    return jnp.square(flat).sum(axis=0) / columns.shape[0]
-  with jax.default_matmul_precision('float32'):
-    return flat.T @ flat / columns.shape[0]
+
+  def of_rows(rows: Array) -> Array:
+    rows = rows.astype(jnp.promote_types(rows.dtype, jnp.float32))
+    if positions == 'reduce':
+      rows = rows.sum(axis=2, keepdims=True)
+    rows = to_columns(rows, columns.astype(rows.dtype))
+    flat = rows.reshape(-1, rows.shape[-1])
+    if not whole:
+      return jnp.square(flat).sum(axis=0) / columns.shape[0]
+    with jax.default_matmul_precision('float32'):
+      return flat.T @ flat / columns.shape[0]
+
+  found = [f.cotangents(h) for f, (_, h) in zip(forms, factors, strict=True)]
+  rows = jnp.concatenate(found, axis=-1)
+  return jax.vmap(of_rows)(rows) if forms[0].groups else of_rows(rows)
 
 
 def to_columns(rows: Array, columns: Array) -> Array:

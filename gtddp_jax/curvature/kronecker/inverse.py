@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from gtddp_jax import gradients as gradients_lib
+from gtddp_jax import graph as graph_lib
 from gtddp_jax.curvature import linalg
 
 Array = jax.Array
@@ -85,12 +86,12 @@ class EigenbasisInverse:
     return pieces[0] if len(pieces) == 1 else jnp.concatenate(pieces, axis=-1)
 
   def on_factors(
-    self, product: gradients_lib.Contraction, factors: gradients_lib.Factors
-  ) -> gradients_lib.OnFactors:
+    self, form: graph_lib.ClosedForm, factors: graph_lib.Factors
+  ) -> graph_lib.OnFactors:
     """See ``Inverse``; for a single player."""
-    x = linalg.right(product.homogeneous(factors.x), self.into[0])
+    x = form.turned(factors.x, self.into[0])
     h = linalg.right(factors.h, self.out[0])
-    return gradients_lib.OnFactors(x, h, self.scale, jnp.zeros(()))
+    return graph_lib.OnFactors(x, h, self.scale, jnp.zeros(()))
 
   def scaled(self, factor: Array) -> EigenbasisInverse:
     """This operator times a number."""
@@ -100,6 +101,11 @@ class EigenbasisInverse:
     """The matrix of each player, ``[..., c_p, a_p]``."""
     pairs = zip(self.out, self.into, strict=True)
     return split(rows, [(v.shape[0], w.shape[0]) for v, w in pairs])
+
+
+jax.tree_util.register_dataclass(
+  EigenbasisInverse, ['out', 'into', 'scale'], []
+)
 
 
 def split(rows: Array, sizes: Sequence[tuple[int, int]]) -> list[Array]:

@@ -24,6 +24,7 @@ import jax.numpy as jnp
 from jax.scipy.sparse import linalg as sparse
 
 from gtddp_jax import gradients as gradients_lib
+from gtddp_jax import graph as graph_lib
 from gtddp_jax.curvature import linalg
 from gtddp_jax.curvature.kronecker import inverse as inverse_lib
 
@@ -79,8 +80,8 @@ class Joint:
     return self.factor * jnp.concatenate(steps, axis=-1)
 
   def on_factors(
-    self, product: gradients_lib.Contraction, factors: gradients_lib.Factors
-  ) -> gradients_lib.OnFactors:
+    self, form: graph_lib.ClosedForm, factors: graph_lib.Factors
+  ) -> graph_lib.OnFactors:
     """Is for single players, and never asked for here."""
     raise NotImplementedError
 

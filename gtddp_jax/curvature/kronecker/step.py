@@ -21,13 +21,14 @@ from gtddp_jax import gradients as gradients_lib
 from gtddp_jax.curvature import diagonal, optax_base, protocol
 from gtddp_jax.curvature.kronecker import block as block_lib
 from gtddp_jax.curvature.kronecker import factors as factors_lib
+from gtddp_jax.curvature.kronecker import groups as groups_lib
 from gtddp_jax.curvature.kronecker import inverse as inverse_lib
 from gtddp_jax.curvature.kronecker import joint as joint_lib
 
 Array = jax.Array
 Arrays = tuple[jax.Array, ...]
 Control = tuple[int, ...]
-Inverse = inverse_lib.EigenbasisInverse | joint_lib.Joint
+Inverse = inverse_lib.EigenbasisInverse | joint_lib.Joint | groups_lib.Grouped
 T = TypeVar('T')
 
 
@@ -195,12 +196,13 @@ class KroneckerCurvature:
         a = block_lib.averaged(block.a, a, decay, k)
         b = block_lib.averaged(block.b, b, decay, k)
         result.append(block._replace(a=a, b=b))
-      return block_lib.finite(result, old)
+      return block_lib.finite(layouts, result, old)
 
     blocks = _now_and_then(count, statistics.every, measured, old)
 
     def renewed() -> list[block_lib.Block]:
-      return block_lib.finite(block_lib.renewed(layouts, blocks), blocks)
+      new = block_lib.renewed(layouts, blocks)
+      return block_lib.finite(layouts, new, blocks)
 
     blocks = _now_and_then(count, statistics.basis_every, renewed, blocks)
     for control, layout, operator, block in zip(

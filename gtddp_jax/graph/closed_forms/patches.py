@@ -32,12 +32,15 @@ class Window(NamedTuple):
     strides: of the places.
     dilation: of the kernel.
     padding: of the inputs, low and high.
+    spread: of the inputs, whose neighbours have so many places less one, of
+      zeros, between them (a transposed convolution).
   """
 
   sizes: Shape
   strides: Shape
   dilation: Shape
   padding: tuple[tuple[int, int], ...]
+  spread: Shape
 
   def blocks(self, x: Array, space: Shape) -> list[Array]:
     """Patches, one array for each tap along the first axis.
@@ -98,7 +101,8 @@ class Window(NamedTuple):
 
   def _wide(self, x: Array, space: Shape) -> Array:
     """Padded inputs with the taps of all but the first axis joined."""
-    pads = [(0, 0, 0), *((lo, hi, 0) for lo, hi in self.padding), (0, 0, 0)]
+    sides = zip(self.padding, self.spread, strict=True)
+    pads = [(0, 0, 0), *((*pad, n - 1) for pad, n in sides), (0, 0, 0)]
     x = jax.lax.pad(x, jnp.zeros((), x.dtype), pads)
     others = range(1, len(self.sizes))
     offsets = itertools.product(*(range(self.sizes[a]) for a in others))
@@ -124,4 +128,5 @@ def of(equation: dict[str, Any], sizes: Shape) -> Window:
     equation['window_strides'],
     equation['rhs_dilation'],
     tuple(equation['padding']),
+    tuple(equation['lhs_dilation']),
   )

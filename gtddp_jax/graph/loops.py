@@ -1,4 +1,4 @@
-"""Loops over samples: in turn on a CPU, at once elsewhere.
+"""Loops and sums over samples: in turn on a CPU, at once elsewhere.
 
 On a CPU one sample at a time stays in cache, and is many times faster than one
 batched product; elsewhere the batch is one product. Where ``jax.set_mesh`` has
@@ -7,13 +7,14 @@ made several devices known, each of them takes its own samples in turn.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from gtddp_jax import graph as graph_lib
+from gtddp_jax.graph import varying
 
 Array = jax.Array
 
@@ -78,7 +79,7 @@ def total_over_samples(function: Callable[[Any], Array], samples: Any) -> Array:
       return total + function(sample), None
 
     start = jnp.zeros(shape.shape, shape.dtype)
-    start = graph_lib.cast(start, graph_lib.axes_of(samples))
+    start = varying.cast(start, varying.axes_of(samples))
     return jax.lax.scan(add, start, samples)[0]
 
   return jax.lax.platform_dependent(
@@ -86,3 +87,22 @@ def total_over_samples(function: Callable[[Any], Array], samples: Any) -> Array:
     cpu=lambda s: summed_over_devices(in_turn, s),
     default=lambda s: jax.vmap(function)(s).sum(axis=0),
   )
+
+
+def weighted_sum(weights: Array, value: Array) -> Array:
+  """``sum_r w_i^r v^{i,r}``.
+
+  Args:
+    weights: ``[B, R]``.
+    value: ``[R, B k, ...]``, k rows for each sample.
+
+  Returns:
+    ``[B k, ...]``.
+  """
+  rows = jnp.repeat(weights, value.shape[1] // weights.shape[0], axis=0)
+  scaled = [
+    rows[:, r].astype(value.dtype).reshape(-1, *(1,) * (value.ndim - 2))
+    * value[r]
+    for r in range(value.shape[0])
+  ]
+  return functools.reduce(jnp.add, scaled)
