@@ -316,7 +316,7 @@ def test_other_controls_take_the_named_diagonal(value: str) -> None:
       updates, state = step(state, NORMED, (x, y))
     found[name] = updates
   for name in NORMED:
-    ruled = name in ('dense', 'end')
+    ruled = name in ('table', 'dense', 'end')
     same, different = ('other', 'adam') if ruled else ('adam', 'other')
     jax.tree.map(
       lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12),
