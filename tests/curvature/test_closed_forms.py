@@ -19,6 +19,7 @@ import pytest
 from kronecker_cases import RATE, draw, stepper
 
 import gtddp_jax as gt
+from gtddp_jax import graph as graph_lib
 from gtddp_jax.curvature.kronecker import groups as grouped
 from gtddp_jax.curvature.kronecker import inverse
 
@@ -274,3 +275,24 @@ def test_the_inverse_of_groups_is_a_matrix_for_each() -> None:
     parts.append(part @ (basis * np.ravel(each.scale[n])) @ basis.T)
   expected = 0.5 * np.concatenate(parts, axis=-1)
   np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_products_of_tokens_are_those_of_rows_with_a_one() -> None:
+  embedding, dense = (graph.stages[0].closed_form for graph in graphs(4))
+  assert embedding is not None and dense is not None
+  x, h, side = tokens(3, 4), draw(BATCH, 2, 1, 4, FEATURES), draw(TOKENS)
+  number, nothing = jnp.asarray(1.7), jnp.zeros(())
+
+  def products(form: Any, x: jax.Array) -> list[jax.Array]:
+    rows, bars = form.factors(x, h)
+    rows = form.turned(rows, side)
+    factors = graph_lib.OnFactors(rows, bars, number, nothing)
+    return [form.gram(factors), form.cross_gram(factors)]
+
+  pairs = zip(
+    products(embedding, x[:, None, :, None]),
+    products(dense, one_hot(x)[:, None]),
+    strict=True,
+  )
+  for found, expected in pairs:
+    np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-12)
