@@ -2,12 +2,15 @@
 
 from gtddp_jax.curvature.diagonal import Base, adam, rmsprop, sgd
 from gtddp_jax.curvature.kronecker import Statistics, ekfac, kfac
+from gtddp_jax.curvature.levenberg_marquardt import levenberg_marquardt
 from gtddp_jax.curvature.optax_base import lift
 from gtddp_jax.curvature.protocol import (
   BaseOptimizer,
   BoundBase,
   Curvature,
+  SizedCurvature,
   StepContext,
+  Trial,
 )
 from gtddp_jax.curvature.soap import soap
 
@@ -16,11 +19,14 @@ __all__ = (
   'BaseOptimizer',
   'BoundBase',
   'Curvature',
+  'SizedCurvature',
   'Statistics',
   'StepContext',
+  'Trial',
   'adam',
   'ekfac',
   'kfac',
+  'levenberg_marquardt',
   'lift',
   'rmsprop',
   'sgd',

@@ -95,7 +95,22 @@ class StepContext(NamedTuple):
 
 
 class BoundBase(Protocol):
-  """A base on a network."""
+  """A base on a network.
+
+  Attributes:
+    sizes_step: whether it damps and sizes its step by what 'coupled' predicts,
+      with feedback and without; its curvature is then a ``SizedCurvature``.
+    measured: what its steps measure beyond those of every base, by name, with
+      the values before the first step.
+  """
+
+  @property
+  def sizes_step(self) -> bool:
+    """See the attributes."""
+
+  @property
+  def measured(self) -> Mapping[str, float]:
+    """See the attributes."""
 
   def init(self, params: Any) -> Any:
     """The state before the first step.
@@ -169,3 +184,58 @@ class Curvature(Protocol):
 
   def finish(self, gradients: Mapping[int, Array]) -> Any:
     """The base's new state, once the gradients of all leaves are final."""
+
+
+class Trial(NamedTuple):
+  """A candidate step of a base that sizes its step.
+
+  Attributes:
+    updates: of all leaves by flat index, in their final length.
+    base_state: what ``finish`` returned for it.
+    size: the step size alpha, with what a bound on the step leaves of it.
+    gain_ratio: actual decrease of the mean loss over that which the linearised
+      chain predicts for the largest candidate; NaN where it was not measured.
+    taken: whether the step is taken.
+  """
+
+  updates: Sequence[Array]
+  base_state: Any
+  size: Array
+  gain_ratio: Array
+  taken: Array
+
+
+class SizedCurvature(Curvature, Protocol):
+  """The curvature of a base with ``sizes_step``.
+
+  The feedforward term of each control is scaled by a step size, the feedback is
+  not. Of several candidates the first that is accepted is taken.
+
+  Attributes:
+    prior: ``k_0``, the step of each leaf, by flat index, that a cost of the
+      controls alone asks for; None for no such cost.
+    size: the first candidate of the step size, a scalar.
+    halvings: how often it is halved at most; None to take the first candidate
+      untested.
+  """
+
+  @property
+  def prior(self) -> Arrays | None:
+    """See the attributes."""
+
+  @property
+  def size(self) -> Array:
+    """See the attributes."""
+
+  @property
+  def halvings(self) -> int | None:
+    """See the attributes."""
+
+  def bounded(self, updates: Sequence[Array]) -> tuple[list[Array], Array]:
+    """The updates of all leaves in their final length, and the factor."""
+
+  def accepts(self, decrease: Array, predicted: Array) -> Array:
+    """Whether the mean loss decreases enough, given the prediction."""
+
+  def settled(self, trial: Trial) -> tuple[Any, dict[str, Array]]:
+    """The base's new state after the last candidate, and what it measured."""

@@ -74,6 +74,8 @@ class StepOptions:
     resolve('decisions', self.graph.decisions(self.cooperation != 'none'))
     bound = self.base.bind(self.graph, self.decisions, self.cooperation)
     resolve('bound', bound)
+    if bound.sizes_step:
+      _check_sized(self)
 
   def _check_kinds(self) -> None:
     """Raises ``OptionError`` for an option of another kind than expected."""
@@ -118,6 +120,27 @@ class StepOptions:
       stacklevel=5,
     )
     return False
+
+
+def _check_sized(options: StepOptions) -> None:
+  """What a base that sizes its step needs: the joint curvature of the batch."""
+  if not isinstance(options.value, value_lib.Coupled):
+    raise errors.OptionError(
+      f"Invalid value: got {options.value!r}, expected 'coupled' or "
+      f'Coupled(memory): levenberg_marquardt damps the Gauss-Newton matrix of '
+      f'the whole batch, and sizes its step by what that predicts. No other '
+      f'value recursion has it. For {options.value!r} use sgd or adam.',
+      'value',
+    )
+  partial = getattr(options.terminal, 'samples', None) is not None
+  if options.terminal is terminal_lib.gradient or partial:
+    shown = "'gradient'" if not partial else options.terminal
+    raise errors.OptionError(
+      f"Invalid terminal: got {shown!r}, expected 'gauss_newton' (or "
+      f'truncated(r), sampled(m)): levenberg_marquardt needs the curvature of '
+      f'the loss at the outputs of every sample of the batch.',
+      'terminal',
+    )
 
 
 def _check_outputs(graph: graph_lib.LayerGraph) -> None:

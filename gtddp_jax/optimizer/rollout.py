@@ -123,12 +123,19 @@ def closed_loop(plan: Plan, sweep: value_lib.Sweep) -> Rollout:
   )
 
 
-def open_loop(plan: Plan) -> Rollout:
-  """Updates the controls without feedback: every ``Q_ux`` is zero."""
-  problem = plan.problem
-  forward = _ForwardPass(plan, value_lib.recursion('frozen')(problem))
-  for n in range(len(problem.spans)):
-    forward.update(n, problem.terminal.slope)
+def open_loop(plan: Plan, sweep: value_lib.Sweep) -> Rollout:
+  """Updates the controls without feedback: every ``Q_ux`` is zero.
+
+  Args:
+    plan: of the step.
+    sweep: its first slope weighs the samples of all decisions.
+
+  Returns:
+    As of ``closed_loop``.
+  """
+  forward = _ForwardPass(plan, sweep)
+  for n in range(len(plan.problem.spans)):
+    forward.update(n, sweep.values[0].slope)
   return forward.rollout(jnp.zeros(()), jnp.zeros(()))
 
 
@@ -155,6 +162,9 @@ class _ForwardPass:
     needed = self._curvature.needed(control)
     known = {i: self._best_known(i) for i in needed}
     step = self._curvature.step(control, known)
+    if self._problem.prior is not None:
+      prior = graph_lib.pick(self._problem.prior, control)
+      step = tuple(map(jnp.add, step, prior))
     self.updates.update(zip(control, step, strict=True))
 
   def rollout(self, feedback_ratio: Array, clipped_share: Array) -> Rollout:

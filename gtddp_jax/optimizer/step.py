@@ -68,7 +68,8 @@ def open_loop(options: StepOptions, call: UpdateCall) -> Step:
   """The base's own step; computes the gradients if none are given."""
   if options.base.needs_operators:
     plan = linearized(options, call)
-    return finished(options, plan, rollout_lib.open_loop(plan))
+    sweep = swept(options, plan.problem)
+    return finished(options, plan, rollout_lib.open_loop(plan, sweep))
   grads, changed, measured = _gradients(options, call)
   updates, base_state = options.base.update(
     grads, call.base_state, call.params, **call.extra_args
@@ -83,6 +84,15 @@ def closed_loop(options: StepOptions, call: UpdateCall) -> Step:
   plan = linearized(options, call)
   sweep = options.value(plan.problem)
   return finished(options, plan, rollout_lib.closed_loop(plan, sweep))
+
+
+def swept(options: StepOptions, problem: value_lib.Problem) -> value_lib.Sweep:
+  """The backward sweep for a rollout with feedback, or without."""
+  if options.feedback:
+    return options.value(problem)
+  if options.bound.sizes_step:
+    return options.value.without_feedback(problem)
+  return value_lib.recursion('frozen')(problem)
 
 
 def linearized(options: StepOptions, call: UpdateCall) -> rollout_lib.Plan:
@@ -103,7 +113,9 @@ def linearized(options: StepOptions, call: UpdateCall) -> rollout_lib.Plan:
   inputs, _ = call.batch
   graph = options.graph.for_inputs(inputs)
   leaves = graph.flatten(call.params)
-  nominal = gradients_lib.linearize(graph, leaves, inputs, _extras(graph, call))
+  nominal = gradients_lib.linearize(
+    graph, leaves, inputs, extras_of(graph, call)
+  )
   losses, expansion, radius = _expanded(options, call, graph, nominal)
   directions = gradients_lib.propagate(nominal, expansion.directions)
   players = [
@@ -119,6 +131,10 @@ def linearized(options: StepOptions, call: UpdateCall) -> rollout_lib.Plan:
     root = terminal_lib.square_root(expansion.curvature)
   context = curvature_lib.StepContext(operators, root, given, call.extra_args)
   curvature = options.bound.begin(call.base_state, call.params, context)
+  prior = None
+  if options.bound.sizes_step:
+    sized: Any = curvature
+    prior = sized.prior
   problem = value_lib.Problem(
     terminal=value_lib.Value(expansion.slope, expansion.curvature),
     operators=operators,
@@ -126,6 +142,7 @@ def linearized(options: StepOptions, call: UpdateCall) -> rollout_lib.Plan:
     curvature=curvature,
     given=given,
     radius=radius,
+    prior=prior,
   )
   return rollout_lib.Plan(
     problem,
@@ -178,7 +195,7 @@ def _operators(
   operators = []
   for n, group in enumerate(players):
     wanted = gradients_lib.Wanted()
-    if options.feedback:
+    if options.feedback or options.bound.sizes_step:
       wanted = options.value.wanted(n)
     if wanted.product is not None:
       control = tuple(i for player in group for i in player.indices)
@@ -232,7 +249,7 @@ def _gradients(
   graph = options.graph.for_inputs(inputs)
 
   def mean_loss(params: Any) -> tuple[Array, Any]:
-    result = graph.run(params, inputs, _extras(graph, call))
+    result = graph.run(params, inputs, extras_of(graph, call))
     losses = terminal_lib.sample_losses(
       options.loss, result.outputs, targets, graph.batch_size
     )
@@ -250,7 +267,9 @@ def _gradients(
   return call.grads, changed, {'loss': loss}
 
 
-def _extras(graph: graph_lib.LayerGraph, call: UpdateCall) -> graph_lib.Extras:
+def extras_of(
+  graph: graph_lib.LayerGraph, call: UpdateCall
+) -> graph_lib.Extras:
   """Collections and keys for the network.
 
   Raises:

@@ -18,6 +18,7 @@ from gtddp_jax import checks, errors
 from gtddp_jax import graph as graph_lib
 from gtddp_jax import terminal as terminal_lib
 from gtddp_jax import value as value_lib
+from gtddp_jax.optimizer import line_search
 from gtddp_jax.optimizer import step as step_lib
 from gtddp_jax.optimizer.options import StepOptions
 
@@ -97,7 +98,8 @@ def gt_ddp(
     base: any optax transformation (keyword arguments that it needs are passed
       to ``update``); a ``value`` other than 'frozen' needs one that carries
       ``Q_uu``: ``sgd``, ``rmsprop``, ``adam``, ``soap``, ``kfac``, ``ekfac``
-      of this library, or a ``Base`` of your own.
+      of this library, or a ``Base`` of your own. ``levenberg_marquardt`` needs
+      'coupled'.
     terminal: value function at the outputs: 'gradient' (rank one),
       'gauss_newton' (the loss' exact Hessian), ``sampled(m)``,
       ``truncated(r)``, ``subset(terminal, n)``, or a ``TerminalValue``.
@@ -112,7 +114,8 @@ def gt_ddp(
       changes nothing there, and a warning says so.
     feedback: whether layers react to the updates of those before them.
       Without it every ``Q_ux`` is zero, and the updates are the base's own at
-      every ``value`` (Prop. 1, 4).
+      every ``value`` (Prop. 1, 4); those of ``levenberg_marquardt`` then are
+      Gauss-Newton steps.
     trust_region: largest length of a sample's ``S e``, and of how far
       'bellman' moves its ``d``, in units of the batch's root mean square
       terminal ``d``, and so whatever the scale of the loss. 'auto' is 0.3, and
@@ -215,6 +218,9 @@ def _transformation(
 ) -> optax.GradientTransformationExtraArgs:
   """The optax transformation that takes the proposed steps."""
   propose = step_lib.closed_loop if options.feedback else step_lib.open_loop
+  if options.bound.sizes_step:
+    propose = line_search.sized_step
+  unmeasured = {**_MEASURED, **options.bound.measured}
 
   def init_fn(params: Any) -> GtDdpState:
     if jax.tree.leaves(params):  # none: a placeholder of optax's map_params
@@ -224,7 +230,7 @@ def _transformation(
       options.bound.init(params),
       # Copies: a state may be donated to a step.
       jax.tree.map(jnp.array, options.graph.extras.collections),
-      {name: jnp.float32(start) for name, start in _MEASURED.items()},
+      {name: jnp.float32(start) for name, start in unmeasured.items()},
       jnp.zeros((), jnp.int32),
     )
 
@@ -248,7 +254,7 @@ def _transformation(
     state = _state(jax.eval_shape(lambda p: init_fn(p), params), state)
     params = checks.like(options.graph.params, params)
     if _is_empty(batch):
-      done = _nothing_done(state, params)
+      done = _nothing_done(state, params, unmeasured)
     else:
       arguments = (state, params, updates, batch, dict(rngs))
       axes = graph_lib.axes_of(arguments)
@@ -256,7 +262,7 @@ def _transformation(
       call = step_lib.UpdateCall(
         updates, state.base, params, batch, state.collections, rngs, extra_args
       )
-      done = _guarded(propose(options, call), state)
+      done = _guarded(propose(options, call), state, unmeasured)
     return checks.like(given[0], done[0]), checks.like(given[1], done[1])
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)
@@ -267,10 +273,12 @@ def _is_empty(batch: tuple[Any, Any]) -> bool:
   return any(jnp.shape(leaf)[:1] == (0,) for leaf in jax.tree.leaves(batch[0]))
 
 
-def _nothing_done(state: GtDdpState, params: Any) -> tuple[Any, GtDdpState]:
+def _nothing_done(
+  state: GtDdpState, params: Any, unmeasured: Mapping[str, float]
+) -> tuple[Any, GtDdpState]:
   """A skipped step: the mean loss of no samples is no number."""
   return jax.tree.map(jnp.zeros_like, params), state._replace(
-    measured={name: jnp.float32(v) for name, v in _MEASURED.items()},
+    measured={name: jnp.float32(v) for name, v in unmeasured.items()},
     skipped_steps=state.skipped_steps + 1,
   )
 
@@ -289,7 +297,8 @@ def metrics(state: Any) -> dict[str, Array]:
     open-loop weights ``d``, over samples and stages), ``clipped_share`` (of
     weights that the trust region shortened), ``smallest_factor`` (least factor
     by which a stage contracted ``S`` before clamping, for 'coupled' a lower
-    bound of it; 1 where unused), ``skipped_steps`` (non-finite, so far).
+    bound of it; 1 where unused), ``skipped_steps`` (non-finite, so far). Those
+    of ``levenberg_marquardt`` are listed there.
 
   Raises:
     OptionError: if there is not exactly one such state.
@@ -332,7 +341,9 @@ def state_in(state: Any, function: str) -> GtDdpState:
   return found[0]
 
 
-def _guarded(step: step_lib.Step, state: GtDdpState) -> tuple[Any, GtDdpState]:
+def _guarded(
+  step: step_lib.Step, state: GtDdpState, unmeasured: Mapping[str, float]
+) -> tuple[Any, GtDdpState]:
   """Takes a step if it is finite; else changes nothing and counts it."""
   square = _poisoned_square(step.gradients, step.updates)
   finite = jnp.isfinite(square)
@@ -348,12 +359,12 @@ def _guarded(step: step_lib.Step, state: GtDdpState) -> tuple[Any, GtDdpState]:
     ),
     lambda: graph_lib.cast((nothing, state.base, state.collections), axes),
   )
-  measured = {**_MEASURED, **step.measured, 'gradient_norm': jnp.sqrt(square)}
+  measured = {**unmeasured, **step.measured, 'gradient_norm': jnp.sqrt(square)}
   skipped = state.skipped_steps + jnp.where(finite, 0, 1).astype(jnp.int32)
   return updates, GtDdpState(
     base,
     kept,
-    {name: jnp.asarray(measured[name], jnp.float32) for name in _MEASURED},
+    {name: jnp.asarray(measured[name], jnp.float32) for name in unmeasured},
     skipped,
   )
 

@@ -45,7 +45,7 @@ class Value(NamedTuple):
 
   def feedback(self, e: Array) -> Array:
     """``S e``, ``[B, R]``."""
-    return matmul(self.curvature, e[..., None])[..., 0]
+    return on_rows(self.curvature, e)
 
 
 class Sweep(NamedTuple):
@@ -58,12 +58,15 @@ class Sweep(NamedTuple):
       clamping.
     clipped: how many slopes the trust region shortened.
     checked: how many it could have shortened.
+    outcome: change of the outcomes ``[B, R]`` that the linearised chain
+      predicts for the whole step; None where a recursion does not know it.
   """
 
   values: Sequence[ValueFunction]
   smallest_factor: Array
   clipped: Array
   checked: int
+  outcome: Array | None = None
 
 
 class Curvature(Protocol):
@@ -97,6 +100,8 @@ class Problem(NamedTuple):
     given: open-loop gradients by flat index that replace ``combine(d_T)``, or
       None.
     radius: largest allowed ``|d - d_T|`` of a sample, or None.
+    prior: ``k_0``, the step of each leaf, by flat index, that a cost of the
+      controls alone asks for, ``k_0 = -Q_uu^-1 l_u``; None for no such cost.
   """
 
   terminal: Value
@@ -105,6 +110,7 @@ class Problem(NamedTuple):
   curvature: Curvature
   given: Sequence[Array] | None
   radius: Array | None
+  prior: Arrays | None = None
 
 
 class ValueRecursion(Protocol):
@@ -141,6 +147,11 @@ def matmul(left: Array, right: Array) -> Array:
   if left.shape[-1] == 1:  # products of numbers join their neighbours' kernel
     return left * right
   return left @ right
+
+
+def on_rows(matrices: Array, rows: Array) -> Array:
+  """Matrices ``[B, R, R]`` times rows ``[B, R]``, one by one."""
+  return matmul(matrices, rows[..., None])[..., 0]
 
 
 def control_gradient(

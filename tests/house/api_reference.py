@@ -25,7 +25,7 @@ GROUPS = {
   'The optimizer': ('gt_ddp', 'metrics', 'collections', 'GtDdpState',
     'verify_step'),
   'Base optimizers': ('sgd', 'rmsprop', 'adam', 'soap', 'kfac', 'ekfac',
-    'Statistics', 'Base'),
+    'levenberg_marquardt', 'Statistics', 'Base'),
   'Terminal value functions': ('sampled', 'truncated', 'subset',
     'TerminalValue', 'Expansion'),
   'Value recursions': ('Bellman', 'Coupled'),

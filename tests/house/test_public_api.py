@@ -29,6 +29,7 @@ PUBLIC = {
   'errors',
   'gt_ddp',
   'kfac',
+  'levenberg_marquardt',
   'losses',
   'metrics',
   'module_of',
@@ -52,7 +53,7 @@ CALLABLES = sorted(
 
 def test_the_public_names_are_these() -> None:
   assert set(gt.__all__) == PUBLIC
-  assert len(gt.__all__) == len(PUBLIC) <= 27
+  assert len(gt.__all__) == len(PUBLIC) <= 28
 
 
 def test_every_public_name_exists() -> None:
