@@ -87,8 +87,12 @@ def test_a_table_is_the_kernel_of_a_dense_layer(
     base = getattr(gt, kind)(
       RATE, DAMPING, statistics=statistics(largest=TOKENS - 1, **more)
     )
-    steps.append(stepper(gt.gt_ddp(graph, LOSS, base, terminal, value)))
-    state = gt.gt_ddp(graph, LOSS, base, terminal, value).init(TABLE)
+    steps.append(
+      stepper(gt.gt_ddp(graph, LOSS, base, terminal, value, trust_region=None))
+    )
+    state = gt.gt_ddp(
+      graph, LOSS, base, terminal, value, trust_region=None
+    ).init(TABLE)
   assert [g.stages[0].kind for g in graphs(length)] == ['embedding', 'dense']
   params, states = TABLE, [state, state]
   for t in range(3):
@@ -256,7 +260,7 @@ def square(vectors: jax.Array) -> np.ndarray:
 def test_groups_take_part_in_a_sweep(value: str, kind: str) -> None:
   params, graph = grouped_case('grouped')
   base = getattr(gt, kind)(RATE, DAMPING, statistics=statistics())
-  tx = gt.gt_ddp(graph, LOSS, base, 'gauss_newton', value)
+  tx = gt.gt_ddp(graph, LOSS, base, 'gauss_newton', value, trust_region=None)
   batch = draw(BATCH, 5, 4, 4), draw(BATCH, 2, seed=9)
   report = gt.verify_step(tx, params, batch)
   assert report.ok, str(report)

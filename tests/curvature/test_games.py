@@ -231,10 +231,16 @@ def test_cooperation_changes_nothing_for_a_first_order_base() -> None:
 def test_cooperation_without_players_warns() -> None:
   graph = traced(lambda layer, x: layer('u', x), {'u': (3, 3)})
   with pytest.warns(UserWarning, match='no stages whose outputs meet'):
-    gt.gt_ddp(graph, gt.losses.squared_error, gt.kfac(0.1), cooperation='schur')
+    gt.gt_ddp(
+      graph,
+      gt.losses.squared_error,
+      gt.kfac(0.1),
+      cooperation='schur',
+      trust_region=None,
+    )
   with warnings.catch_warnings():
     warnings.simplefilter('error')
-    gt.gt_ddp(graph, gt.losses.squared_error, gt.kfac(0.1))
+    gt.gt_ddp(graph, gt.losses.squared_error, gt.kfac(0.1), trust_region=None)
 
 
 # Theorem 3, Corollary 7, and players without correlation.

@@ -252,7 +252,14 @@ def test_without_curvature_at_the_outputs_it_is_ekfac(
   batch, found = (case.inputs, case.targets), []
   for terminal, feedback in (zero, True), ('gradient', False):
     tx = gt.gt_ddp(
-      graph, LOSSES[case.phi], base, terminal, value, cooperation, feedback
+      graph,
+      LOSSES[case.phi],
+      base,
+      terminal,
+      value,
+      cooperation,
+      feedback,
+      trust_region=None,
     )
     updates, _ = stepper(tx)(tx.init(case.params), case.params, batch)
     found.append(matrices(updates))
@@ -343,6 +350,8 @@ def test_where_all_take_the_diagonal_it_is_the_diagonal_base(
 
   graph, found = gt.trace(scaled, params, x), []
   for base in gt.kfac(1.0, diagonal=gt.adam(1e-2)), gt.adam(1e-2):
-    tx = gt.gt_ddp(graph, gt.losses.squared_error, base, value=value)
+    tx = gt.gt_ddp(
+      graph, gt.losses.squared_error, base, value=value, trust_region=None
+    )
     found.append(stepper(tx)(tx.init(params), params, (x, y))[0])
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-12), *found)

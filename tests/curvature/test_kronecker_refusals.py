@@ -38,12 +38,14 @@ PARAMS = {'dense': {'w': draw(3, 3)}, 'norm': {'scale': draw(3)}}
 def test_a_scale_needs_a_diagonal(name: str) -> None:
   graph = gt.trace(scaled, PARAMS, draw(4, 3))
   with pytest.raises(errors.OptionError) as caught:
-    gt.gt_ddp(graph, LOSS, BASES[name](0.1))
+    gt.gt_ddp(graph, LOSS, BASES[name](0.1), trust_region=None)
   message = str(caught.value)
   assert message.startswith(f'{name} has no Kronecker rule')
   assert "'norm/scale'" in message and 'dense/w' not in message
   assert f'{name}(lr, diagonal=adam(1e-3))' in message
-  gt.gt_ddp(graph, LOSS, BASES[name](0.1, diagonal=gt.adam(1e-3)))
+  gt.gt_ddp(
+    graph, LOSS, BASES[name](0.1, diagonal=gt.adam(1e-3)), trust_region=None
+  )
 
 
 def test_tied_kernels_need_a_diagonal() -> None:
@@ -60,7 +62,7 @@ def test_tied_kernels_need_a_diagonal() -> None:
   ):
     graph = gt.trace(function, {'kernel': draw(3, 3)}, x)
     with pytest.raises(errors.OptionError, match="'kernel'"):
-      gt.gt_ddp(graph, LOSS, gt.kfac(0.1))
+      gt.gt_ddp(graph, LOSS, gt.kfac(0.1), trust_region=None)
 
 
 @either
@@ -69,9 +71,9 @@ def test_a_norm_constraint_needs_frozen_values(value: Any, name: str) -> None:
   case, graph = graph_of(games.dense)
   base = BASES[name](0.1, norm_constraint=1e-3)
   with pytest.raises(errors.OptionError, match=r'norm_constraint.*frozen'):
-    gt.gt_ddp(graph, LOSSES[case.phi], base, value=value)
+    gt.gt_ddp(graph, LOSSES[case.phi], base, value=value, trust_region=None)
   gt.gt_ddp(graph, LOSSES[case.phi], base, value=value, feedback=False)
-  gt.gt_ddp(graph, LOSSES[case.phi], base)
+  gt.gt_ddp(graph, LOSSES[case.phi], base, trust_region=None)
 
 
 @pytest.mark.parametrize(
@@ -129,13 +131,15 @@ def test_it_is_not_a_part_of_a_base(name: str) -> None:
     optax.chain(BASES[name](0.1), optax.clip(1.0)),
     optax.masked(BASES[name](0.1), jax.tree.map(lambda _: True, case.params)),
   ):
-    tx = gt.gt_ddp(graph, LOSSES[case.phi], base)
+    tx = gt.gt_ddp(graph, LOSSES[case.phi], base, trust_region=None)
     with pytest.raises(errors.OptionError) as caught:
       tx.init(case.params)
     assert str(caught.value).startswith('Invalid base: expected kfac or ekfac')
     assert 'optax.chain(gt_ddp(graph' in str(caught.value)
     with pytest.raises(errors.OptionError, match='chain around gt_ddp'):
-      gt.gt_ddp(graph, LOSSES[case.phi], base, value='bellman')
+      gt.gt_ddp(
+        graph, LOSSES[case.phi], base, value='bellman', trust_region=None
+      )
 
 
 @either
@@ -148,14 +152,32 @@ def test_joint_sides_are_at_most_the_largest(
   for largest, fine in (6, False), (7, True):
     base = BASES[name](0.1, statistics=gt.Statistics(largest=largest))
     if fine:
-      gt.gt_ddp(graph, LOSSES[case.phi], base, cooperation=cooperation)
+      gt.gt_ddp(
+        graph,
+        LOSSES[case.phi],
+        base,
+        cooperation=cooperation,
+        trust_region=None,
+      )
       continue
     with pytest.raises(errors.OptionError, match=r"'main', 'side'.*7.*'none'"):
-      gt.gt_ddp(graph, LOSSES[case.phi], base, cooperation=cooperation)
-    gt.gt_ddp(graph, LOSSES[case.phi], base)
+      gt.gt_ddp(
+        graph,
+        LOSSES[case.phi],
+        base,
+        cooperation=cooperation,
+        trust_region=None,
+      )
+    gt.gt_ddp(graph, LOSSES[case.phi], base, trust_region=None)
 
 
 def test_a_cooperation_that_is_none() -> None:
   case, graph = graph_of(games.dense)
   with pytest.raises(errors.OptionError, match='cooperation'):
-    gt.gt_ddp(graph, LOSSES[case.phi], gt.kfac(0.1), cooperation='nash')
+    gt.gt_ddp(
+      graph,
+      LOSSES[case.phi],
+      gt.kfac(0.1),
+      cooperation='nash',
+      trust_region=None,
+    )

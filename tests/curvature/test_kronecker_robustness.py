@@ -58,6 +58,7 @@ def compiled(
     getattr(gt, kind)(0.01, statistics=STATISTICS),
     cooperation=cooperation,
     feedback=feedback,
+    trust_region=None,
   )
   return tx, stepper(tx)
 
@@ -236,7 +237,9 @@ GRAPH = gt.trace(small, SMALL, U[0])
 
 def optimizer(rate: Any = 0.1, **more: Any) -> Any:
   base = gt.ekfac(rate, statistics=STATISTICS)
-  return gt.gt_ddp(GRAPH, gt.losses.squared_error, base, **more)
+  return gt.gt_ddp(
+    GRAPH, gt.losses.squared_error, base, **{'trust_region': None} | more
+  )
 
 
 @functools.cache

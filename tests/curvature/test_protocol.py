@@ -105,7 +105,9 @@ def test_a_base_needs_no_change_of_the_library(
   graph = gt.trace(network, PARAMS, X)
   steps = []
   for base in Matrix(), gt.sgd(RATE):
-    tx = gt.gt_ddp(graph, LOSS, base, value=value, feedback=feedback)
+    tx = gt.gt_ddp(
+      graph, LOSS, base, value=value, feedback=feedback, trust_region=None
+    )
     state = tx.init(PARAMS)
     updates, state = jax.jit(tx.update)(None, state, PARAMS, batch=(X, Y))
     steps.append(updates)
@@ -124,7 +126,7 @@ def test_a_base_that_mixes_layers_is_refused_by_a_recursion() -> None:
 
   mixed = gt.Base(sgd.init, update, sgd.inverse)
   for value in 'frozen', 'bellman':
-    tx = gt.gt_ddp(graph, LOSS, mixed, value=value)
+    tx = gt.gt_ddp(graph, LOSS, mixed, value=value, trust_region=None)
     state = tx.init(PARAMS)
     if value == 'frozen':
       tx.update(None, state, PARAMS, batch=(X, Y))

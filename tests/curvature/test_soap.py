@@ -158,6 +158,7 @@ def test_the_recursion_is_that_of_dense_matrices(
     gt.soap(RATE, 0.8, 0.9, EPS, eigenbasis_period=PERIOD),
     terminal=terminal,
     value=value,
+    trust_region=None,
   )
   base = oracle_soap.soap(RATE, 0.8, 0.9, EPS, PERIOD)
   params, state = problem.params, tx.init(problem.params)

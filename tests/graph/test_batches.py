@@ -150,7 +150,13 @@ def test_rows_of_a_sample_that_are_apart_are_taken(network: Any) -> None:
   assert not gt.trace(network, PARAMS, batch[0]).mixed
   for value in 'frozen', 'bellman', 'coupled':
     steps = [
-      gt.gt_ddp(gt.trace(f, PARAMS, batch[0]), LOSS, gt.sgd(0.3), value=value)
+      gt.gt_ddp(
+        gt.trace(f, PARAMS, batch[0]),
+        LOSS,
+        gt.sgd(0.3),
+        value=value,
+        trust_region=None,
+      )
       for f in (network, together)
     ]
     first, second = (

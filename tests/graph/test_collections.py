@@ -23,7 +23,7 @@ def test_a_collection_may_read_a_control_that_nothing_else_reads() -> None:
 
   start = {'mean': {'w': jnp.zeros((5, 4))}}
   graph = gt.trace(averaging, PARAMS, X, collections=start, mutable=['mean'])
-  tx = gt.gt_ddp(graph, LOSS, gt.sgd(0.1))
+  tx = gt.gt_ddp(graph, LOSS, gt.sgd(0.1), trust_region=None)
   _, state = tx.update(None, tx.init(PARAMS), PARAMS, batch=(X, Y))
   found = gt.collections(state)['mean']['w']
   np.testing.assert_allclose(found, 0.1 * PARAMS['first']['w'], rtol=1e-6)
@@ -53,7 +53,7 @@ def test_a_state_may_be_donated_and_the_graph_used_again() -> None:
 
   start = {'mean': {'w': jnp.zeros(3)}}
   graph = gt.trace(averaging, PARAMS, X, collections=start, mutable=['mean'])
-  tx = gt.gt_ddp(graph, LOSS, gt.sgd(0.1))
+  tx = gt.gt_ddp(graph, LOSS, gt.sgd(0.1), trust_region=None)
   step = jax.jit(
     lambda s: tx.update(None, s, PARAMS, batch=(X, Y)), donate_argnums=0
   )

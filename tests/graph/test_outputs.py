@@ -81,6 +81,7 @@ def step(
 ) -> Any:
   params = PARAMS if params is None else params
   base = gt.sgd(0.1) if base is None else base
+  options = {'trust_region': None} | options
   tx = gt.gt_ddp(gt.trace(f, params, X), loss, base, **options)
   update = jax.jit(lambda p, s: tx.update(None, s, p, batch=(X, Y)))
   steps, state = update(params, tx.init(params))
@@ -153,7 +154,13 @@ def test_the_whole_batch_as_one_state_reads_common_outputs() -> None:
 def test_shard_map_with_its_checks_takes_the_same_step(name: str) -> None:
   f, loss = COMMON[name]
   params = {**PARAMS, 'unread': matrix(2)}
-  tx = gt.gt_ddp(gt.trace(f, params, X), loss, gt.adam(0.1), value='bellman')
+  tx = gt.gt_ddp(
+    gt.trace(f, params, X),
+    loss,
+    gt.adam(0.1),
+    value='bellman',
+    trust_region=None,
+  )
 
   def update(p: Any, x: jax.Array, y: jax.Array) -> Any:
     updates, _ = tx.update(None, tx.init(p), p, batch=(x, y))
@@ -176,13 +183,16 @@ def test_what_is_refused_beside_common_outputs() -> None:
   refused(lambda p, x: (gaussian(p, x), hidden(p, x).T), r'\[4, 5\]')
   refused(lambda p, x: hidden(p, x).mean(axis=0), r'\[4\]')
   refused(lambda p, x: p['log_std'], r'\[2\]')
-  tx = gt.gt_ddp(gt.trace(gaussian, PARAMS, X), nll, gt.sgd(0.1))
+  tx = gt.gt_ddp(
+    gt.trace(gaussian, PARAMS, X), nll, gt.sgd(0.1), trust_region=None
+  )
   with pytest.raises(gt.errors.LossError, match=r"output '1' is the same"):
     tx.update(None, tx.init(PARAMS), PARAMS, batch=(X, {'y': Y, 'n': 3.0}))
   mean = gt.gt_ddp(
     gt.trace(gaussian, PARAMS, X),
     lambda o, y: nll(o, y - y.mean()),
     gt.sgd(0.1),
+    trust_region=None,
   )
   with pytest.raises(gt.errors.LossError, match='several samples'):
     mean.update(None, mean.init(PARAMS), PARAMS, batch=(X, Y))
@@ -233,7 +243,7 @@ def test_passed_gradients_reach_unread_parameters() -> None:
     (gt.sgd(0.1), -0.1),
     (gt.kfac(0.1, 0.5, diagonal=gt.sgd(0.3)), -0.3),
   ):
-    tx = gt.gt_ddp(graph, squares, base)
+    tx = gt.gt_ddp(graph, squares, base, trust_region=None)
     steps, _ = tx.update(given, tx.init(UNREAD), UNREAD, batch=(X, Y))
     np.testing.assert_allclose(steps['pooler'], expected)
 
@@ -243,7 +253,7 @@ def test_a_kronecker_base_needs_no_diagonal_for_unread_parameters() -> None:
   graph = gt.trace(lambda p, x: x @ p['w'], params, X)
   given = jax.tree.map(jnp.ones_like, params)
   for rate in 0.1, lambda count: 0.1 + 0 * count:
-    tx = gt.gt_ddp(graph, squares, gt.ekfac(rate, 0.5))
+    tx = gt.gt_ddp(graph, squares, gt.ekfac(rate, 0.5), trust_region=None)
     steps, _ = tx.update(given, tx.init(params), params, batch=(X, Y))
     np.testing.assert_allclose(steps['pooler'], -0.1 / 0.5)  # Q_uu = damping
 
@@ -253,7 +263,9 @@ def test_unread_parameters_are_told_or_refused() -> None:
   assert graph.unread == (3,)
   assert 'zero gradient: pooler' in graph.summary()
   assert gt.verify_step(
-    gt.gt_ddp(graph, squares, gt.adam(0.1), value='bellman'), UNREAD, (X, Y)
+    gt.gt_ddp(graph, squares, gt.adam(0.1), value='bellman', trust_region=None),
+    UNREAD,
+    (X, Y),
   ).ok
   with pytest.raises(gt.errors.UnownedParameterError, match="'pooler'"):
     gt.trace(read, UNREAD, X, strict=True)

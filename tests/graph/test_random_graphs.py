@@ -237,6 +237,7 @@ def assert_equal_to_oracle(network: Network) -> None:
         gt.sgd(rate),
         terminal=terminal,
         value=value,
+        trust_region=None,
       )
       state = tx.init(problem.params)
       updates, _ = compiled(problem, tx)(problem.params, state)

@@ -212,7 +212,9 @@ def test_a_loop_that_reads_the_same_at_every_step_is_one_stage() -> None:
   for value in 'frozen', 'bellman', 'coupled':
     steps = []
     for g in graph, one:
-      tx = gt.gt_ddp(g, gt.losses.squared_error, gt.sgd(0.1), value=value)
+      tx = gt.gt_ddp(
+        g, gt.losses.squared_error, gt.sgd(0.1), value=value, trust_region=None
+      )
       steps.append(tx.update(None, tx.init(params), params, batch=(X, y))[0])
     for got, expected in zip(*map(jax.tree.leaves, steps), strict=True):
       np.testing.assert_allclose(got, expected, rtol=1e-9)

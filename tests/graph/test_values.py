@@ -32,6 +32,7 @@ def square(o: jax.Array, y: jax.Array) -> jax.Array:
 
 def step(f: Any, params: Any, x: Any, value: str, **options: Any) -> Any:
   base = options.pop('base', gt.sgd(0.1))
+  options = {'trust_region': None} | options
   tx = gt.gt_ddp(gt.trace(f, params, x), square, base, value=value, **options)
   y = jnp.zeros(len(jax.tree.leaves(x)[0]))
   update = jax.jit(lambda p, s: tx.update(None, s, p, batch=(x, y))[0])
@@ -169,7 +170,7 @@ def test_kronecker_curvature_is_refused_for_complex_layers() -> None:
   graph = gt.trace(complex_head, MIXED, matrix(5, 6))
   assert [stage.kind for stage in graph.stages] == ['dense', 'generic']
   with pytest.raises(gt.errors.OptionError, match="'c'"):
-    gt.gt_ddp(graph, square, gt.kfac(0.1))
+    gt.gt_ddp(graph, square, gt.kfac(0.1), trust_region=None)
 
 
 CELL: Any = {
@@ -322,7 +323,7 @@ def test_shard_map_with_its_checks_takes_the_same_step(
 
   x = matrix(4, 6)
   graph = gt.trace(network, params, x)
-  tx = gt.gt_ddp(graph, square, base, 'gauss_newton', value)
+  tx = gt.gt_ddp(graph, square, base, 'gauss_newton', value, trust_region=None)
 
   def update(p: Any, x: jax.Array) -> Any:
     batch = x, jnp.zeros(len(x))

@@ -77,7 +77,7 @@ def test_the_call_of_gt_ddp() -> None:
     'value': 'frozen',
     'cooperation': 'none',
     'feedback': True,
-    'trust_region': None,
+    'trust_region': 'auto',
   }
 
 

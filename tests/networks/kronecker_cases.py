@@ -252,7 +252,14 @@ def compare(
     RATE, damping, momentum=momentum, statistics=gt.Statistics(**statistics)
   )
   tx = gt.gt_ddp(
-    graph, LOSSES[case.phi], base, terminal, value, cooperation, feedback
+    graph,
+    LOSSES[case.phi],
+    base,
+    terminal,
+    value,
+    cooperation,
+    feedback,
+    trust_region=None,
   )
   rival = Rival(
     case,

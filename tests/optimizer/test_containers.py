@@ -59,7 +59,9 @@ def steps(tx: Any, params: Any, grads: Any = None) -> Any:
 
 
 def made(graph: gt.LayerGraph) -> Any:
-  return gt.gt_ddp(graph, LOSS, gt.adam(0.1), value='bellman')
+  return gt.gt_ddp(
+    graph, LOSS, gt.adam(0.1), value='bellman', trust_region=None
+  )
 
 
 EXPECTED = steps(made(gt.trace(apply_fn, PLAIN, X)), PLAIN)
@@ -96,7 +98,7 @@ def test_a_graph_takes_parameters_in_other_containers(name: str) -> None:
 
 @pytest.mark.parametrize('base', [gt.sgd(0.1), gt.kfac(0.1), gt.soap(0.1)])
 def test_other_bases_keep_to_paths_too(base: Any) -> None:
-  tx = gt.gt_ddp(gt.trace(apply_fn, PLAIN, X), LOSS, base)
+  tx = gt.gt_ddp(gt.trace(apply_fn, PLAIN, X), LOSS, base, trust_region=None)
   expected = steps(tx, PLAIN)
   got = steps(tx, CONTAINERS['ordered'])
   for layer in 'a', 'b':

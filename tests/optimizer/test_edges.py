@@ -48,7 +48,9 @@ def test_an_integer_output_is_refused_by_name() -> None:
 
   graph = gt.trace(labelled, PARAMS, X)
   with pytest.raises(errors.OptionError, match=r"'label' is int.*leaves it"):
-    gt.gt_ddp(graph, lambda o, y: LOSS(o['logits'], y), gt.sgd(0.1))
+    gt.gt_ddp(
+      graph, lambda o, y: LOSS(o['logits'], y), gt.sgd(0.1), trust_region=None
+    )
 
 
 @pytest.mark.parametrize('value', ['frozen', 'bellman', 'coupled'])
@@ -65,7 +67,7 @@ def test_the_first_equation_may_read_several_owners(value: str) -> None:
     return network({**p, 'first': {'w': kernel}}, x)
 
   graph = gt.trace(adapted, low, X)
-  tx = gt.gt_ddp(graph, LOSS, gt.sgd(1e-6), value=value)
+  tx = gt.gt_ddp(graph, LOSS, gt.sgd(1e-6), value=value, trust_region=None)
   updates, _ = tx.update(None, tx.init(low), low, batch=(X, Y))
   scaled = jax.tree.map(lambda u: 1e6 * u, updates)
   jax.tree.map(
@@ -81,7 +83,7 @@ def test_given_gradients_may_be_wider_than_the_parameters() -> None:
 
   x = X.astype(jnp.bfloat16)
   for base in (gt.sgd(0.1), gt.adam(0.1)):
-    tx = gt.gt_ddp(gt.trace(network, half, x), LOSS, base)
+    tx = gt.gt_ddp(gt.trace(network, half, x), LOSS, base, trust_region=None)
     updates, _ = tx.update(grads, tx.init(half), half, batch=(x, Y))
     assert np.isfinite(optax.tree.norm(updates))
 

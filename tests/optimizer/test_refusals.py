@@ -28,7 +28,7 @@ GRAPH = gt.trace(network, PARAMS, X)
 
 
 def step(terminal: Any = 'gradient', value: Any = 'frozen', **more: Any) -> Any:
-  tx = gt.gt_ddp(GRAPH, LOSS, gt.sgd(0.1), terminal, value)
+  tx = gt.gt_ddp(GRAPH, LOSS, gt.sgd(0.1), terminal, value, trust_region=None)
   return tx.update(None, tx.init(PARAMS), PARAMS, batch=(X, Y), **more)
 
 
@@ -88,7 +88,7 @@ def test_keys_that_are_none() -> None:
     return network(params, x + jax.random.normal(rngs['noise'], x.shape))
 
   graph = gt.trace(noisy, PARAMS, X, rngs={'noise': key})
-  tx = gt.gt_ddp(graph, LOSS, gt.sgd(0.1))
+  tx = gt.gt_ddp(graph, LOSS, gt.sgd(0.1), trust_region=None)
   state = tx.init(PARAMS)
   old = jax.random.PRNGKey(0)
   with pytest.raises(errors.OptionError, match='noise'):
@@ -161,7 +161,7 @@ def test_half_precision_outputs(terminal: Any, value: str) -> None:
   got = []
   for function in half, network:
     graph = gt.trace(function, params, x)
-    tx = gt.gt_ddp(graph, LOSS, gt.sgd(0.1), terminal, value)
+    tx = gt.gt_ddp(graph, LOSS, gt.sgd(0.1), terminal, value, trust_region=None)
     update, _ = jax.jit(tx.update)(
       None,
       tx.init(params),

@@ -31,7 +31,9 @@ def network(p: Any, x: jax.Array) -> jax.Array:
 
 
 GRAPH = gt.trace(network, PARAMS, X)
-make = functools.partial(gt.gt_ddp, GRAPH, gt.losses.softmax_cross_entropy)
+make = functools.partial(
+  gt.gt_ddp, GRAPH, gt.losses.softmax_cross_entropy, trust_region=None
+)
 
 
 def update(
@@ -178,7 +180,12 @@ def test_frozen_layers_are_not_answered() -> None:
   frozen, trained = {'a': PARAMS['a']}, {'b': PARAMS['b']}
   graph = gt.trace(lambda p, x: network({**p, **frozen}, x), trained, X)
   forms: list[tuple[Any, Any]] = [
-    (gt.gt_ddp(graph, gt.losses.softmax_cross_entropy, gt.sgd(0.1)), trained),
+    (
+      gt.gt_ddp(
+        graph, gt.losses.softmax_cross_entropy, gt.sgd(0.1), trust_region=None
+      ),
+      trained,
+    ),
     (make(optax.chain(gt.sgd(0.1), still)), PARAMS),
     (optax.chain(make(gt.sgd(0.1)), still), PARAMS),
   ]
@@ -245,7 +252,11 @@ def test_bfloat16_parameters_keep_their_dtype() -> None:
   graph = gt.trace(network, params, x)
   for value in ('frozen', 'bellman'):
     tx = gt.gt_ddp(
-      graph, gt.losses.softmax_cross_entropy, gt.sgd(0.1), value=value
+      graph,
+      gt.losses.softmax_cross_entropy,
+      gt.sgd(0.1),
+      value=value,
+      trust_region=None,
     )
     step = jax.jit(lambda s, tx=tx: tx.update(None, s, params, batch=(x, Y)))
     updates, _ = step(tx.init(params))
@@ -261,6 +272,7 @@ def test_a_last_batch_of_another_size_is_traced_on_its_own() -> None:
     gt.losses.softmax_cross_entropy,
     gt.sgd(0.1),
     value='bellman',
+    trust_region=None,
   )
   expected, _ = update(other, batch=(X[:4], Y[:4]))
   close(updates, expected)
@@ -340,14 +352,16 @@ def test_meaningless_options_are_refused(options: Any, needle: str) -> None:
 
 
 def test_a_loss_that_averages_is_refused() -> None:
-  tx = gt.gt_ddp(GRAPH, lambda o, t: jnp.mean(o), gt.sgd(0.1))
+  tx = gt.gt_ddp(
+    GRAPH, lambda o, t: jnp.mean(o), gt.sgd(0.1), trust_region=None
+  )
   with pytest.raises(gt.errors.LossError, match='one value per sample'):
     tx.update(None, tx.init(PARAMS), PARAMS, batch=BATCH)
 
 
 def test_a_loss_that_is_no_function_is_refused() -> None:
   with pytest.raises(gt.errors.OptionError, match='squared_error'):
-    gt.gt_ddp(GRAPH, 'mse', gt.sgd(0.1))
+    gt.gt_ddp(GRAPH, 'mse', gt.sgd(0.1), trust_region=None)
 
 
 @pytest.mark.parametrize('name', ['squared_error', 'softmax_cross_entropy'])

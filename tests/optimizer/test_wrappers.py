@@ -37,7 +37,7 @@ GRADS = jax.grad(mean_loss)(PARAMS)
 
 
 def made(base: Any, **options: Any) -> Any:
-  return gt.gt_ddp(GRAPH, LOSS, base, **options)
+  return gt.gt_ddp(GRAPH, LOSS, base, **{'trust_region': None} | options)
 
 
 def step(tx: Any, grads: Any = None, params: Any = PARAMS, **more: Any) -> Any:
@@ -115,7 +115,13 @@ def test_a_base_of_per_sample_gradients_is_refused(
     1.0, 1.0, key=jax.random.key(0)
   )
   params = {'a': {'w': jnp.ones((3, width))}, 'b': {'w': jnp.ones((width, 2))}}
-  tx = gt.gt_ddp(gt.trace(network, params, X), LOSS, private, feedback=feedback)
+  tx = gt.gt_ddp(
+    gt.trace(network, params, X),
+    LOSS,
+    private,
+    feedback=feedback,
+    trust_region=None,
+  )
   with refused(errors.OptionError, 'private', 'mean gradient'):
     step(tx, params=params)
 
@@ -137,7 +143,12 @@ def test_leaves_that_are_no_arrays_are_refused_by_path() -> None:
   with refused(errors.ParameterTreeError, "'activation'", 'array', 'partition'):
     gt.trace(lambda m, x: m(x), whole, X)
   arrays = Module(whole.w, None)
-  tx = gt.gt_ddp(gt.trace(lambda m, x: m(x), arrays, X), LOSS, gt.adam(0.1))
+  tx = gt.gt_ddp(
+    gt.trace(lambda m, x: m(x), arrays, X),
+    LOSS,
+    gt.adam(0.1),
+    trust_region=None,
+  )
   assert step(tx, params=arrays).w.shape == (3, 2)
   with refused(errors.ParameterTreeError, "'activation': expected None"):
     step(tx, params=whole)

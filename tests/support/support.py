@@ -180,7 +180,9 @@ def _mean_loss(gt: Any) -> None:
   net = nn.Dense(3)
   params = net.init(jax.random.key(0), X)
   graph = gt.trace(net.apply, params, X)
-  tx = gt.gt_ddp(graph, lambda o, t: jnp.mean((o - t) ** 2), gt.sgd(0.1))
+  tx = gt.gt_ddp(
+    graph, lambda o, t: jnp.mean((o - t) ** 2), gt.sgd(0.1), trust_region=None
+  )
   tx.update(None, tx.init(params), params, batch=(X, X))
 
 

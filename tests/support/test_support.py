@@ -107,7 +107,7 @@ def test_a_step_is_finite_and_that_of_the_dense_recursion(name: str) -> None:
   def steps(params: Any, batch: Any) -> dict[str, Any]:
     updates = {}
     for level in levels:
-      tx = gt.gt_ddp(graph, loss, gt.sgd(rate), value=level)
+      tx = gt.gt_ddp(graph, loss, gt.sgd(rate), value=level, trust_region=None)
       updates[level], _ = tx.update(
         None,
         tx.init(params),
@@ -133,7 +133,9 @@ def test_a_step_is_finite_and_that_of_the_dense_recursion(name: str) -> None:
 )
 def test_statistics_after_a_step_are_those_of_flax(name: str) -> None:
   network, graph = CASES[name].network(), trace(CASES[name])
-  tx = gt.gt_ddp(graph, getattr(gt.losses, network.loss), gt.sgd(RATE))
+  tx = gt.gt_ddp(
+    graph, getattr(gt.losses, network.loss), gt.sgd(RATE), trust_region=None
+  )
 
   @jax.jit
   def step(params: Any) -> Any:

@@ -29,7 +29,12 @@ def normal(*shape: int) -> jax.Array:
 def update(name: str, terminal: Any, value: str = 'frozen', **more: Any) -> Any:
   problem = PROBLEMS[name]()
   tx = gt.gt_ddp(
-    trace(problem), loss_of(problem), gt.sgd(0.05), terminal, value
+    trace(problem),
+    loss_of(problem),
+    gt.sgd(0.05),
+    terminal,
+    value,
+    trust_region=None,
   )
   batch = problem.inputs, problem.targets
   state = tx.init(problem.params)
@@ -166,7 +171,9 @@ def test_a_subset_has_the_gradient_of_the_whole_batch(value: str) -> None:
   grads = jax.grad(
     lambda p: jnp.mean(loss(problem.apply_fn(p, batch[0]), batch[1]))
   )(problem.params)
-  tx = gt.gt_ddp(graph, loss, gt.sgd(0.05), 'gauss_newton', value)
+  tx = gt.gt_ddp(
+    graph, loss, gt.sgd(0.05), 'gauss_newton', value, trust_region=None
+  )
   part = jax.tree.map(lambda v: v[:2], batch)
   state = tx.init(problem.params)
   expected, _ = jax.jit(tx.update)(grads, state, problem.params, batch=part)
@@ -220,7 +227,7 @@ def test_coupled_samples_leave_the_gradient_exact(
   assert graph.mixed
   assert not gt.trace(of_each, params, x).mixed
   grads = jax.grad(lambda p: loss(of_a_batch(p, x), targets).mean())(params)
-  tx = gt.gt_ddp(graph, loss, gt.sgd(0.05), name, value)
+  tx = gt.gt_ddp(graph, loss, gt.sgd(0.05), name, value, trust_region=None)
   step = jax.jit(tx.update)
   state, batch = tx.init(params), (x, targets)
   computed, _ = step(None, state, params, batch=batch)

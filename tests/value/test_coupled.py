@@ -91,7 +91,13 @@ def test_memory_changes_only_how_it_is_computed(
   graph = trace(problem)
   got = []
   for memory in 1, 2**28:
-    tx = gt.gt_ddp(graph, loss_of(problem), base(0.05), value=value(memory))
+    tx = gt.gt_ddp(
+      graph,
+      loss_of(problem),
+      base(0.05),
+      value=value(memory),
+      trust_region=None,
+    )
     step = compiled(problem, tx)
     got.append(step(problem.params, tx.init(problem.params))[0])
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-9), *got)

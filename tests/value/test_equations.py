@@ -79,6 +79,7 @@ def test_step(name: str, terminal: str, value: str) -> None:
     gt.sgd(problem.rate),
     terminal=terminal,
     value=value,
+    trust_region=None,
   )
   state = tx.init(problem.params)
   updates, state = compiled(problem, tx)(problem.params, state)
@@ -145,6 +146,7 @@ def test_three_steps(name: str, base: str, terminal: str, value: str) -> None:
     getattr(gt, kind)(*arguments),
     terminal=terminal,
     value=value,
+    trust_region=None,
   )
   params, memory = problem.params, None
   state = tx.init(params)
@@ -212,6 +214,7 @@ def test_feedback_makes_a_difference(name: str, value: str) -> None:
         gt.sgd(problem.rate),
         value=value,
         feedback=feedback,
+        trust_region=None,
       )
       for feedback in (True, False)
     )
@@ -238,6 +241,7 @@ def test_gradients_may_be_passed_or_left_out(
     gt.adam(1e-3, eps=1e-2),
     value=value,
     feedback=feedback,
+    trust_region=None,
   )
   state = tx.init(problem.params)
   gradient = gradient_of(problem, problem.params)
@@ -251,7 +255,13 @@ def test_gradients_may_be_passed_or_left_out(
 @pytest.mark.parametrize('name', FEW)
 def test_compiled_or_not_is_the_same(name: str, value: str) -> None:
   problem, graph = traced(name)
-  tx = gt.gt_ddp(graph, loss_of(problem), gt.sgd(problem.rate), value=value)
+  tx = gt.gt_ddp(
+    graph,
+    loss_of(problem),
+    gt.sgd(problem.rate),
+    value=value,
+    trust_region=None,
+  )
   state = tx.init(problem.params)
   batch = problem.inputs, problem.targets
   fused, _ = compiled(problem, tx)(problem.params, state)
