@@ -290,10 +290,12 @@ def _judge(checks: Sequence[Check], eps: float) -> None:
   """Raises ``TraceMismatchError`` for a difference beyond rounding."""
   sizes = [check.size for check in checks]
   for check, size in zip(checks, sizes, strict=True):
-    if np.isnan(size):
+    unknown = np.isnan(check.expected) & ~np.isnan(check.got)
+    if np.isnan(size) or unknown.any():
+      found = 'no finite number' if np.isnan(size) else 'NaN in apply_fn itself'
       raise errors.TraceMismatchError(
         f'The traced graph cannot be compared with apply_fn: {check.name} has '
-        f'no finite number for this example: expected some. Give an example '
+        f'{found} for this example, expected finite numbers. Give an example '
         f'batch like those of the training, or trace(..., verify=False).'
       )
   # A gradient that should vanish (a bias before a batch normalisation) is

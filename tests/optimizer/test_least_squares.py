@@ -224,7 +224,7 @@ def test_what_has_no_joint_curvature_is_refused(
     {'metric': 'kfac'},
     {'min_damping': 2.0, 'max_damping': 1.0},
   ],
-  ids=str,
+  ids=lambda arguments: '-'.join(arguments),
 )
 def test_values_without_a_meaning_are_refused(arguments: Any) -> None:
   name = next(iter(arguments))

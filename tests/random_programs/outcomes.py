@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import alone
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -79,7 +80,8 @@ def examine(program: Program, cases: list[Case], library: Any = gt) -> Outcome:
   except UnclearError as error:
     return Outcome('unclear', str(error), 0, primitives)
   except gt.errors.TraceMismatchError as error:
-    return Outcome('wrong', f'at trace time: {error}', 0, primitives)
+    kind = 'unclear' if 'NaN in apply_fn itself' in str(error) else 'wrong'
+    return Outcome(kind, f'at trace time: {error}', 0, primitives)
   except gt.errors.GtddpError as error:
     why = f'{type(error).__name__}: {error}'
     kind = 'refused'
@@ -90,6 +92,8 @@ def examine(program: Program, cases: list[Case], library: Any = gt) -> Outcome:
     raise
   except Exception as error:
     why = f'{type(error).__name__}: {error}'
+    if failing := alone.error_of(network):
+      return Outcome('unclear', failing, 0, primitives)
     return Outcome('crash', _where(error) + why, 0, primitives)
   return Outcome('equal', '', part, primitives, len(cases))
 
@@ -228,13 +232,8 @@ class Examination:
 
   def _base_step(self, params: Tree, batch: tuple[Tree, Tree]) -> Tree:
     """Minus the conjugate gradient, by jax alone; to be scaled by the rate."""
-    inputs, targets = batch
-
-    def mean_loss(params: Tree) -> Array:
-      outputs = self._network.apply(params, inputs)
-      return jnp.mean(jax.vmap(self._network.loss.phi)(outputs, targets))
-
-    return jax.tree.map(lambda g: -jnp.conj(g), jax.grad(mean_loss)(params))
+    gradients = alone.gradients(self._network, params, batch)
+    return jax.tree.map(lambda g: -jnp.conj(g), gradients)
 
   def _compare(
     self,
