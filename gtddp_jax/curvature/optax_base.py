@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -118,9 +117,6 @@ def _check_steps(shapes: Any, steps: Any) -> None:
 
 class BoundOptax:
   """An optax transformation on a network, of which it sees nothing."""
-
-  sizes_step = False
-  measured: Mapping[str, float] = MappingProxyType({})
 
   def __init__(self, base: optax.GradientTransformationExtraArgs):
     self._base = base

@@ -95,22 +95,7 @@ class StepContext(NamedTuple):
 
 
 class BoundBase(Protocol):
-  """A base on a network.
-
-  Attributes:
-    sizes_step: whether it damps and sizes its step by what 'coupled' predicts,
-      with feedback and without; its curvature is then a ``SizedCurvature``.
-    measured: what its steps measure beyond those of every base, by name, with
-      the values before the first step.
-  """
-
-  @property
-  def sizes_step(self) -> bool:
-    """See the attributes."""
-
-  @property
-  def measured(self) -> Mapping[str, float]:
-    """See the attributes."""
+  """A base on a network; one that sizes its step is a ``SizedBase``."""
 
   def init(self, params: Any) -> Any:
     """The state before the first step.
@@ -205,8 +190,27 @@ class Trial(NamedTuple):
   taken: Array
 
 
+class SizedBase(BoundBase, Protocol):
+  """A base on a network that says how long the whole step is.
+
+  Attributes:
+    sizes_step: True: it damps and sizes its step by what 'coupled' predicts,
+      with feedback and without; its curvature is a ``SizedCurvature``.
+    measured: what its steps measure beyond those of every base, by name, with
+      the values before the first step.
+  """
+
+  @property
+  def sizes_step(self) -> bool:
+    """See the attributes."""
+
+  @property
+  def measured(self) -> Mapping[str, float]:
+    """See the attributes."""
+
+
 class SizedCurvature(Curvature, Protocol):
-  """The curvature of a base with ``sizes_step``.
+  """The curvature of a ``SizedBase``.
 
   The feedforward term of each control is scaled by a step size, the feedback is
   not. Of several candidates the first that is accepted is taken.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -74,8 +75,18 @@ class StepOptions:
     resolve('decisions', self.graph.decisions(self.cooperation != 'none'))
     bound = self.base.bind(self.graph, self.decisions, self.cooperation)
     resolve('bound', bound)
-    if bound.sizes_step:
+    if self.sizes_step:
       _check_sized(self)
+
+  @property
+  def sizes_step(self) -> bool:
+    """Whether the base damps and sizes its step, see ``SizedBase``."""
+    return getattr(self.bound, 'sizes_step', False)
+
+  @property
+  def measured(self) -> Mapping[str, float]:
+    """What the base measures beyond the rest, before the first step."""
+    return getattr(self.bound, 'measured', {})
 
   def _check_kinds(self) -> None:
     """Raises ``OptionError`` for an option of another kind than expected."""

@@ -90,7 +90,7 @@ def swept(options: StepOptions, problem: value_lib.Problem) -> value_lib.Sweep:
   """The backward sweep for a rollout with feedback, or without."""
   if options.feedback:
     return options.value(problem)
-  if options.bound.sizes_step:
+  if options.sizes_step:
     return options.value.without_feedback(problem)
   return value_lib.recursion('frozen')(problem)
 
@@ -132,7 +132,7 @@ def linearized(options: StepOptions, call: UpdateCall) -> rollout_lib.Plan:
   context = curvature_lib.StepContext(operators, root, given, call.extra_args)
   curvature = options.bound.begin(call.base_state, call.params, context)
   prior = None
-  if options.bound.sizes_step:
+  if options.sizes_step:
     sized: Any = curvature
     prior = sized.prior
   problem = value_lib.Problem(
@@ -195,7 +195,7 @@ def _operators(
   operators = []
   for n, group in enumerate(players):
     wanted = gradients_lib.Wanted()
-    if options.feedback or options.bound.sizes_step:
+    if options.feedback or options.sizes_step:
       wanted = options.value.wanted(n)
     if wanted.product is not None:
       control = tuple(i for player in group for i in player.indices)

@@ -218,9 +218,9 @@ def _transformation(
 ) -> optax.GradientTransformationExtraArgs:
   """The optax transformation that takes the proposed steps."""
   propose = step_lib.closed_loop if options.feedback else step_lib.open_loop
-  if options.bound.sizes_step:
+  if options.sizes_step:
     propose = line_search.sized_step
-  unmeasured = {**_MEASURED, **options.bound.measured}
+  unmeasured = {**_MEASURED, **options.measured}
 
   def init_fn(params: Any) -> GtDdpState:
     if jax.tree.leaves(params):  # none: a placeholder of optax's map_params

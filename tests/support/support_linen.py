@@ -232,7 +232,7 @@ def embedding(x: jax.Array) -> jax.Array:
   return head(nn.relu(nn.Dense(4)(x)))
 
 
-@linen('Tied weights', (4,), '1 dense, 1 generic', vocabulary=5)
+@linen('Tied weights', (4,), '1 dense, 1 embedding', vocabulary=5)
 def tied(x: jax.Array) -> jax.Array:
   embed = nn.Embed(5, 3)
   x = nn.relu(nn.Dense(3)(embed(x)))

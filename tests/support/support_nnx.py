@@ -295,7 +295,7 @@ class Embedding(nnx.Module):
     return self.head(nnx.relu(self.dense(self.embed(x))))
 
 
-@module('Tied weights', (4,), '1 dense, 1 generic', vocabulary=5)
+@module('Tied weights', (4,), '1 dense, 1 embedding', vocabulary=5)
 class Tied(nnx.Module):
   def __init__(self, rngs: nnx.Rngs):
     self.embed = nnx.Embed(5, 3, rngs=rngs)

@@ -7,8 +7,7 @@ that the user named.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -26,9 +25,6 @@ from gtddp_jax.curvature.kronecker import step as step_lib
 
 class BoundKronecker:
   """``kfac`` or ``ekfac`` on a network."""
-
-  sizes_step = False
-  measured: Mapping[str, float] = MappingProxyType({})
 
   def __init__(self, parts: step_lib.Parts, params: Any):
     """``params`` are the shapes of the network's parameters."""
