@@ -20,6 +20,8 @@ import gtddp_jax as gt
 from gtddp_jax.curvature import protocol
 from gtddp_jax.gradients import packing
 
+pytestmark = pytest.mark.once
+
 RATE, PERIOD, EPS = 0.02, 3, 1e-2
 SHAPES = {'b': (3,), 'w': (3, 3)}
 NOBODY = protocol.StepContext((), None, None, {})

@@ -17,6 +17,8 @@ import pytest
 import gtddp_jax as gt
 from gtddp_jax import augmented
 
+pytestmark = pytest.mark.once
+
 RNG = np.random.default_rng(0)
 VALUES = ('frozen', 'bellman', 'coupled')
 TERMINALS = ('gradient', 'gauss_newton')

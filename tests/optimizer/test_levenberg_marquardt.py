@@ -18,6 +18,8 @@ from problems import PROBLEMS, Problem
 
 import gtddp_jax as gt
 
+pytestmark = pytest.mark.once
+
 NETWORKS = (
   'mlp',
   'one_sample',
