@@ -1,4 +1,4 @@
-"""One door for every optimizer: a baseline is `gt_ddp` without feedback.
+"""Every optimizer by its config: a baseline is `gt_ddp` without feedback.
 
 So a base and its GT-DDP variant differ in the feedback alone, and the same
 metrics are there for both.

@@ -33,7 +33,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gtddp_jax import errors
 from gtddp_jax import gradients as gradients_lib
 from gtddp_jax import graph as graph_lib
 from gtddp_jax.curvature import damping as damping_lib
@@ -74,37 +73,18 @@ class LevenbergMarquardtState(NamedTuple):
   metric: Any
 
 
-class LevenbergMarquardt(optax.GradientTransformationExtraArgs):
-  """A base that ``gt_ddp`` binds to a graph; cannot step by itself.
-
-  Attributes:
-    settings: what it was made with.
-  """
+class LevenbergMarquardt(protocol.GraphBase):
+  """A base that steps through ``gt_ddp`` alone."""
 
   settings: damping_lib.Settings
 
-  has_curvature = True
   couples_players = False
-  needs_operators = True
-
-  def __new__(cls, settings: damping_lib.Settings) -> LevenbergMarquardt:
-    """Makes a base from its settings."""
-
-    def refuse(*args: Any, **kwargs: Any) -> Any:
-      raise errors.OptionError(
-        'levenberg_marquardt needs the layers of a network: expected it as the '
-        'base of gt_ddp, got a call of its own init or update. Use gt_ddp('
-        "graph, loss, levenberg_marquardt(), terminal='gauss_newton', "
-        "value='coupled')."
-      )
-
-    self = super().__new__(cls, refuse, refuse)
-    self.settings = settings
-    return self
-
-  def __reduce__(self) -> Any:
-    """What copies are made of."""
-    return type(self), (self.settings,)
+  refusal = (
+    'levenberg_marquardt needs the layers of a network: expected it as the '
+    'base of gt_ddp, got a call of its own init or update. Use gt_ddp('
+    "graph, loss, levenberg_marquardt(), terminal='gauss_newton', "
+    "value='coupled')."
+  )
 
   def check_recursion(self) -> None:
     """See ``BaseOptimizer``; ``gt_ddp`` refuses all recursions but one."""

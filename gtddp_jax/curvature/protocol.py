@@ -14,10 +14,12 @@ A base with a curvature of its own is a file beside this one, with these three.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, Self
 
 import jax
+import optax
 
+from gtddp_jax import errors
 from gtddp_jax import gradients as gradients_lib
 from gtddp_jax import graph as graph_lib
 
@@ -127,6 +129,35 @@ class BoundBase(Protocol):
     Returns:
       The base's curvature during that step.
     """
+
+
+class GraphBase(optax.GradientTransformationExtraArgs):
+  """A ``BaseOptimizer`` that ``gt_ddp`` binds to a graph; no step by itself.
+
+  Attributes:
+    settings: what it was made with.
+    refusal: what its own ``init`` and ``update`` say.
+  """
+
+  settings: Any
+  refusal: str
+
+  has_curvature = True
+  needs_operators = True
+
+  def __new__(cls, settings: Any) -> Self:
+    """Makes a base from its settings."""
+
+    def refuse(*args: Any, **kwargs: Any) -> Any:
+      raise errors.OptionError(cls.refusal)
+
+    self = super().__new__(cls, refuse, refuse)
+    self.settings = settings
+    return self
+
+  def __reduce__(self) -> Any:
+    """What copies are made of."""
+    return type(self), (self.settings,)
 
 
 class Curvature(Protocol):

@@ -63,13 +63,20 @@ def jacobian(stages: Sequence[Linear]) -> list[Array]:
   return found
 
 
+def _jointly(
+  stages: Sequence[Linear], terminal: Terminal
+) -> tuple[int, Array, Array, Array]:
+  """``B``, and of all samples the Jacobian, ``S_T`` and the gradient."""
+  J = np.concatenate(jacobian(stages), axis=1)
+  S, phi_x = _block_diagonal(terminal.V_xx), np.concatenate(terminal.V_x)
+  return len(terminal.V_x), J, S, phi_x
+
+
 def direction(
   stages: Sequence[Linear], terminal: Terminal, damped: Damped
 ) -> Array:
   """The Gauss-Newton step of all controls at alpha = 1, in one vector."""
-  B = len(terminal.V_x)
-  J = np.concatenate(jacobian(stages), axis=1)
-  S, phi_x = _block_diagonal(terminal.V_xx), np.concatenate(terminal.V_x)
+  B, J, S, phi_x = _jointly(stages, terminal)
   D, k_0 = np.concatenate(damped.damping), np.concatenate(damped.prior)
   hessian = np.diag(D) + J.T @ S @ J / B
   return -np.linalg.solve(hessian, J.T @ phi_x / B - D * k_0)
@@ -91,8 +98,6 @@ def predicted(
   stages: Sequence[Linear], terminal: Terminal, damped: Damped
 ) -> float:
   """Decrease of the mean loss by that step, the network linearised."""
-  B = len(terminal.V_x)
-  J = np.concatenate(jacobian(stages), axis=1)
-  S, phi_x = _block_diagonal(terminal.V_xx), np.concatenate(terminal.V_x)
+  B, J, S, phi_x = _jointly(stages, terminal)
   e = damped.alpha * J @ direction(stages, terminal, damped)
   return float(-(phi_x @ e + e @ S @ e / 2) / B)

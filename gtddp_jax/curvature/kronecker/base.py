@@ -11,11 +11,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import optax
 
 from gtddp_jax import checks, errors
 from gtddp_jax import graph as graph_lib
-from gtddp_jax.curvature import diagonal
+from gtddp_jax.curvature import diagonal, protocol
 from gtddp_jax.curvature.kronecker import bound
 from gtddp_jax.curvature.kronecker import factors as factors_lib
 from gtddp_jax.curvature.kronecker import step as step_lib
@@ -23,36 +22,17 @@ from gtddp_jax.curvature.kronecker import step as step_lib
 Array = jax.Array
 
 
-class Kronecker(optax.GradientTransformationExtraArgs):
-  """A base that ``gt_ddp`` binds to a graph; cannot step by itself.
-
-  Attributes:
-    settings: what it was made with.
-  """
+class Kronecker(protocol.GraphBase):
+  """A base that steps through ``gt_ddp`` alone."""
 
   settings: step_lib.Settings
 
-  has_curvature = True
   couples_players = True
-  needs_operators = True
-
-  def __new__(cls, settings: step_lib.Settings) -> Kronecker:
-    """Makes a base from its settings."""
-
-    def refuse(*args: Any, **kwargs: Any) -> Any:
-      raise errors.OptionError(
-        'kfac and ekfac need the layers of a network: expected them as the '
-        'base of gt_ddp, got a call of their own init or update. Use '
-        'gt_ddp(graph, loss, kfac(lr), feedback=False), which is KFAC.'
-      )
-
-    self = super().__new__(cls, refuse, refuse)
-    self.settings = settings
-    return self
-
-  def __reduce__(self) -> Any:
-    """What copies are made of."""
-    return type(self), (self.settings,)
+  refusal = (
+    'kfac and ekfac need the layers of a network: expected them as the '
+    'base of gt_ddp, got a call of their own init or update. Use '
+    'gt_ddp(graph, loss, kfac(lr), feedback=False), which is KFAC.'
+  )
 
   def check_recursion(self) -> None:
     """See ``BaseOptimizer``."""

@@ -1,4 +1,4 @@
-"""Every optimizer comes through one door, and a baseline is its base."""
+"""Every optimizer is made by one function, and a baseline is its base."""
 
 from __future__ import annotations
 
